@@ -1,0 +1,51 @@
+"""Adversarial autoencoders (Makhzani et al. 2015) as pure JAX functions.
+
+Names are resolved on first use (PEP 562), so importing one part costs only that part.
+"""
+
+import importlib
+
+_HOMES = {
+    "errors": ("UserError",),
+    "parallel": ("make_mesh", "pmap_train_step"),
+    "priors": ("PriorSample", "sample_prior"),
+    "spec": (
+        "DataSpec",
+        "EvaluationSpec",
+        "ModelSpec",
+        "OptimizerSpec",
+        "PriorSpec",
+        "RunSpec",
+        "Spec",
+        "TrainSpec",
+        "spec_from_config",
+    ),
+    "train_state": (
+        "TrainState",
+        "create_train_state",
+        "decode",
+        "encode",
+        "generate",
+        "reconstruct",
+    ),
+    # Not "train_step.py": importing a submodule binds its name in the package, over the function.
+    "training": ("train_step", "train_steps"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_MODULES = ("parzen",)
+
+__all__ = sorted([*_HOME_OF, *_MODULES])
+
+
+def __getattr__(name):
+    if name in _MODULES:
+        return importlib.import_module(f"aae_jax.{name}")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'aae_jax' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"aae_jax.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return __all__

@@ -1,0 +1,368 @@
+"""What to build and how to train it: frozen, hashable, checked before anything compiles.
+
+A `Spec` is the static part of a `TrainState`. It is made by hand, `Spec(image_shape=(28, 28, 1))`,
+or from a config by `spec_from_config`. The remaining sections of a config (data, run, evaluation)
+never reach a compiled function; `parse_config` checks them with the same code.
+"""
+
+import dataclasses
+import types
+import typing
+from typing import Any, Mapping
+
+import jax
+
+from aae_jax.errors import UserError
+
+# The phases of an algorithm in the order in which one training step runs them (section 2).
+ALGORITHMS = {"aae": ("reconstruction", "discriminator", "generator")}
+POSTERIORS = ("deterministic",)
+PRIORS = ("gaussian",)
+OUTPUTS = ("sigmoid", "linear")
+OPTIMIZERS = ("adam", "sgd")
+SCHEDULES = ("constant", "cosine", "piecewise")
+PARAM_DTYPES = ("float32", "float64")
+COMPUTE_DTYPES = ("float32", "float64", "bfloat16")
+
+
+def _check_types(instance, section):
+    """Compares each field of a dataclass with its annotation; whole floats stay floats."""
+    for field in dataclasses.fields(instance):
+        value = getattr(instance, field.name)
+        if not _has_type(value, field.type):
+            raise UserError(
+                f"{section}.{field.name} is {value!r}: it must be {_describe(field.type)}"
+            )
+        if field.type is float:
+            object.__setattr__(instance, field.name, float(value))
+
+
+def _has_type(value, hint) -> bool:
+    if typing.get_origin(hint) is tuple:
+        item = typing.get_args(hint)[0]
+        return isinstance(value, tuple) and all(_has_type(v, item) for v in value)
+    if isinstance(hint, types.UnionType):
+        return any(_has_type(value, option) for option in typing.get_args(hint))
+    if isinstance(value, bool):
+        return hint is bool
+    if hint is float:
+        return isinstance(value, (int, float))
+    return isinstance(value, hint)
+
+
+def _describe(hint) -> str:
+    if typing.get_origin(hint) is tuple:
+        return f"a tuple of {'numbers' if typing.get_args(hint)[0] is float else 'integers'}"
+    if isinstance(hint, types.UnionType):
+        return " or ".join(_describe(option) for option in typing.get_args(hint))
+    names = {int: "an integer", float: "a number", str: "a string", bool: "True or False"}
+    return names.get(hint, "None")
+
+
+def _check_choice(name, value, choices):
+    if value not in choices:
+        raise UserError(f"{name} is {value!r}: it must be one of {', '.join(map(repr, choices))}")
+
+
+def _check_positive(name, value, shown=None):
+    if not 0 < value < float("inf"):
+        raise UserError(f"{name} is {value if shown is None else shown}: it must be positive")
+
+
+def _check_image_shape(name, shape):
+    if not (_has_type(shape, tuple[int, ...]) and len(shape) == 3 and min(shape) > 0):
+        raise UserError(f"{name} is {shape!r}: it must be (height, width, channels)")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """The three networks. Defaults: the paper's footnote 1, MNIST."""
+
+    posterior: str = "deterministic"
+    code_dim: int = 8
+    encoder_hidden: tuple[int, ...] = (1000, 1000)
+    decoder_hidden: tuple[int, ...] = (1000, 1000)
+    discriminator_hidden: tuple[int, ...] = (1000, 1000)
+    output: str = "sigmoid"  # last layer of the decoder; "linear" for standardised pixels
+    param_dtype: str = "float32"
+    compute_dtype: str = "float32"
+
+    def __post_init__(self):
+        _check_types(self, "model")
+        _check_choice("model.posterior", self.posterior, POSTERIORS)
+        _check_choice("model.output", self.output, OUTPUTS)
+        _check_choice("model.param_dtype", self.param_dtype, PARAM_DTYPES)
+        _check_choice("model.compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
+        _check_positive("model.code_dim", self.code_dim)
+        for name in ("encoder_hidden", "decoder_hidden", "discriminator_hidden"):
+            for width in getattr(self, name):
+                _check_positive(f"model.{name}", width, shown=getattr(self, name))
+        if "float64" in (self.param_dtype, self.compute_dtype) and not jax.config.jax_enable_x64:
+            raise UserError(
+                "model.param_dtype or model.compute_dtype is 'float64', which JAX has switched "
+                "off: set the environment variable JAX_ENABLE_X64=1"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorSpec:
+    """The distribution imposed on the code. `std` is that of every dimension."""
+
+    name: str = "gaussian"
+    std: float = 5.0
+
+    def __post_init__(self):
+        _check_types(self, "prior")
+        _check_choice("prior.name", self.name, PRIORS)
+        _check_positive("prior.std", self.std)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSpec:
+    """One optax chain and its learning-rate schedule; one a phase.
+
+    Schedules: "constant"; "cosine" falls to zero at `train.num_steps`; "piecewise" multiplies the
+    rate by `factors[i]` from step `boundaries[i]` on.
+    """
+
+    name: str = "adam"
+    learning_rate: float = 1e-3
+    b1: float = 0.9  # adam: decay of the first moment
+    b2: float = 0.999  # adam: decay of the second moment
+    momentum: float = 0.0  # sgd
+    schedule: str = "constant"
+    boundaries: tuple[int, ...] = ()
+    factors: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        _check_types(self, "optimizer")
+        _check_choice("optimizer.name", self.name, OPTIMIZERS)
+        _check_choice("optimizer.schedule", self.schedule, SCHEDULES)
+        _check_positive("optimizer.learning_rate", self.learning_rate)
+        for name in ("b1", "b2", "momentum"):
+            value = getattr(self, name)
+            if not 0.0 <= value < 1.0:
+                raise UserError(f"optimizer.{name} is {value}: it must be at least 0 and below 1")
+        if (self.schedule == "piecewise") != bool(self.boundaries):
+            raise UserError(
+                f"optimizer.schedule is {self.schedule!r} with boundaries {self.boundaries}: "
+                "'piecewise' needs boundaries, and the other schedules take none"
+            )
+        if len(self.boundaries) != len(self.factors):
+            raise UserError(
+                f"optimizer.boundaries {self.boundaries} and factors {self.factors} must be "
+                "of the same length"
+            )
+        if any(later <= earlier for earlier, later in zip((0,) + self.boundaries, self.boundaries)):
+            raise UserError(
+                f"optimizer.boundaries is {self.boundaries}: steps must be positive and ascending"
+            )
+        for factor in self.factors:
+            _check_positive("optimizer.factors", factor, shown=self.factors)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSpec:
+    """Length of the training and what a batch is."""
+
+    num_steps: int = 5_000
+    batch_size: int = 100
+    # Std of the Gaussian noise added to the images that the encoder sees while training, in the
+    # units of its input; the target of the reconstruction stays clean.
+    input_noise: float = 0.0
+
+    def __post_init__(self):
+        _check_types(self, "train")
+        _check_positive("train.num_steps", self.num_steps)
+        _check_positive("train.batch_size", self.batch_size)
+        if not 0 <= self.input_noise < float("inf"):
+            raise UserError(f"train.input_noise is {self.input_noise}: it must be 0 or a positive number")
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """Everything static about a model and its training step.
+
+    Attributes:
+        image_shape: (height, width, channels).
+        num_classes: labels are 0 … num_classes − 1; −1 means unlabelled.
+        algorithm: a key of `ALGORITHMS`.
+        model, prior, train: see the classes.
+        optimizer: one `OptimizerSpec` for each phase of the algorithm. Give a dict, or None for
+            Adam at 1e-3 in every phase; it is kept as a sorted tuple of pairs, which can be hashed.
+    """
+
+    image_shape: tuple[int, ...]
+    num_classes: int = 10
+    algorithm: str = "aae"
+    model: ModelSpec = ModelSpec()
+    prior: PriorSpec = PriorSpec()
+    train: TrainSpec = TrainSpec()
+    optimizer: Any = None
+
+    def __post_init__(self):
+        _check_choice("algorithm", self.algorithm, tuple(ALGORITHMS))
+        _check_image_shape("image_shape", self.image_shape)
+        _check_positive("num_classes", self.num_classes)
+        phases = ALGORITHMS[self.algorithm]
+        optimizer = self.optimizer
+        if optimizer is None:
+            optimizer = {phase: OptimizerSpec() for phase in phases}
+        optimizer = dict(optimizer)
+        if set(optimizer) != set(phases):
+            raise UserError(
+                f"optimizer has {sorted(optimizer)}: algorithm {self.algorithm!r} needs one each "
+                f"for {', '.join(phases)}"
+            )
+        object.__setattr__(self, "optimizer", tuple(sorted(optimizer.items())))
+
+    @property
+    def num_pixels(self) -> int:
+        """Height × width × channels."""
+        height, width, channels = self.image_shape
+        return height * width * channels
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSpec:
+    """Where the images come from; the shape and the classes are checked against them."""
+
+    name: str
+    image_shape: tuple[int, ...]
+    num_classes: int
+    data_dir: str | None = None
+    manual_dir: str | None = None
+
+    def __post_init__(self):
+        _check_types(self, "data")
+        _check_image_shape("data.image_shape", self.image_shape)
+        _check_positive("data.num_classes", self.num_classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSpec:
+    """How often the training loop comes back to the host."""
+
+    steps_per_dispatch: int = 100
+    checkpoint_every: int = 1_000
+
+    def __post_init__(self):
+        _check_types(self, "run")
+        _check_positive("run.steps_per_dispatch", self.steps_per_dispatch)
+        _check_positive("run.checkpoint_every", self.checkpoint_every)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSpec:
+    """The Parzen protocol of Table 1: see `aae_jax.evaluation`."""
+
+    num_samples: int = 10_000
+    num_validation: int = 1_000
+    sigmas: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        _check_types(self, "evaluation")
+        _check_positive("evaluation.num_samples", self.num_samples)
+        _check_positive("evaluation.num_validation", self.num_validation)
+        if not self.sigmas:
+            raise UserError("evaluation.sigmas is empty: give the grid that σ is chosen from")
+        for sigma in self.sigmas:
+            _check_positive("evaluation.sigmas", sigma, shown=self.sigmas)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A whole config, checked."""
+
+    seed: int
+    spec: Spec
+    data: DataSpec
+    run: RunSpec
+    evaluation: EvaluationSpec
+
+
+def spec_from_config(
+    config: Mapping[str, Any],
+    image_shape: tuple[int, ...] | None = None,
+    num_classes: int | None = None,
+) -> Spec:
+    """Checks every field of a config and returns its static part.
+
+    Args:
+        config: a ConfigDict (or nested mapping) with the fields of `experiments/default.py`.
+        image_shape: what the data have, (height, width, channels); None to take the config's.
+        num_classes: what the data have; None to take the config's.
+
+    Returns:
+        The `Spec`.
+
+    Raises:
+        UserError: naming the field, its value and what would be right.
+    """
+    settings = parse_config(config)
+    for name, found in (("image_shape", image_shape), ("num_classes", num_classes)):
+        stated = getattr(settings.data, name)
+        if found is not None and (tuple(found) if name == "image_shape" else found) != stated:
+            raise UserError(
+                f"data.{name} is {stated} in the config, but the data {settings.data.name!r} "
+                f"have {found}"
+            )
+    return settings.spec
+
+
+def parse_config(config: Mapping[str, Any]) -> Settings:
+    """Checks every field of a config: names, types, values. Raises `UserError`."""
+    fields = {"seed", "algorithm", "data", "model", "prior", "optimizer", "train", "run", "evaluation"}
+    _check_names(config, fields, "")
+    seed = config["seed"]
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise UserError(f"seed is {seed!r}: it must be an integer from 0 to 2^32 − 1")
+    algorithm = config["algorithm"]
+    _check_choice("algorithm", algorithm, tuple(ALGORITHMS))
+    _check_names(config["optimizer"], set(ALGORITHMS[algorithm]), "optimizer.")
+    data = _section(config, "data", DataSpec)
+    spec = Spec(
+        image_shape=data.image_shape,
+        num_classes=data.num_classes,
+        algorithm=algorithm,
+        model=_section(config, "model", ModelSpec),
+        prior=_section(config, "prior", PriorSpec),
+        train=_section(config, "train", TrainSpec),
+        optimizer={
+            phase: _section(config["optimizer"], phase, OptimizerSpec, "optimizer.")
+            for phase in ALGORITHMS[algorithm]
+        },
+    )
+    return Settings(
+        seed=seed,
+        spec=spec,
+        data=data,
+        run=_section(config, "run", RunSpec),
+        evaluation=_section(config, "evaluation", EvaluationSpec),
+    )
+
+
+def _section(config, name, cls, prefix=""):
+    """One section of the config as its dataclass."""
+    section = config[name]
+    if not hasattr(section, "items"):
+        raise UserError(f"{prefix}{name} is {section!r}: it must be a section with fields of its own")
+    fields = {field.name for field in dataclasses.fields(cls)}
+    _check_names(section, fields, f"{prefix}{name}.")
+    values = {}
+    for field in fields:
+        value = section[field]
+        values[field] = tuple(value) if isinstance(value, list) else value
+    try:
+        return cls(**values)
+    except UserError as error:
+        # Say which phase's optimiser it is.
+        raise UserError(str(error).replace(prefix, f"{prefix}{name}.", 1) if prefix else str(error))
+
+
+def _check_names(config, expected, prefix):
+    found = set(config.keys())
+    for name in sorted(found - expected):
+        raise UserError(f"{prefix}{name} is not a field; there are: {', '.join(sorted(expected))}")
+    for name in sorted(expected - found):
+        raise UserError(f"{prefix}{name} is missing from the config")
