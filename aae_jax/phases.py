@@ -1,0 +1,117 @@
+"""An algorithm is a tuple of phases; a phase is a loss, the networks it trains, an optimiser."""
+
+from typing import Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from aae_jax import losses, networks
+from aae_jax.networks import Params
+from aae_jax.priors import PriorSample
+from aae_jax.spec import OptimizerSpec, Spec
+
+
+class Inputs(NamedTuple):
+    """What the phases of one training step share."""
+
+    x: jax.Array  # f[B, P], clean images, in the units that the networks see
+    x_noisy: jax.Array  # f[B, P], what the encoder sees; equals x without input noise
+    row_keys: jax.Array  # key[B], for a stochastic posterior
+    prior_sample: PriorSample
+
+
+Metrics = dict[str, jax.Array]  # each f[B]: the training step takes the means
+
+
+class Phase(NamedTuple):
+    """One update of a training step.
+
+    Attributes:
+        name: key of its optimiser in the spec and in `TrainState.opt_state`.
+        trains: the networks that it updates; all others stay as they are.
+        loss: (spec, params, inputs) → (f[B], metrics).
+    """
+
+    name: str
+    trains: tuple[str, ...]
+    loss: Callable[[Spec, Params, Inputs], tuple[jax.Array, Metrics]]
+
+
+def reconstruction(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
+    """"The autoencoder updates the encoder and the decoder to minimize the reconstruction error"."""
+    z = networks.encode(spec, params, inputs.x_noisy, inputs.row_keys)
+    return losses.squared_error(networks.decode(spec, params, z), inputs.x), {}
+
+
+def discriminator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
+    """The discriminator tells samples of the prior from the codes of the updated encoder."""
+    z = networks.encode(spec, params, inputs.x_noisy, inputs.row_keys)
+    prior_logits = networks.discriminate(spec, params, inputs.prior_sample.z)
+    code_logits = networks.discriminate(spec, params, z)
+    metrics = {
+        "discriminator/accuracy_on_prior": (prior_logits > 0).astype(z.dtype),
+        "discriminator/accuracy_on_codes": (code_logits < 0).astype(z.dtype),
+        **_raw_moments("code", z),
+        **_raw_moments("prior", inputs.prior_sample.z),
+    }
+    return losses.discriminator_loss(prior_logits, code_logits), metrics
+
+
+def generator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
+    """The encoder, as the generator, confuses the updated discriminator."""
+    z = networks.encode(spec, params, inputs.x_noisy, inputs.row_keys)
+    return losses.generator_loss(networks.discriminate(spec, params, z)), {}
+
+
+ALGORITHMS = {
+    "aae": (
+        Phase("reconstruction", ("encoder", "decoder"), reconstruction),
+        Phase("discriminator", ("discriminator",), discriminator),
+        Phase("generator", ("encoder",), generator),
+    ),
+}
+
+
+def make_optimizer(spec: Spec, phase: str) -> optax.GradientTransformation:
+    """The optax chain of a phase; its schedule counts the phase's own updates."""
+    optimizer: OptimizerSpec = dict(spec.optimizer)[phase]
+    schedule = make_schedule(optimizer, spec.train.num_steps)
+    if optimizer.name == "adam":
+        return optax.adam(schedule, b1=optimizer.b1, b2=optimizer.b2)
+    return optax.sgd(schedule, momentum=optimizer.momentum)
+
+
+def make_schedule(optimizer: OptimizerSpec, num_steps: int) -> optax.Schedule:
+    """Learning rate as a function of the step, 0 for the first."""
+    if optimizer.schedule == "cosine":
+        return optax.cosine_decay_schedule(optimizer.learning_rate, num_steps)
+    if optimizer.schedule == "piecewise":
+        return optax.piecewise_constant_schedule(
+            optimizer.learning_rate, dict(zip(optimizer.boundaries, optimizer.factors))
+        )
+    return optax.constant_schedule(optimizer.learning_rate)
+
+
+def _raw_moments(name: str, z: jax.Array) -> Metrics:
+    """E[z], E[z²], … E[z⁴] over dimensions, per example: their means may cross devices."""
+    return {f"{name}/moment_{k}": jnp.mean(z**k, axis=-1) for k in (1, 2, 3, 4)}
+
+
+def moments(metrics: Metrics) -> Metrics:
+    """Replaces the averaged raw moments of codes and prior by mean, std and kurtosis.
+
+    All dimensions are pooled, so a dimension whose mean has drifted shows in the std. A Gaussian's
+    kurtosis is 3.
+    """
+    metrics = dict(metrics)
+    for name in ("code", "prior"):
+        if f"{name}/moment_1" not in metrics:
+            continue
+        m1, m2, m3, m4 = (metrics.pop(f"{name}/moment_{k}") for k in (1, 2, 3, 4))
+        variance = m2 - m1**2
+        fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
+        metrics[f"{name}/mean"] = m1
+        metrics[f"{name}/std"] = jnp.sqrt(jnp.maximum(variance, 0.0))
+        metrics[f"{name}/kurtosis"] = fourth / variance**2
+    return metrics

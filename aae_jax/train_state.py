@@ -1,0 +1,168 @@
+"""All that a model is while it trains: arrays, plus the static spec that says what they mean."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from aae_jax import networks, phases
+from aae_jax.errors import UserError
+from aae_jax.priors import sample_prior
+from aae_jax.spec import Spec
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=(
+        "step", "rng", "params", "opt_state", "learning_rate_scale", "pixel_mean", "pixel_std",
+    ),
+    meta_fields=("spec",),
+)  # fmt: skip
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """An immutable pytree; `spec` is static, so two equal states share one compiled program."""
+
+    step: jax.Array  # i32[], training steps done
+    rng: jax.Array  # key[], never changes: randomness is fold_in(rng, step or epoch)
+    params: networks.Params  # by network
+    opt_state: dict[str, Any]  # by phase
+    learning_rate_scale: dict[str, jax.Array]  # by phase, f[]; multiplies the schedule
+    pixel_mean: jax.Array | None  # f[P] or None: pixels are not standardised
+    pixel_std: jax.Array | None  # f[P] or None
+    spec: Spec
+
+    def replace(self, **changes) -> "TrainState":
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def create_train_state(
+    spec: Spec,
+    key: jax.Array,
+    pixel_mean: jax.Array | None = None,
+    pixel_std: jax.Array | None = None,
+) -> TrainState:
+    """Draws the parameters and starts the optimisers.
+
+    Args:
+        spec: what to build.
+        key: a PRNG key; the parameters and all later randomness of the training come from it.
+        pixel_mean: f[H, W, C], per-pixel mean of the training images scaled to [0, 1], where the
+            networks are to see standardised pixels (footnote 1, TFD).
+        pixel_std: f[H, W, C], their standard deviation; positive everywhere.
+
+    Returns:
+        A `TrainState` at step 0.
+
+    Raises:
+        UserError: only one of mean and std is given, or a sigmoid output is to produce
+            standardised pixels.
+    """
+    if (pixel_mean is None) != (pixel_std is None):
+        raise UserError("pixel_mean and pixel_std: give both or none")
+    if pixel_mean is not None:
+        if spec.model.output == "sigmoid":
+            raise UserError("model.output is 'sigmoid': standardised pixels need 'linear'")
+        pixel_mean, pixel_std = (
+            jnp.asarray(v, spec.model.param_dtype).reshape(spec.num_pixels)
+            for v in (pixel_mean, pixel_std)
+        )
+    params_key, rng = jax.random.split(key)
+    params = networks.init(spec, params_key)
+    algorithm = phases.ALGORITHMS[spec.algorithm]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        rng=rng,
+        params=params,
+        opt_state={
+            phase.name: phases.make_optimizer(spec, phase.name).init(
+                {name: params[name] for name in phase.trains}
+            )
+            for phase in algorithm
+        },
+        learning_rate_scale={
+            phase.name: jnp.ones((), spec.model.param_dtype) for phase in algorithm
+        },
+        pixel_mean=pixel_mean,
+        pixel_std=pixel_std,
+        spec=spec,
+    )
+
+
+def to_unit(images: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+    """Pixels as numbers in [0, 1]: uint8 is divided by 255, anything else is taken to be there."""
+    if images.dtype == jnp.uint8:
+        return images.astype(dtype) / 255
+    return images.astype(dtype)
+
+
+def to_inputs(state: TrainState, images: jax.Array) -> jax.Array:
+    """Images [B, H, W, C] (uint8, or floats in [0, 1]) as the networks see them, f[B, P]."""
+    spec = state.spec
+    if images.shape[1:] != spec.image_shape:
+        raise UserError(f"images are {images.shape[1:]} each: the model takes {spec.image_shape}")
+    x = to_unit(images, spec.model.param_dtype).reshape(images.shape[0], spec.num_pixels)
+    return x if state.pixel_mean is None else (x - state.pixel_mean) / state.pixel_std
+
+
+def _to_images(state: TrainState, x: jax.Array) -> jax.Array:
+    """The inverse of `to_inputs`: f[B, H, W, C], pixels of [0, 1]."""
+    if state.pixel_mean is not None:
+        x = x * state.pixel_std + state.pixel_mean
+    return x.reshape(x.shape[0], *state.spec.image_shape)
+
+
+def row_keys(key: jax.Array, num_rows: int, first_row: jax.Array | int = 0) -> jax.Array:
+    """key[B], one for each row of the global batch, however that is split over devices."""
+    return jax.vmap(lambda row: jax.random.fold_in(key, row))(first_row + jnp.arange(num_rows))
+
+
+def encode(state: TrainState, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    """Codes of images.
+
+    Args:
+        state: a trained state.
+        images: uint8, or floats in [0, 1], [B, H, W, C].
+        key: a PRNG key where the posterior is stochastic; without one its mean is returned.
+
+    Returns:
+        z: f[B, D].
+    """
+    keys = None if key is None else row_keys(key, images.shape[0])
+    return networks.encode(state.spec, state.params, to_inputs(state, images), keys)
+
+
+def decode(state: TrainState, z: jax.Array, label: jax.Array | None = None) -> jax.Array:
+    """Images f[B, H, W, C], pixels of [0, 1], of codes f[B, D].
+
+    `label` is for decoders that take one (section 3.2); none does yet.
+    """
+    del label
+    return _to_images(state, networks.decode(state.spec, state.params, z))
+
+
+def reconstruct(
+    state: TrainState,
+    images: jax.Array,
+    label: jax.Array | None = None,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """`decode(encode(images))`: f[B, H, W, C], pixels of [0, 1]."""
+    return decode(state, encode(state, images, key), label)
+
+
+def generate(
+    state: TrainState, key: jax.Array, num_samples: int, label: jax.Array | None = None
+) -> jax.Array:
+    """Samples of the model, prior → decoder: f[num_samples, H, W, C], pixels of [0, 1].
+
+    Args:
+        state: a trained state.
+        key: a PRNG key.
+        num_samples: how many to draw.
+        label: i32[num_samples] or a scalar, the component of the prior; None for the full prior.
+    """
+    prior_sample = sample_prior(state.spec, key, num_samples, label)
+    return decode(state, prior_sample.z, prior_sample.label)

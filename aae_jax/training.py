@@ -1,0 +1,166 @@
+"""The training step, and many of them in one dispatch."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from aae_jax import phases
+from aae_jax.errors import UserError
+from aae_jax.priors import PriorSample, sample_prior
+from aae_jax.train_state import TrainState, row_keys, to_inputs
+
+# Separate streams of randomness under one key.
+_NOISE, _PRIOR, _SHUFFLE = range(3)
+
+
+def train_step(
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    prior_sample: PriorSample,
+    *,
+    axis_name: str | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One mini-batch: every phase of the algorithm in turn, each seeing what the last one updated.
+
+    For the adversarial autoencoder (section 2): the reconstruction phase updates encoder and
+    decoder; the discriminator learns to tell the prior from the codes of the updated encoder; the
+    generator (the encoder again) learns to fool the updated discriminator.
+
+    Pure: `jit`, `vmap` or `pmap` it, or shard its arguments, as you like.
+
+    Args:
+        state: the state before.
+        batch: `{"image": [B, H, W, C] uint8 or f32 in [0, 1], "label": i32[B], −1 unlabelled}`.
+        prior_sample: `PriorSample(z f[B, D], label i32[B])`, the positive samples.
+        axis_name: the mapped axis over which the batch is split under `pmap`; gradients and
+            metrics are averaged over it.
+
+    Returns:
+        The state after, and scalar metrics over the whole batch: `loss/<phase>`, the
+        discriminator's accuracies, moments of the codes and of the prior sample.
+    """
+    spec = state.spec
+    x = to_inputs(state, batch["image"])
+    if prior_sample.z.shape != (x.shape[0], spec.model.code_dim):
+        raise UserError(
+            f"prior_sample.z is {prior_sample.z.shape}: batch and code need "
+            f"{(x.shape[0], spec.model.code_dim)}"
+        )
+    first_row = 0 if axis_name is None else jax.lax.axis_index(axis_name) * x.shape[0]
+    keys = row_keys(_stream(state.rng, _NOISE, state.step), x.shape[0], first_row)
+    x_noisy = x
+    if spec.train.input_noise:
+        noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
+        x_noisy = x + spec.train.input_noise * noise
+    inputs = phases.Inputs(x, x_noisy, keys, prior_sample)
+
+    params, opt_state, metrics = dict(state.params), dict(state.opt_state), {}
+    for phase in phases.ALGORITHMS[spec.algorithm]:
+        trained = {name: params[name] for name in phase.trains}
+
+        def mean_loss(trained):
+            loss, phase_metrics = phase.loss(spec, {**params, **trained}, inputs)
+            means = jax.tree.map(jnp.mean, phase_metrics)
+            return loss.mean(), {f"loss/{phase.name}": loss.mean(), **means}
+
+        grads, phase_metrics = jax.grad(mean_loss, has_aux=True)(trained)
+        if axis_name is not None:
+            grads, phase_metrics = jax.lax.pmean((grads, phase_metrics), axis_name)
+        optimizer = phases.make_optimizer(spec, phase.name)
+        updates, opt_state[phase.name] = optimizer.update(grads, opt_state[phase.name], trained)
+        scale = state.learning_rate_scale[phase.name]
+        updates = jax.tree.map(lambda update: scale * update, updates)
+        params.update(optax.apply_updates(trained, updates))
+        metrics.update(phase_metrics)
+
+    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+    return state, phases.moments(metrics)
+
+
+@functools.partial(jax.jit, static_argnames=("num_steps", "batch_sharding"))
+def train_steps(
+    state: TrainState,
+    dataset: dict[str, jax.Array],
+    num_steps: int,
+    *,
+    batch_sharding: jax.sharding.Sharding | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Runs many training steps in one dispatch, shuffling and drawing the prior on the device.
+
+    All randomness follows from `state.rng` and the step, so splitting a run into calls of any
+    length changes nothing. Every example is visited once an epoch; batches may straddle epochs.
+
+    Args:
+        state: the state before.
+        dataset: `{"image": [N, H, W, C] uint8 or f32 in [0, 1], "label": i32[N]}`, on the device.
+        num_steps: K; static.
+        batch_sharding: how to split each batch over devices (`aae_jax.parallel`); static.
+
+    Returns:
+        The state after, and metrics f[K].
+
+    Raises:
+        UserError: the data set is empty or its size times the batch size is out of range.
+    """
+    spec = state.spec
+
+    def body(state, rows):
+        batch = {name: values[rows] for name, values in dataset.items()}
+        prior_sample = sample_prior(
+            spec, _stream(state.rng, _PRIOR, state.step), spec.train.batch_size
+        )
+        if batch_sharding is not None:
+            batch, prior_sample = jax.lax.with_sharding_constraint(
+                (batch, prior_sample), batch_sharding
+            )
+        return train_step(state, batch, prior_sample)
+
+    rows = epoch_rows(
+        state.rng, state.step, num_steps, spec.train.batch_size, dataset["image"].shape[0]
+    )
+    return jax.lax.scan(body, state, rows)
+
+
+def epoch_rows(
+    rng: jax.Array, step: jax.Array, num_steps: int, batch_size: int, num_examples: int
+) -> jax.Array:
+    """Which examples the next steps see: i32[num_steps, batch_size].
+
+    Position p of the stream of examples holds `permutation(epoch p // N)[p % N]`, and step t takes
+    positions tB … tB + B − 1.
+
+    Args:
+        rng: the training's PRNG key.
+        step: i32[], the first step.
+        num_steps, batch_size, num_examples: K, B, N; static.
+    """
+    if num_examples < 1:
+        raise UserError("the data set has no examples")
+    # step · B overflows int32 in long runs; whole cycles of N / gcd steps are B / gcd epochs.
+    common = math.gcd(num_examples, batch_size)
+    cycle, epochs_a_cycle = num_examples // common, batch_size // common
+    if cycle * epochs_a_cycle >= 2**31:
+        raise UserError(
+            f"{num_examples} examples in batches of {batch_size}: choose a batch size that "
+            "shares a larger factor with the number of examples"
+        )
+    position = (step % cycle) * epochs_a_cycle  # in units of `common` examples
+    first_epoch = (step // cycle) * epochs_a_cycle + position // cycle
+    start = (position % cycle) * common
+    # The last position can lie at most num_examples − common into the first epoch when it starts.
+    num_epochs = -(-(num_examples - common + num_steps * batch_size) // num_examples)
+
+    def permutation(epoch):
+        return jax.random.permutation(_stream(rng, _SHUFFLE, epoch), num_examples)
+
+    stream = jax.vmap(permutation)(first_epoch + jnp.arange(num_epochs)).reshape(-1)
+    rows = jax.lax.dynamic_slice(stream, (start,), (num_steps * batch_size,))
+    return rows.reshape(num_steps, batch_size)
+
+
+def _stream(rng: jax.Array, stream: int, index: Any) -> jax.Array:
+    return jax.random.fold_in(jax.random.fold_in(rng, stream), index)
