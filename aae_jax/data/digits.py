@@ -1,0 +1,31 @@
+"""scikit-learn's handwritten digits: 1,797 grey images of 8×8, shipped inside the package.
+
+The UCI Optical Recognition test set. Intensities are 0 … 16, divided here by 16. The first 1,297
+images of a fixed shuffle train, the next 250 validate, the last 250 test.
+"""
+
+import numpy as np
+
+from aae_jax import data
+from aae_jax.errors import UserError
+
+_TRAIN, _VALIDATION = 1_297, 250
+
+
+def load() -> "data.Dataset":
+    """The three splits; images f32[N, 8, 8, 1] in [0, 1]."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise UserError(
+            "data.name is 'digits', which comes with scikit-learn: pip install scikit-learn"
+        ) from None
+    digits = load_digits()
+    images = (digits.images / 16).astype(np.float32)[..., None]
+    labels = digits.target.astype(np.int32)
+    # RandomState is frozen, so the splits are the same under every NumPy.
+    order = np.random.RandomState(0).permutation(len(images))
+    parts = np.split(order, [_TRAIN, _TRAIN + _VALIDATION])
+    return data.Dataset(
+        *({"image": images[rows], "label": labels[rows]} for rows in parts), num_classes=10
+    )
