@@ -1,0 +1,386 @@
+"""One run: data → train → checkpoint → evaluate → draw, in a workdir that can be taken up again."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from aae_jax import data, parallel
+from aae_jax.checkpoint import Checkpoints
+from aae_jax.errors import UserError
+from aae_jax.spec import Settings, parse_config, spec_from_config
+from aae_jax.train_state import TrainState, create_train_state
+from aae_jax.training import train_steps
+
+MODES = ("run", "train", "evaluate", "figures")
+FIGURES = ("samples", "reconstructions", "code_marginals", "training_curves")
+
+# Fields that may change between two starts in one workdir: they don't touch the training.
+_FREE = ("evaluation.", "run.", "data.data_dir", "data.manual_dir")
+
+
+def run(config: Any, workdir: str, mode: str = "run") -> None:
+    """Trains, evaluates and draws, or takes up where an earlier start in the workdir ended.
+
+    Args:
+        config: a ConfigDict with the fields of `experiments/default.py`.
+        workdir: gets `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`,
+            `results.json` and `figures/`.
+        mode: "run" does what is missing of all; "train", "evaluate" and "figures" do that one.
+
+    Raises:
+        UserError: anything that the user can put right, in one line.
+        SystemExit: after SIGINT or SIGTERM, with 128 + the signal's number; the state is saved.
+    """
+    settings = parse_config(config)
+    mesh = parallel.make_mesh()
+    parallel.check_batch_size(settings.spec.train.batch_size, mesh.size)
+    config_json = json.loads(config.to_json_best_effort())
+    _check_workdir(workdir, config_json, mode)
+    dataset = data.load(settings.data)
+    spec = spec_from_config(config, dataset.image_shape, dataset.num_classes)
+    available = len(dataset.validation["image"])
+    if settings.evaluation.num_validation > available:
+        raise UserError(
+            f"evaluation.num_validation is {settings.evaluation.num_validation}: the data "
+            f"{settings.data.name!r} have {available} validation images"
+        )
+
+    _make_workdir(workdir)
+    _write_json(os.path.join(workdir, "config.json"), config_json)
+    key = jax.random.key(settings.seed)
+    create = jax.jit(
+        create_train_state, static_argnums=0, out_shardings=parallel.replicated(mesh)
+    )
+    state = create(spec, jax.random.fold_in(key, 0))
+    with Checkpoints(os.path.join(workdir, "checkpoints")) as checkpoints:
+        if checkpoints.latest_step() is not None:
+            state = checkpoints.restore(state)
+        if mode in ("run", "train"):
+            state = _train(state, dataset.train, settings, mesh, checkpoints, workdir)
+    if mode == "evaluate" or (mode == "run" and not _is_evaluated(state, settings, workdir)):
+        _evaluate(state, dataset, settings, jax.random.fold_in(key, 1), workdir)
+    if mode == "figures" or (mode == "run" and not _is_drawn(workdir)):
+        _draw(state, dataset, jax.random.fold_in(key, 2), workdir)
+    _summarise(state, workdir)
+
+
+def _train(state, train, settings, mesh, checkpoints, workdir) -> TrainState:
+    """Steps on to `train.num_steps`, a dispatch at a time."""
+    spec, every = state.spec, settings.run.checkpoint_every
+    step, num_steps = int(state.step), spec.train.num_steps
+    if step >= num_steps:
+        print(f"training is finished: {step} steps", flush=True)
+        return state
+    log = _MetricsLog(workdir, step)
+    _remove_stale(workdir)
+    if step:
+        print(f"going on from step {step}", flush=True)
+    on_device = jax.device_put(train, parallel.replicated(mesh))
+    before, start = log.seconds, time.monotonic()
+    pending = None  # metrics of the dispatch under way; read while the next one runs
+    with _Signals() as signals, _Progress(step, num_steps) as progress:
+
+        def flush():
+            if pending is not None:
+                progress.show(pending[0], log.write(*pending))
+
+        while step < num_steps:
+            size = settings.run.steps_per_dispatch
+            size = min(size - step % size, num_steps - step)
+            state, metrics = train_steps(
+                state, on_device, size, batch_sharding=parallel.split(mesh)
+            )
+            flush()
+            step += size
+            pending = (step, metrics, lambda: before + time.monotonic() - start)
+            if step // every > (step - size) // every or step == num_steps or signals.received:
+                flush()  # raises where a loss is not finite, before that state is saved
+                pending = None
+                checkpoints.save(state)
+            if signals.received:
+                break
+    log.close()
+    if signals.received:
+        checkpoints.close()
+        print(
+            f"interrupted at step {step} of {num_steps}, saved in {workdir}: "
+            "the same command goes on from there",
+            flush=True,
+        )
+        raise SystemExit(128 + signals.received)
+    return state
+
+
+def _evaluate(state, dataset, settings: Settings, key, workdir) -> None:
+    from aae_jax import evaluation  # compiled code that training alone does not need
+
+    print(f"scoring with {settings.evaluation.num_samples} samples", flush=True)
+    start = time.monotonic()
+    scores = evaluation.evaluate(
+        state, dataset.validation["image"], dataset.test["image"], settings.evaluation, key
+    )
+    if scores["parzen/sigma_on_grid_edge"]:
+        print(
+            f"warning: σ = {scores['parzen/sigma']:.4g} lies on the edge of evaluation.sigmas",
+            flush=True,
+        )
+    results = {
+        "experiment": settings.data.name,
+        "seed": settings.seed,
+        "steps": int(state.step),
+        "seconds": _MetricsLog.last_seconds(workdir),
+        "evaluation_seconds": time.monotonic() - start,
+        **scores,
+        "evaluation": _evaluation_fields(settings),
+        "devices": [str(device.device_kind) for device in jax.devices()],
+        "jax": jax.__version__,
+    }
+    _write_json(os.path.join(workdir, "results.json"), results)
+
+
+def _draw(state, dataset, key, workdir) -> None:
+    from aae_jax import figures  # matplotlib takes as long to import as JAX
+
+    print("drawing", flush=True)
+    keys = jax.random.split(key)
+    drawn = {
+        "samples": lambda: figures.samples(state, dataset.train["image"], keys[0]),
+        "reconstructions": lambda: figures.reconstructions(state, dataset.test["image"]),
+        "code_marginals": lambda: figures.code_marginals(state, dataset.test["image"], keys[1]),
+        "training_curves": lambda: figures.training_curves(_MetricsLog.read(workdir)),
+    }
+    for name in FIGURES:
+        figures.save(drawn[name](), _figure_path(workdir, name))
+
+
+def _summarise(state, workdir) -> None:
+    lines = [f"{workdir}: {int(state.step)} of {state.spec.train.num_steps} steps"]
+    results = _read_json(os.path.join(workdir, "results.json"))
+    if results:
+        lines.append(
+            f"  results.json   test log-likelihood {results['parzen/log_likelihood']:.1f} ± "
+            f"{results['parzen/standard_error']:.1f} nats (Parzen window, "
+            f"{results['parzen/num_samples']} samples, σ {results['parzen/sigma']:.4g})"
+        )
+    drawn = [name for name in FIGURES if os.path.exists(_figure_path(workdir, name))]
+    if drawn:
+        lines.append(f"  figures/       {', '.join(f'{name}.png' for name in drawn)}")
+    lines.append("  metrics.jsonl, tensorboard/, checkpoints/, config.json")
+    print("\n".join(lines), flush=True)
+
+
+class _MetricsLog:
+    """`metrics.jsonl` and TensorBoard events, one entry a dispatch: means over its steps."""
+
+    def __init__(self, workdir, step):
+        from tensorboardX import SummaryWriter
+
+        # What was written after the checkpoint that is taken up will be written again.
+        kept = [line for line in self.read(workdir) if line["step"] <= step]
+        self.seconds = kept[-1]["seconds"] if kept else 0.0
+        path = self._path(workdir)
+        _write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = open(path, "a")
+        self._events = SummaryWriter(os.path.join(workdir, "tensorboard"), purge_step=step + 1)
+
+    def write(self, step, metrics, seconds) -> dict[str, float]:
+        """Waits for the metrics of a dispatch that ended at `step`; `seconds` is then called."""
+        metrics = {name: np.asarray(values, np.float64) for name, values in metrics.items()}
+        for name, values in metrics.items():
+            bad = np.flatnonzero(~np.isfinite(values))
+            if name.startswith("loss/") and bad.size:
+                raise UserError(
+                    f"{name} is {values[bad[0]]} at step {step - len(values) + bad[0] + 1}: "
+                    "training stopped, earlier checkpoints are kept; try a lower "
+                    f"optimizer.{name.removeprefix('loss/')}.learning_rate"
+                )
+        line = {name: float(values.mean()) for name, values in sorted(metrics.items())}
+        self._file.write(json.dumps({"step": step, "seconds": seconds(), **line}) + "\n")
+        self._file.flush()
+        for name, value in line.items():
+            self._events.add_scalar(name, value, step)
+        return line
+
+    def close(self):
+        self._file.close()
+        self._events.close()
+
+    @staticmethod
+    def _path(workdir):
+        return os.path.join(workdir, "metrics.jsonl")
+
+    @classmethod
+    def read(cls, workdir) -> list[dict[str, float]]:
+        """All whole lines; a line cut short by a kill was not finished and does not count."""
+        try:
+            with open(cls._path(workdir)) as file:
+                text = file.read()
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+    @classmethod
+    def last_seconds(cls, workdir) -> float:
+        lines = cls.read(workdir)
+        return lines[-1]["seconds"] if lines else 0.0
+
+
+class _Progress:
+    """A bar with rate and time left on a terminal, about ten plain lines elsewhere."""
+
+    def __init__(self, step, num_steps):
+        self._bar = None
+        self._start, self._num_steps = step, num_steps
+        self._begun = time.monotonic()
+        self._next = step
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=num_steps, initial=step, unit="step", dynamic_ncols=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        if self._bar is not None:
+            self._bar.close()
+
+    def show(self, step, metrics):
+        losses = {
+            name.removeprefix("loss/"): f"{value:.3g}"
+            for name, value in metrics.items()
+            if name.startswith("loss/")
+        }
+        if self._bar is not None:
+            self._bar.set_postfix(losses, refresh=False)
+            self._bar.update(step - self._bar.n)
+        elif step >= self._next or step == self._num_steps:
+            self._next = step + self._num_steps / 10
+            rate = (step - self._start) / (time.monotonic() - self._begun)
+            left = (self._num_steps - step) / rate
+            shown = ", ".join(f"{name} {value}" for name, value in losses.items())
+            print(
+                f"step {step}/{self._num_steps}, {rate:.1f} steps/s, {left:.0f} s left, loss: {shown}",
+                flush=True,
+            )
+
+
+class _Signals:
+    """Notes SIGINT and SIGTERM, so that the loop can save first; a second one acts at once."""
+
+    def __enter__(self):
+        self.received = 0
+        self._previous = {}
+        # Python delivers signals to its main thread only, and only there may handlers be set.
+        with contextlib.suppress(ValueError):
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._previous[signum] = signal.signal(signum, self._note)
+        return self
+
+    def __exit__(self, *exception):
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def _note(self, signum, frame):
+        del frame
+        self.received = signum
+        signal.signal(signum, self._previous[signum])
+
+
+def _check_workdir(workdir, config_json, mode):
+    """Refuses a workdir that holds another training, before anything is loaded."""
+    if os.path.exists(workdir) and not os.path.isdir(workdir):
+        raise UserError(f"--workdir is {workdir!r}, which is a file: name a directory")
+    if mode in ("evaluate", "figures") and not os.path.isdir(os.path.join(workdir, "checkpoints")):
+        raise UserError(f"no checkpoints in {workdir!r}: train first, with --mode=run or --mode=train")
+    earlier = _read_json(os.path.join(workdir, "config.json"))
+    if earlier is None:
+        return
+    before, now = _flatten(earlier), _flatten(config_json)
+    differing = [
+        f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name) and not name.startswith(_FREE)
+    ]
+    if differing:
+        raise UserError(
+            f"{workdir!r} holds a run of another config ({'; '.join(differing)}): "
+            "name another --workdir, or remove that one"
+        )
+
+
+def _flatten(tree, prefix=""):
+    if not isinstance(tree, dict):
+        return {prefix[:-1]: tree}
+    flat = {}
+    for name, value in tree.items():
+        flat.update(_flatten(value, f"{prefix}{name}."))
+    return flat
+
+
+def _make_workdir(workdir):
+    try:
+        os.makedirs(workdir, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir {workdir!r} can't be made: {error.strerror}") from error
+    if not os.access(workdir, os.W_OK):
+        raise UserError(f"--workdir {workdir!r} can't be written to")
+
+
+def _remove_stale(workdir):
+    """Scores and pictures of an earlier step must not pass for those of the finished model."""
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(os.path.join(workdir, "results.json"))
+    shutil.rmtree(os.path.join(workdir, "figures"), ignore_errors=True)
+
+
+def _is_evaluated(state, settings, workdir):
+    results = _read_json(os.path.join(workdir, "results.json")) or {}
+    return results.get("steps") == int(state.step) and results.get(
+        "evaluation"
+    ) == _evaluation_fields(settings)
+
+
+def _is_drawn(workdir):
+    return all(os.path.exists(_figure_path(workdir, name)) for name in FIGURES)
+
+
+def _figure_path(workdir, name):
+    return os.path.join(workdir, "figures", f"{name}.png")
+
+
+def _evaluation_fields(settings):
+    spec = settings.evaluation
+    return {
+        "num_samples": spec.num_samples,
+        "num_validation": spec.num_validation,
+        "sigmas": list(spec.sigmas),
+    }
+
+
+def _write_json(path, value):
+    _write_atomically(path, json.dumps(value, indent=2) + "\n")
+
+
+def _read_json(path):
+    try:
+        with open(path) as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise UserError(f"{path!r} is not JSON: remove it, or name another --workdir") from None
+
+
+def _write_atomically(path, text):
+    with open(path + ".part", "w") as file:
+        file.write(text)
+    os.replace(path + ".part", path)

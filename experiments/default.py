@@ -1,0 +1,71 @@
+"""Every field that a config has, with the paper's choices for MNIST where it makes them.
+
+The other configs start from here. On the command line any field can be overridden:
+`--config.train.num_steps=100`.
+"""
+
+import numpy as np
+from ml_collections import config_dict
+
+
+def get_config() -> config_dict.ConfigDict:
+    """The fields and their defaults."""
+    config = config_dict.ConfigDict()
+    config.seed = 0
+    config.algorithm = "aae"
+
+    config.data = config_dict.ConfigDict()
+    config.data.name = "mnist"
+    config.data.image_shape = (28, 28, 1)
+    config.data.num_classes = 10
+    config.data.data_dir = config_dict.placeholder(str)  # prepared data; None: tfds's default
+    config.data.manual_dir = config_dict.placeholder(str)  # the original files, to prepare offline
+
+    config.model = config_dict.ConfigDict()
+    config.model.posterior = "deterministic"
+    config.model.code_dim = 8
+    config.model.encoder_hidden = (1000, 1000)
+    config.model.decoder_hidden = (1000, 1000)
+    config.model.discriminator_hidden = (1000, 1000)
+    config.model.output = "sigmoid"
+    config.model.param_dtype = "float32"
+    config.model.compute_dtype = "float32"
+
+    config.prior = config_dict.ConfigDict()
+    config.prior.name = "gaussian"
+    config.prior.std = 5.0
+
+    config.optimizer = config_dict.ConfigDict()
+    config.optimizer.reconstruction = adam(learning_rate=1e-3, b1=0.9)
+    config.optimizer.discriminator = adam(learning_rate=2e-4, b1=0.5)
+    config.optimizer.generator = adam(learning_rate=2e-4, b1=0.5)
+
+    config.train = config_dict.ConfigDict()
+    config.train.num_steps = 5_000
+    config.train.batch_size = 100
+    config.train.input_noise = 0.0
+
+    config.run = config_dict.ConfigDict()
+    config.run.steps_per_dispatch = 100  # then metrics are written and signals are heeded
+    config.run.checkpoint_every = 1_000  # steps
+
+    config.evaluation = config_dict.ConfigDict()
+    config.evaluation.num_samples = 10_000
+    config.evaluation.num_validation = 1_000  # images that choose σ
+    # Goodfellow's grid.
+    config.evaluation.sigmas = tuple(np.logspace(-1, 0, 10).tolist())
+    return config
+
+
+def adam(learning_rate: float, b1: float) -> config_dict.ConfigDict:
+    """One phase's optimiser: Adam, its rate falling to zero by half a cosine."""
+    optimizer = config_dict.ConfigDict()
+    optimizer.name = "adam"
+    optimizer.learning_rate = learning_rate
+    optimizer.b1 = b1
+    optimizer.b2 = 0.999
+    optimizer.momentum = 0.0  # of "sgd"
+    optimizer.schedule = "cosine"
+    optimizer.boundaries = ()  # of "piecewise", steps
+    optimizer.factors = ()
+    return optimizer

@@ -1,0 +1,76 @@
+"""Trains, evaluates and draws one experiment.
+
+    python launch.py
+    python launch.py --config=experiments/mnist.py --config.train.num_steps=2000
+"""
+
+import os
+import re
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_DEFAULT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "experiments", "digits.py")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A config file, with its argument after a colon (default: digits.py)."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where everything is written (default: runs/<experiment>[-<argument>])."
+)
+_MODE = flags.DEFINE_enum(
+    "mode",
+    "run",
+    ("run", "train", "evaluate", "figures"),
+    "run: whatever is missing of the other three.",
+)
+
+
+def _fail(message):
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _parse_flags(argv):
+    # ml_collections reads overrides such as --config.seed=1 while it parses --config, from sys.argv.
+    if not any(re.match(r"--?config(=|$)", argument) for argument in argv):
+        argv.insert(1, f"--config={_DEFAULT}")
+    try:
+        argv = flags.FLAGS(argv)
+        _CONFIG.value.keys()  # a config file that is not there is reported on first use
+        return argv
+    except (AttributeError, KeyError) as error:  # a misspelt override
+        unknown = re.search(r"\w+", str(error)).group()
+        hint = re.search(r'Did you mean "(\w+)"', str(error))
+        wrong = [a.split("=")[0] for a in argv if unknown in re.split(r"[.=]", a)]
+        if not wrong:
+            raise
+        hint = f": did you mean {hint[1]}?" if hint else ": see experiments/default.py"
+        _fail(f"{wrong[0]} is not a field of the config{hint}")
+    except (flags.Error, OSError) as error:
+        if "get_config() takes 0 positional" in str(error):
+            _fail("this config takes no argument: write --config=FILE without a colon")
+        if "Error whilst parsing config file" in str(error):
+            raise  # a bug in the config file: its author wants the traceback
+        _fail(error)
+
+
+def main(argv):
+    if len(argv) > 1:
+        _fail(f"{argv[1]!r} is not a flag: write --config=FILE, --workdir=DIR, --mode=MODE")
+    logging.set_verbosity(logging.ERROR)  # the libraries narrate
+    # JAX is imported here, so that a mistyped flag is answered at once.
+    from aae_jax import errors, experiment
+
+    path, _, argument = flags.FLAGS["config"].config_filename.partition(":")
+    name = os.path.splitext(os.path.basename(path))[0] + (f"-{argument}" if argument else "")
+    try:
+        experiment.run(_CONFIG.value, _WORKDIR.value or os.path.join("runs", name), _MODE.value)
+    except errors.UserError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        _fail("interrupted; what is finished is kept, and the same command goes on")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse_flags)
