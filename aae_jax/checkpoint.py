@@ -30,6 +30,10 @@ class Checkpoints:
     def __exit__(self, *exception):
         self._manager.close()
 
+    def wait(self) -> None:
+        """Returns when every checkpoint is on the disk."""
+        self._manager.wait_until_finished()
+
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, None where there is none."""
         return self._manager.latest_step()

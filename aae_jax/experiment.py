@@ -109,7 +109,7 @@ def _train(state, train, settings, mesh, checkpoints, workdir) -> TrainState:
                 break
     log.close()
     if signals.received:
-        checkpoints.close()
+        checkpoints.wait()
         print(
             f"interrupted at step {step} of {num_steps}, saved in {workdir}: "
             "the same command goes on from there",

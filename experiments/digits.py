@@ -1,19 +1,26 @@
-"""An adversarial autoencoder on scikit-learn's 8×8 digits: the main job with no download.
+"""The main job with no download: scikit-learn's 1,797 handwritten digits, 8×8.
 
     python launch.py --config=experiments/digits.py
+
+The paper's likelihood experiment (section 4) at the size of these digits. The code is 6-D and the
+encoder sees noisy images: with 1,297 training images it would otherwise learn them by heart. Both
+were chosen on the validation images.
 """
 
 from experiments import default
 
 
 def get_config():
-    """The paper's likelihood experiment (section 4) at the size of the digits."""
+    """`experiments/default.py`, smaller."""
     config = default.get_config()
     config.data.name = "digits"
     config.data.image_shape = (8, 8, 1)
+    config.model.code_dim = 6
     config.model.encoder_hidden = (500, 500)
     config.model.decoder_hidden = (500, 500)
     config.model.discriminator_hidden = (500, 500)
     config.train.num_steps = 3_000
+    config.train.input_noise = 0.2
     config.evaluation.num_validation = 250
+    config.evaluation.sigmas = tuple(round(0.08 + 0.01 * i, 2) for i in range(13))
     return config

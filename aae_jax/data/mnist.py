@@ -21,6 +21,7 @@ FILES = (
     "t10k-images-idx3-ubyte.gz",
     "t10k-labels-idx1-ubyte.gz",
 )
+_SERVER = "https://storage.googleapis.com/cvdf-datasets/mnist/"  # tensorflow-datasets' own
 _NUM_TRAIN = 50_000
 # CRC-32 of the labels, one byte each, in the order of the original files.
 _LABELS_CRC = {"train": 0xBA07E8EF, "test": 0xEE8604D9}
@@ -72,6 +73,9 @@ def _prepared_builder(data_dir, manual_dir):
                 "hold the four original MNIST files, still compressed"
             )
         download = tfds.download.DownloadConfig(manual_dir=manual_dir)
+    if manual_dir is None:
+        _check_reachable(builder)
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # else TensorFlow prints a page about it
     try:
         import tensorflow  # noqa: F401  tensorflow-datasets needs it to prepare, not to read
     except ImportError:
@@ -84,15 +88,24 @@ def _prepared_builder(data_dir, manual_dir):
         builder.download_and_prepare(download_config=download, file_format="array_record")
     except Exception as error:  # the libraries below raise whatever they like
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        if manual_dir is not None:
-            raise UserError(f"MNIST could not be prepared from {manual_dir!r}: {reason}") from error
         raise UserError(
-            f"MNIST is not prepared in {builder.data_path.parent.parent} and could not be "
-            "downloaded: put the four original files "
-            f"({', '.join(FILES)}) in a directory and name it with --config.data.manual_dir=DIR, "
-            f"or name prepared data with --config.data.data_dir=DIR ({reason})"
+            f"MNIST could not be prepared from {manual_dir or 'the network'}: {reason}"
         ) from error
     return builder
+
+
+def _check_reachable(builder):
+    """Asks the server once: without a network tensorflow-datasets tries for minutes."""
+    import requests
+
+    try:
+        requests.head(_SERVER, timeout=10)
+    except requests.RequestException as error:
+        raise UserError(
+            f"MNIST is not prepared in {builder.data_path.parent.parent} and its server can't be "
+            f"reached: put the four original files ({', '.join(FILES)}) in a directory and name it "
+            "with --config.data.manual_dir=DIR, or name prepared data with --config.data.data_dir=DIR"
+        ) from error
 
 
 def _read(builder, split):

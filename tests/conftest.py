@@ -1,0 +1,47 @@
+"""Four fake devices for every test, and where the real data may lie."""
+
+import os
+import pathlib
+import sys
+
+# Before JAX is imported.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # `experiments` is not part of the installed package
+
+import gzip  # noqa: E402
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+MNIST_FILES = ROOT.parent / "shared" / "data" / "mnist"
+
+
+@pytest.fixture
+def x64():
+    """Double precision within one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def mnist_files():
+    """The directory of the four original MNIST files."""
+    if not MNIST_FILES.is_dir():
+        pytest.skip("needs the original MNIST files in ../shared/data/mnist")
+    return MNIST_FILES
+
+
+@pytest.fixture(scope="session")
+def mnist_images(mnist_files):
+    """{"train", "t10k"} → f32[N, 784] in [0, 1], read without the package."""
+
+    def read(name):
+        raw = gzip.open(mnist_files / f"{name}-images-idx3-ubyte.gz").read()[16:]
+        return np.frombuffer(raw, np.uint8).reshape(-1, 784) / np.float32(255)
+
+    return {name: read(name) for name in ("train", "t10k")}

@@ -1,0 +1,35 @@
+"""A model and data small enough for every test."""
+
+import jax.numpy as jnp
+import numpy as np
+
+import aae_jax as aae
+
+SHAPE = (3, 4, 1)
+
+
+def make_spec(dtype="float32", optimizer=None, **train):
+    train = {"num_steps": 20, "batch_size": 8, **train}
+    return aae.Spec(
+        SHAPE,
+        num_classes=10,
+        model=aae.ModelSpec(
+            code_dim=2,
+            encoder_hidden=(16, 12),
+            decoder_hidden=(12, 16),
+            discriminator_hidden=(16, 16),
+            param_dtype=dtype,
+            compute_dtype=dtype,
+        ),
+        prior=aae.PriorSpec(std=2.0),
+        train=aae.TrainSpec(**train),
+        optimizer=optimizer,
+    )
+
+
+def make_dataset(num_examples=20, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "image": jnp.asarray(rng.integers(0, 256, (num_examples, *SHAPE), dtype=np.uint8)),
+        "label": jnp.asarray(rng.integers(0, 10, num_examples, dtype=np.int32)),
+    }

@@ -1,0 +1,48 @@
+"""The protocol of Table 1 against float64 NumPy."""
+
+import jax
+import numpy as np
+from small import make_dataset, make_spec
+from test_parzen import reference
+
+import aae_jax as aae
+from aae_jax import evaluation
+
+
+def test_protocol():
+    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    validation = np.asarray(make_dataset(30, seed=1)["image"])
+    test = np.asarray(make_dataset(40, seed=2)["image"])
+    sigmas = (0.1, 0.2, 0.3, 0.5, 0.9)
+    spec = aae.EvaluationSpec(num_samples=1_500, num_validation=25, sigmas=sigmas)
+    key = jax.random.key(7)
+    found = evaluation.evaluate(state, validation, test, spec, key)
+
+    samples = np.concatenate(
+        [np.asarray(aae.generate(state, jax.random.fold_in(key, i), 1_000)) for i in range(2)]
+    ).reshape(2_000, -1)[:1_500]
+    valid = validation.reshape(30, -1)[:25] / 255  # the first 25, and not one more
+    means = [reference(valid, samples, sigma).mean() for sigma in sigmas]
+    best = sigmas[int(np.argmax(means))]
+    scores = reference(test.reshape(40, -1) / 255, samples, best)
+    assert found["parzen/sigma"] == best
+    np.testing.assert_allclose(found["parzen/validation_log_likelihood"], max(means), atol=0.01)
+    np.testing.assert_allclose(found["parzen/log_likelihood"], scores.mean(), atol=0.01)
+    np.testing.assert_allclose(
+        found["parzen/standard_error"], scores.std() / np.sqrt(40), atol=0.01
+    )
+    x = test.reshape(40, -1) / 255
+    x_hat = np.asarray(aae.reconstruct(state, test), np.float64).reshape(40, -1)
+    np.testing.assert_allclose(
+        found["reconstruction/squared_error"], ((x - x_hat) ** 2).sum(axis=1).mean(), rtol=1e-4
+    )
+    np.testing.assert_allclose(found["code/std"], np.std(aae.encode(state, test)), rtol=1e-5)
+
+
+def test_edge_of_the_grid_is_noticed():
+    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    images = np.asarray(make_dataset()["image"])
+    for sigmas, edge in (((2.0, 3.0), True), ((1e-3, 1e-2), True), ((0.01, 0.4, 5.0), False)):
+        spec = aae.EvaluationSpec(num_samples=100, num_validation=20, sigmas=sigmas)
+        found = evaluation.evaluate(state, images, images, spec, jax.random.key(0))
+        assert found["parzen/sigma_on_grid_edge"] is edge

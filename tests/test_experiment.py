@@ -1,0 +1,203 @@
+"""One whole run on the real digits, and every way of cutting it short."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from aae_jax import data, experiment
+from aae_jax.errors import UserError
+from experiments import digits
+
+STEPS = 30
+
+
+def small_config(**overrides):
+    config = digits.get_config()
+    for network in ("encoder", "decoder", "discriminator"):
+        config.model[f"{network}_hidden"] = (16, 16)
+    config.train.num_steps = STEPS
+    config.train.batch_size = 20
+    config.run.steps_per_dispatch = 4
+    config.run.checkpoint_every = 10
+    config.evaluation.num_samples = 200
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+def final_arrays(workdir):
+    """The last checkpoint, read without the package."""
+    manager = ocp.CheckpointManager(os.path.abspath(os.path.join(workdir, "checkpoints")))
+    assert manager.latest_step() == STEPS
+    arrays = manager.restore(STEPS, args=ocp.args.StandardRestore())
+    manager.close()
+    return jax.tree.leaves_with_path(arrays)
+
+
+def metrics(workdir):
+    """Lines of metrics.jsonl without their times."""
+    lines = [json.loads(line) for line in open(os.path.join(workdir, "metrics.jsonl"))]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+def results(workdir):
+    with open(os.path.join(workdir, "results.json")) as file:
+        loaded = json.load(file)
+    return {name: value for name, value in loaded.items() if "seconds" not in name}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run."""
+    workdir = str(tmp_path_factory.mktemp("whole"))
+    experiment.run(small_config(), workdir)
+    return workdir
+
+
+def test_workdir_holds_everything(whole):
+    loaded = json.load(open(os.path.join(whole, "results.json")))
+    assert loaded["steps"] == STEPS and loaded["seconds"] > 0
+    assert np.isfinite(loaded["parzen/log_likelihood"]) and loaded["parzen/standard_error"] > 0
+    assert loaded["parzen/num_samples"] == 200
+    assert loaded["parzen/sigma"] in digits.get_config().evaluation.sigmas
+    assert json.load(open(os.path.join(whole, "config.json")))["train"]["num_steps"] == STEPS
+    figures = sorted(os.listdir(os.path.join(whole, "figures")))
+    assert figures == sorted(f"{name}.png" for name in experiment.FIGURES)
+    assert [line["step"] for line in metrics(whole)] == [4, 8, 12, 16, 20, 24, 28, 30]
+    assert any("tfevents" in name for name in os.listdir(os.path.join(whole, "tensorboard")))
+
+
+def test_a_finished_run_does_nothing_again(whole, capsys):
+    paths = [os.path.join(whole, "results.json"), os.path.join(whole, "figures", "samples.png")]
+    before = [os.stat(path).st_mtime_ns for path in paths]
+    experiment.run(small_config(), whole)
+    assert [os.stat(path).st_mtime_ns for path in paths] == before
+    assert "training is finished" in capsys.readouterr().out
+
+
+def test_a_finished_run_does_what_is_missing(whole):
+    path = os.path.join(whole, "figures", "samples.png")
+    before = results(whole)
+    os.remove(path)
+    os.remove(os.path.join(whole, "results.json"))
+    experiment.run(small_config(), whole)
+    assert os.path.exists(path) and results(whole) == before
+
+
+class Killed(BaseException):
+    """Stands for a process that ends without a chance to save."""
+
+
+def interrupt(monkeypatch, at_write, how):
+    """Makes the n-th write of metrics a signal, or a death before it is written."""
+    original = experiment._MetricsLog.write
+    count = 0
+
+    def write(self, *arguments):
+        nonlocal count
+        count += 1
+        if count == at_write:
+            if how is Killed:
+                raise Killed
+            signal.raise_signal(how)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(experiment._MetricsLog, "write", write)
+
+
+@pytest.mark.parametrize("at_write", [1, 4, 8])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, Killed], ids=str)
+def test_a_run_cut_anywhere_ends_bit_identical(whole, tmp_path, monkeypatch, capsys, how, at_write):
+    workdir = str(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        interrupt(patch, at_write, how)
+        with pytest.raises((Killed, SystemExit)) as stopped:
+            experiment.run(small_config(), workdir)
+    if how is not Killed:
+        assert stopped.value.code == 128 + how
+        assert "the same command goes on" in capsys.readouterr().out
+        assert os.listdir(os.path.join(workdir, "checkpoints"))
+    experiment.run(small_config(), workdir)
+    for (path, found), (path_, expected) in zip(final_arrays(workdir), final_arrays(whole)):
+        assert path == path_
+        np.testing.assert_array_equal(found, expected, err_msg=str(path))
+    assert metrics(workdir) == metrics(whole)
+    assert results(workdir) == results(whole)
+
+
+def test_scores_of_an_unfinished_model_do_not_survive_it(tmp_path, monkeypatch):
+    workdir = str(tmp_path)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2, signal.SIGTERM)
+        with pytest.raises(SystemExit):
+            experiment.run(small_config(), workdir, "train")
+    experiment.run(small_config(), workdir, "evaluate")
+    experiment.run(small_config(), workdir, "figures")
+    assert results(workdir)["steps"] < STEPS
+    experiment.run(small_config(), workdir, "train")
+    assert not os.path.exists(os.path.join(workdir, "results.json"))
+    assert not os.path.exists(os.path.join(workdir, "figures"))
+
+
+def test_evaluation_may_change_and_training_may_not(whole):
+    experiment.run(small_config(**{"evaluation.num_samples": 100}), whole, "evaluate")
+    assert results(whole)["parzen/num_samples"] == 100
+    experiment.run(small_config(), whole)  # asks for 200: that score is missing
+    assert results(whole)["parzen/num_samples"] == 200
+    with pytest.raises(UserError, match=r"train.num_steps was 30, now 40.*--workdir"):
+        experiment.run(small_config(**{"train.num_steps": 40}), whole)
+
+
+def test_divergence_names_step_and_loss(tmp_path):
+    config = small_config(
+        **{
+            "optimizer.reconstruction.learning_rate": 1e30,
+            "optimizer.reconstruction.name": "sgd",
+            "model.output": "linear",
+        }
+    )
+    with pytest.raises(UserError, match=r"loss/\w+ is (nan|inf) at step \d+: training stopped"):
+        experiment.run(config, str(tmp_path))
+
+
+def test_mistakes_leave_no_workdir(tmp_path):
+    workdir = str(tmp_path / "run")
+    for overrides, match in (
+        ({"train.batch_size": 10}, "train.batch_size is 10.*4 devices"),
+        ({"evaluation.num_validation": 251}, "evaluation.num_validation is 251.*250"),
+        ({"data.num_classes": 9}, "data.num_classes is 9.*10"),
+        ({"data.name": "cifar"}, "data.name is 'cifar'"),
+        ({"prior.std": -1.0}, "prior.std is -1.0"),
+    ):
+        with pytest.raises(UserError, match=match):
+            experiment.run(small_config(**overrides), workdir)
+        assert not os.path.exists(workdir)
+    for mode in ("evaluate", "figures"):
+        with pytest.raises(UserError, match="no checkpoints"):
+            experiment.run(small_config(), workdir, mode)
+        assert not os.path.exists(workdir)
+
+
+def test_workdir_that_is_a_file(tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(UserError, match="which is a file"):
+        experiment.run(small_config(), str(tmp_path / "run"))
+
+
+def test_training_sees_training_images_only(tmp_path, monkeypatch):
+    loaded = data.load(experiment.parse_config(small_config()).data)
+    seen = []
+
+    def record(state, dataset, num_steps, **kwargs):
+        seen.append(np.asarray(dataset["image"]))
+        return original(state, dataset, num_steps, **kwargs)
+
+    original = experiment.train_steps
+    monkeypatch.setattr(experiment, "train_steps", record)
+    experiment.run(small_config(**{"train.num_steps": 8}), str(tmp_path), "train")
+    for images in seen:
+        np.testing.assert_array_equal(images, loaded.train["image"])

@@ -1,0 +1,91 @@
+"""The command line, as a user meets it."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from aae_jax import experiment
+from conftest import ROOT
+
+SMALL = (
+    "--config.train.num_steps=20",
+    "--config.model.encoder_hidden=(8,)",
+    "--config.model.decoder_hidden=(8,)",
+    "--config.model.discriminator_hidden=(8,)",
+    "--config.evaluation.num_samples=100",
+)
+
+
+def launch(cwd, *arguments):
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "launch.py"), *arguments],
+        cwd=cwd, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--config.train.num_stps=1"], "--config.train.num_stps is not a field.*num_steps"),
+        (["--config.nothing.there=1"], "--config.nothing.there is not a field"),
+        (["--config.train.num_steps=many"], "--config.train.num_steps=many.*int"),
+        (["--config.train.num_steps=0"], "train.num_steps is 0: it must be positive"),
+        (["--config=experiments/none.py"], "experiments/none.py"),
+        ([f"--config={ROOT}/experiments/digits.py:x"], "takes no argument"),
+        (["--mode=fly"], "--mode=fly.*run|train|evaluate|figures"),
+        (["--confg=x"], "confg"),
+        (["digits"], "'digits' is not a flag"),
+        (["--mode=evaluate"], "no checkpoints in 'runs/digits': train first"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, arguments, said):
+    done = launch(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    assert re.search(said, lines[0]), lines[0]
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_main_job_from_anywhere(tmp_path):
+    done = launch(tmp_path, *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "runs/digits: 20 of 20 steps" in done.stdout
+    assert "test log-likelihood" in done.stdout
+    for name in experiment.FIGURES:
+        assert (tmp_path / "runs" / "digits" / "figures" / f"{name}.png").stat().st_size > 1_000
+    again = launch(tmp_path, f"--config={ROOT}/experiments/digits.py", *SMALL)
+    assert again.returncode == 0 and "training is finished" in again.stdout
+
+
+def test_importing_the_package_is_light():
+    heavy = "tensorflow", "matplotlib", "orbax", "sklearn", "tensorflow_datasets", "ml_collections"
+    code = (
+        "import sys, aae_jax as aae; [getattr(aae, name) for name in aae.__all__]; "
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done
+    code = "import sys, aae_jax; print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done
+
+
+def test_functions_are_not_hidden_by_modules():
+    import aae_jax.parallel  # noqa: F401  binds submodules in the package
+    import aae_jax.training  # noqa: F401
+    import aae_jax as aae
+
+    for name in aae.__all__:
+        assert name in dir(aae)
+        if name != "parzen":
+            assert callable(getattr(aae, name)), name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        aae.nothing

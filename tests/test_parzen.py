@@ -1,0 +1,142 @@
+"""The Parzen window against float64 NumPy, and the anchor on MNIST."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aae_jax import parzen
+
+
+def reference(x, samples, sigma):
+    """The formula as it stands, in float64."""
+    x, samples = x.astype(np.float64), samples.astype(np.float64)
+    squared = ((x[:, None] - samples[None]) ** 2).sum(axis=-1)
+    exponent = -squared / (2 * sigma**2)
+    top = exponent.max(axis=1, keepdims=True)
+    log_mean = top[:, 0] + np.log(np.exp(exponent - top).mean(axis=1))
+    return log_mean - x.shape[1] * np.log(sigma * np.sqrt(2 * np.pi))
+
+
+def points(num_points, num_samples, dim, seed=0):
+    rng = np.random.default_rng(seed)
+    return (
+        rng.uniform(size=(num_points, dim)).astype(np.float32),
+        rng.uniform(size=(num_samples, dim)).astype(np.float32),
+    )
+
+
+# Sizes below, at and across the chunk of 1,000 samples and the block of 1,000 test points.
+SIZES = [(1, 1, 1), (3, 999, 5), (7, 1_000, 64), (5, 1_001, 17), (1_001, 37, 3), (2, 2_345, 784)]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("sigma", [0.1, 0.5])
+def test_equals_float64_reference(size, sigma):
+    x, samples = points(*size)
+    expected = reference(x, samples, sigma)
+    found = parzen.log_likelihood(x, samples, sigma)
+    assert found.shape == (size[0],) and found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, atol=0.01)
+
+
+def test_many_sigmas_in_one_pass():
+    x, samples = points(6, 1_234, 40)
+    sigmas = np.array([0.05, 0.2, 1.0])
+    found = parzen.log_likelihood(x, samples, sigmas)
+    assert found.shape == (3, 6)
+    np.testing.assert_allclose(
+        found, np.stack([reference(x, samples, sigma) for sigma in sigmas]), atol=0.01
+    )
+
+
+def test_far_samples_do_not_underflow():
+    # exp(−‖x − s‖²/2σ²) is 0 in float32 for every sample; the log-likelihood is still exact.
+    x, samples = points(4, 50, 100)
+    found = parzen.log_likelihood(x, samples + 3, 0.02)
+    expected = reference(x, samples + 3, 0.02)
+    assert (expected < -1e5).all()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_vmapped_and_jitted():
+    x, samples = points(6, 30, 4)
+    batched = jax.jit(jax.vmap(parzen.log_likelihood, in_axes=(0, None, None)))
+    found = batched(x.reshape(2, 3, 4), samples, 0.3)
+    np.testing.assert_allclose(found.reshape(-1), reference(x, samples, 0.3), atol=0.01)
+
+
+@pytest.mark.parametrize("num_samples", [1, 999, 1_000, 2_500])
+def test_streamed_equals_stored(num_samples):
+    x, _ = points(5, 1, 8)
+    key = jax.random.key(3)
+
+    def sampler(key, n):
+        return jax.random.uniform(key, (n, 8))
+
+    chunks = [sampler(jax.random.fold_in(key, i), 1_000) for i in range(3)]
+    stored = np.concatenate(chunks)[:num_samples]
+    sigmas = jnp.array([0.2, 0.4])
+    streamed = parzen.log_likelihood_streamed(x, sampler, key, num_samples, sigmas)
+    np.testing.assert_allclose(streamed, parzen.log_likelihood(x, stored, sigmas), atol=1e-4)
+    np.testing.assert_allclose(streamed[0], reference(x, stored, 0.2), atol=0.01)
+
+
+def test_select_sigma_takes_the_best_mean():
+    valid, samples = points(20, 300, 6)
+    sigmas = np.array([0.05, 0.1, 0.2, 0.4])
+    means = [reference(valid, samples, sigma).mean() for sigma in sigmas]
+    sigma, found = parzen.select_sigma(valid, samples, sigmas)
+    np.testing.assert_allclose(found, means, atol=0.01)
+    assert sigma == np.float32(sigmas[np.argmax(means)])
+
+
+@pytest.mark.parametrize(
+    "x, samples, sigma, match",
+    [
+        (np.zeros((2, 3)), np.zeros((5, 4)), 0.1, r"samples has shape \(5, 4\).*\[N, 3\]"),
+        (np.zeros((2, 3)), np.zeros((0, 3)), 0.1, "samples has shape"),
+        (np.zeros((0, 3)), np.zeros((5, 3)), 0.1, "x has shape"),
+        (np.zeros(3), np.zeros((5, 3)), 0.1, "x has shape"),
+        (np.zeros((2, 3)), np.zeros((5, 3)), np.ones((2, 2)), "sigma has shape"),
+    ],
+)
+def test_refuses_shapes_that_do_not_fit(x, samples, sigma, match):
+    with pytest.raises(ValueError, match=match):
+        parzen.log_likelihood(x, samples, sigma)
+
+
+def test_streamed_refuses_what_does_not_fit():
+    x = np.zeros((2, 3), np.float32)
+    with pytest.raises(ValueError, match="sampler"):
+        parzen.log_likelihood_streamed(
+            x, lambda key, n: jnp.zeros((n, 4)), jax.random.key(0), 10, 0.1
+        )
+    with pytest.raises(ValueError, match="num_samples"):
+        parzen.log_likelihood_streamed(
+            x, lambda key, n: jnp.zeros((n, 3)), jax.random.key(0), 0, 0.1
+        )
+
+
+def test_anchor_on_mnist(mnist_images):
+    """The first 10,000 training images as samples, Goodfellow's grid: 241.19 ± 2.13 nats."""
+    train, test = mnist_images["train"], mnist_images["t10k"]
+    sigma, _ = parzen.select_sigma(train[50_000:51_000], train[:10_000], np.logspace(-1, 0, 10))
+    assert abs(float(sigma) - 0.16681) < 1e-5
+    found = np.asarray(parzen.log_likelihood(test, train[:10_000], jnp.array([sigma, 0.18])))
+    assert abs(found[0].mean() - 241.19) < 0.05
+    assert abs(found[0].std() / 100 - 2.13) < 0.01
+    assert abs(found[1].mean() - 242.70) < 0.05
+    assert abs(found[1].std() / 100 - 1.83) < 0.01
+
+
+def test_imports_nothing_beyond_jax():
+    code = (
+        "import sys, jax.numpy; before = set(sys.modules); import aae_jax.parzen; "
+        "print({m.split('.')[0] for m in set(sys.modules) - before})"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert printed.stdout.strip() == "{'aae_jax'}", printed

@@ -1,0 +1,123 @@
+"""Creation, pixels in and out, and the functions that use a trained model."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import forward, sigmoid
+from small import SHAPE, make_dataset, make_spec
+
+import aae_jax as aae
+
+
+def layers(network):
+    return [(np.array(v["kernel"]), np.array(v["bias"])) for _, v in sorted(network.items())]
+
+
+def test_networks_against_numpy():
+    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    images = make_dataset()["image"]
+    x = np.asarray(images, np.float64).reshape(20, -1) / 255
+    z, _ = forward(layers(state.params["encoder"]), x)
+    np.testing.assert_allclose(aae.encode(state, images), z, atol=1e-5)
+    x_hat, _ = forward(layers(state.params["decoder"]), z)
+    expected = sigmoid(x_hat).reshape(20, *SHAPE)
+    np.testing.assert_allclose(aae.decode(state, jnp.asarray(z)), expected, atol=1e-5)
+    np.testing.assert_allclose(aae.reconstruct(state, images), expected, atol=1e-5)
+
+
+def test_paper_sizes():
+    """784-1000-1000-8 and 8-1000-1000-1: footnote 1."""
+    state = jax.eval_shape(lambda: aae.create_train_state(aae.Spec((28, 28, 1)), jax.random.key(0)))
+    shapes = {
+        name: [network[layer]["kernel"].shape for layer in sorted(network)]
+        for name, network in state.params.items()
+    }
+    assert shapes == {
+        "encoder": [(784, 1000), (1000, 1000), (1000, 8)],
+        "decoder": [(8, 1000), (1000, 1000), (1000, 784)],
+        "discriminator": [(8, 1000), (1000, 1000), (1000, 1)],
+    }
+
+
+def test_he_initialisation():
+    state = aae.create_train_state(aae.Spec((28, 28, 1)), jax.random.key(0))
+    for network in state.params.values():
+        for layer in network.values():
+            if layer["kernel"].size > 10_000:
+                expected = np.sqrt(2 / layer["kernel"].shape[0])
+                np.testing.assert_allclose(np.std(layer["kernel"]), expected, rtol=0.05)
+            assert (layer["bias"] == 0).all()
+
+
+def test_uint8_and_unit_floats_are_the_same_image():
+    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    images = make_dataset()["image"]
+    chex.assert_trees_all_close(
+        aae.encode(state, images), aae.encode(state, images.astype(jnp.float32) / 255), atol=1e-6
+    )
+
+
+def test_seeds_differ_and_repeat():
+    states = [aae.create_train_state(make_spec(), jax.random.key(seed)) for seed in (0, 0, 1)]
+    chex.assert_trees_all_equal(states[0].params, states[1].params)
+    kernels = [state.params["encoder"]["Dense_0"]["kernel"] for state in states]
+    assert (kernels[0] != kernels[2]).all()
+
+
+def linear_spec():
+    spec = make_spec()
+    return dataclasses.replace(spec, model=dataclasses.replace(spec.model, output="linear"))
+
+
+def test_standardised_pixels_go_in_and_come_back():
+    mean = np.linspace(0.2, 0.6, 12).reshape(SHAPE)
+    std = np.linspace(0.1, 0.3, 12).reshape(SHAPE)
+    state = aae.create_train_state(linear_spec(), jax.random.key(0), mean, std)
+    images = make_dataset()["image"]
+    x = ((np.asarray(images, np.float64) / 255 - mean) / std).reshape(20, -1)
+    z, _ = forward(layers(state.params["encoder"]), x)
+    np.testing.assert_allclose(aae.encode(state, images), z, atol=1e-4)
+    x_hat, _ = forward(layers(state.params["decoder"]), z)
+    expected = x_hat.reshape(20, *SHAPE) * std + mean
+    np.testing.assert_allclose(aae.reconstruct(state, images), expected, atol=1e-4)
+
+
+def test_standardisation_refuses_half_of_it_and_a_sigmoid():
+    mean = np.zeros(SHAPE)
+    with pytest.raises(aae.UserError, match="give both or none"):
+        aae.create_train_state(linear_spec(), jax.random.key(0), pixel_mean=mean)
+    with pytest.raises(aae.UserError, match="'linear'"):
+        aae.create_train_state(make_spec(), jax.random.key(0), mean, mean + 1)
+
+
+def test_gaussian_prior():
+    sample = aae.sample_prior(make_spec(), jax.random.key(0), 50_000)
+    assert sample.z.shape == (50_000, 2) and sample.label.dtype == jnp.int32
+    assert (sample.label == -1).all()
+    np.testing.assert_allclose(sample.z.mean(axis=0), 0, atol=0.05)
+    np.testing.assert_allclose(np.cov(sample.z.T), 4 * np.eye(2), atol=0.1)
+    labelled = aae.sample_prior(make_spec(), jax.random.key(0), 3, label=7)
+    np.testing.assert_array_equal(labelled.label, [7, 7, 7])
+
+
+def test_generate_is_the_decoder_over_the_prior():
+    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    key = jax.random.key(9)
+    samples = aae.generate(state, key, 5)
+    assert samples.shape == (5, *SHAPE)
+    expected = aae.decode(state, aae.sample_prior(state.spec, key, 5).z)
+    np.testing.assert_array_equal(samples, expected)
+
+
+def test_state_is_a_pytree_with_a_static_spec():
+    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    assert jax.tree.structure(state) == jax.tree.structure(
+        aae.create_train_state(make_spec(), jax.random.key(1))
+    )
+    assert state.spec not in jax.tree.leaves(state)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        state.step = 3

@@ -1,0 +1,356 @@
+"""The training step against the NumPy reference, and every way of running it against plain jit."""
+
+import dataclasses
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import Adam, Momentum, sigmoid, train_step as reference_step
+from small import make_dataset, make_spec
+
+import aae_jax as aae
+from aae_jax import networks, parallel, training
+from aae_jax.train_state import row_keys, to_inputs
+
+PHASES = ("reconstruction", "discriminator", "generator")
+
+
+def as_layers(params):
+    """Flax's parameters as the reference's lists of (kernel, bias)."""
+    return {
+        name: [
+            (np.array(network[layer]["kernel"]), np.array(network[layer]["bias"]))
+            for layer in sorted(network)
+        ]
+        for name, network in params.items()
+    }
+
+
+def inputs_of_step(state, dataset, step):
+    """The batch and the prior sample that `train_steps` feeds at a step."""
+    rows = training.epoch_rows(
+        state.rng, jnp.int32(step), 1, state.spec.train.batch_size, len(dataset["image"])
+    )[0]
+    key = training._stream(state.rng, training._PRIOR, step)
+    prior_sample = aae.sample_prior(state.spec, key, state.spec.train.batch_size)
+    return {name: values[rows] for name, values in dataset.items()}, prior_sample
+
+
+def cosine(rate, num_steps):
+    return lambda step: rate * 0.5 * (1 + np.cos(np.pi * step / num_steps))
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+def test_equals_the_numpy_reference(x64, kind):
+    """Order of the phases, losses, gradients, optimisers and schedules, all at once."""
+    if kind == "adam":
+        rates = {"reconstruction": 1e-2, "discriminator": 3e-3, "generator": 2e-3}
+        optimizer = {
+            phase: aae.OptimizerSpec(learning_rate=rate, b1=0.5, b2=0.99, schedule="cosine")
+            for phase, rate in rates.items()
+        }
+        reference = {phase: Adam(cosine(rate, 20), 0.5, 0.99) for phase, rate in rates.items()}
+    else:
+        rates = {"reconstruction": 1e-1, "discriminator": 2e-1, "generator": 5e-2}
+        optimizer = {
+            phase: aae.OptimizerSpec(name="sgd", learning_rate=rate, momentum=0.9)
+            for phase, rate in rates.items()
+        }
+        reference = {
+            phase: Momentum(lambda step, rate=rate: rate, 0.9) for phase, rate in rates.items()
+        }
+    state = aae.create_train_state(make_spec("float64", optimizer), jax.random.key(0))
+    dataset = make_dataset()
+    networks = as_layers(state.params)
+    step = jax.jit(aae.train_step)
+    for index in range(10):
+        batch, prior_sample = inputs_of_step(state, dataset, index)
+        state, metrics = step(state, batch, prior_sample)
+        x = np.asarray(batch["image"], np.float64).reshape(8, -1) / 255
+        losses = reference_step(networks, reference, x, x, np.asarray(prior_sample.z))
+        np.testing.assert_allclose(
+            [metrics[f"loss/{phase}"] for phase in PHASES], losses, rtol=1e-10
+        )
+    for name, layers in as_layers(state.params).items():
+        for found, expected in zip(layers, networks[name]):
+            np.testing.assert_allclose(found[0], expected[0], rtol=0, atol=1e-10)
+            np.testing.assert_allclose(found[1], expected[1], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "phase, trained",
+    [
+        ("reconstruction", {"encoder", "decoder"}),
+        ("discriminator", {"discriminator"}),
+        ("generator", {"encoder"}),
+    ],
+)
+def test_each_phase_moves_only_its_own_networks(phase, trained):
+    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    scale = {name: jnp.float32(name == phase) for name in PHASES}
+    before = state.replace(learning_rate_scale=scale)
+    after, _ = aae.train_step(before, *inputs_of_step(state, make_dataset(), 0))
+    moved = {
+        name
+        for name in before.params
+        if not jax.tree.all(
+            jax.tree.map(lambda a, b: (a == b).all(), before.params[name], after.params[name])
+        )
+    }
+    assert moved == trained
+
+
+def test_learning_rate_scale_halves_the_update():
+    optimizer = {phase: aae.OptimizerSpec(name="sgd", learning_rate=0.1) for phase in PHASES}
+    state = aae.create_train_state(make_spec(optimizer=optimizer), jax.random.key(0))
+    batch, prior_sample = inputs_of_step(state, make_dataset(), 0)
+
+    def decoder_move(scale):
+        scales = dict(state.learning_rate_scale, reconstruction=jnp.float32(scale))
+        after, _ = aae.train_step(
+            state.replace(learning_rate_scale=scales), batch, prior_sample
+        )
+        kernel = "Dense_0"
+        return after.params["decoder"][kernel]["kernel"] - state.params["decoder"][kernel]["kernel"]
+
+    np.testing.assert_allclose(decoder_move(0.5), 0.5 * decoder_move(1.0), atol=1e-7)
+
+
+def test_noise_is_for_the_encoder_only_and_the_target_is_clean():
+    state = aae.create_train_state(make_spec(input_noise=5.0), jax.random.key(0))
+    # An encoder that ignores its input: the noise can reach the loss through the target only.
+    params = {**state.params, "encoder": jax.tree.map(jnp.zeros_like, state.params["encoder"])}
+    state = state.replace(params=params)
+    batch, prior_sample = inputs_of_step(state, make_dataset(), 0)
+    _, metrics = aae.train_step(state, batch, prior_sample)
+    x = np.asarray(to_inputs(state, batch["image"]))
+    x_hat = np.asarray(aae.decode(state, jnp.zeros((8, 2)))).reshape(8, -1)
+    expected = 0.5 * ((x_hat - x) ** 2).sum(axis=1).mean()
+    np.testing.assert_allclose(metrics["loss/reconstruction"], expected, rtol=1e-5)
+
+
+def test_input_noise_has_the_stated_std_and_changes_every_step():
+    spec = make_spec(input_noise=0.3)
+    state = aae.create_train_state(spec, jax.random.key(0))
+    batch, prior_sample = inputs_of_step(state, make_dataset(), 0)
+    losses = []
+    for step in range(2):
+        _, metrics = aae.train_step(
+            state.replace(step=jnp.int32(step)), batch, prior_sample
+        )
+        losses.append(float(metrics["loss/reconstruction"]))
+    assert losses[0] != losses[1]
+
+
+def test_metrics_are_what_they_say():
+    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    frozen = state.replace(learning_rate_scale={phase: jnp.float32(0) for phase in PHASES})
+    batch, prior_sample = inputs_of_step(state, make_dataset(), 0)
+    _, metrics = aae.train_step(frozen, batch, prior_sample)
+    z = np.asarray(aae.encode(state, batch["image"]), np.float64)
+    for name, values in (("code", z), ("prior", np.asarray(prior_sample.z, np.float64))):
+        np.testing.assert_allclose(metrics[f"{name}/mean"], values.mean(), atol=1e-6)
+        np.testing.assert_allclose(metrics[f"{name}/std"], values.std(), rtol=1e-5)
+        kurtosis = ((values - values.mean()) ** 4).mean() / values.var() ** 2
+        np.testing.assert_allclose(metrics[f"{name}/kurtosis"], kurtosis, rtol=1e-4)
+    logits = {
+        name: np.asarray(networks.discriminate(state.spec, state.params, jnp.asarray(values)))
+        for name, values in (("prior", prior_sample.z), ("code", z.astype(np.float32)))
+    }
+    assert metrics["discriminator/accuracy_on_prior"] == (sigmoid(logits["prior"]) > 0.5).mean()
+    assert metrics["discriminator/accuracy_on_codes"] == (sigmoid(logits["code"]) < 0.5).mean()
+
+
+# The stream of examples and of prior samples.
+
+
+@pytest.mark.parametrize("num_examples, batch_size", [(20, 8), (20, 20), (7, 3), (5, 12), (1, 2)])
+def test_an_epoch_visits_every_example_once(num_examples, batch_size):
+    num_steps = -(-3 * num_examples // batch_size) + 1
+    rows = np.asarray(
+        training.epoch_rows(jax.random.key(1), jnp.int32(0), num_steps, batch_size, num_examples)
+    ).reshape(-1)
+    epochs = rows[: 3 * num_examples].reshape(3, num_examples)
+    np.testing.assert_array_equal(np.sort(epochs), np.tile(np.arange(num_examples), (3, 1)))
+    if num_examples > 5:
+        assert (epochs[0] != epochs[1]).any() and (epochs[1] != epochs[2]).any()
+
+
+@pytest.mark.parametrize("num_examples, batch_size", [(20, 8), (50_000, 100), (7, 12)])
+def test_rows_do_not_depend_on_where_the_run_is_cut(num_examples, batch_size):
+    key = jax.random.key(2)
+    whole = training.epoch_rows(key, jnp.int32(0), 12, batch_size, num_examples)
+    for cut in (1, 5, 11):
+        parts = [
+            training.epoch_rows(key, jnp.int32(0), cut, batch_size, num_examples),
+            training.epoch_rows(key, jnp.int32(cut), 12 - cut, batch_size, num_examples),
+        ]
+        np.testing.assert_array_equal(jnp.concatenate(parts), whole)
+
+
+def test_rows_far_into_a_run_where_step_times_batch_overflows():
+    step, batch_size, num_examples = 2_000_000_011, 100, 50_000
+    rows = training.epoch_rows(jax.random.key(2), jnp.int32(step), 2, batch_size, num_examples)
+    epoch, offset = divmod(step * batch_size, num_examples)
+    key = training._stream(jax.random.key(2), training._SHUFFLE, epoch)
+    expected = jax.random.permutation(key, num_examples)[offset : offset + 2 * batch_size]
+    np.testing.assert_array_equal(rows.reshape(-1), expected)
+
+
+def test_train_steps_is_train_step_many_times():
+    state = aae.create_train_state(make_spec(input_noise=0.1), jax.random.key(0))
+    dataset = make_dataset()
+    many, metrics = aae.train_steps(state, dataset, 6)
+    one = state
+    step = jax.jit(aae.train_step)
+    for index in range(6):
+        one, expected = step(one, *inputs_of_step(state, dataset, index))
+        for name, value in expected.items():
+            np.testing.assert_allclose(metrics[name][index], value, rtol=1e-4, atol=1e-5)
+    assert many.step == one.step == 6
+    chex.assert_trees_all_close(many.params, one.params, atol=1e-5)
+
+
+@pytest.mark.parametrize("cuts", [(5, 15), (10, 10), (7, 6, 7)])
+def test_splitting_a_run_into_calls_changes_no_bit(cuts):
+    dataset = make_dataset()
+    state = aae.create_train_state(make_spec(input_noise=0.1), jax.random.key(0))
+    whole, whole_metrics = aae.train_steps(state, dataset, 20)
+    metrics = []
+    for num_steps in cuts:
+        state, part = aae.train_steps(state, dataset, num_steps)
+        metrics.append(part)
+    chex.assert_trees_all_equal(state.params, whole.params)
+    chex.assert_trees_all_equal(state.opt_state, whole.opt_state)
+    joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *metrics)
+    chex.assert_trees_all_equal(joined, whole_metrics)
+
+
+def test_prior_samples_are_fresh_every_step():
+    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    _, metrics = aae.train_steps(state, make_dataset(), 20)
+    assert len(np.unique(metrics["prior/mean"])) == 20
+
+
+def test_one_trace_for_equal_states():
+    chex.clear_trace_counter()
+    step = jax.jit(chex.assert_max_traces(aae.train_step, n=1))
+    for seed in range(3):
+        state = aae.create_train_state(make_spec(), jax.random.key(seed))  # a new, equal spec
+        state, _ = step(state, *inputs_of_step(state, make_dataset(), 0))
+        step(state, *inputs_of_step(state, make_dataset(), 1))
+
+
+def test_bfloat16_compute_keeps_float32_parameters():
+    spec = make_spec()
+    spec = dataclasses.replace(
+        spec, model=dataclasses.replace(spec.model, compute_dtype="bfloat16")
+    )
+    state, metrics = aae.train_steps(
+        aae.create_train_state(spec, jax.random.key(0)), make_dataset(), 5
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+    assert np.isfinite(metrics["loss/reconstruction"]).all()
+
+
+def test_mistakes_are_one_line():
+    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    batch, prior_sample = inputs_of_step(state, make_dataset(), 0)
+    with pytest.raises(aae.UserError, match=r"images are \(5, 5, 1\).*\(3, 4, 1\)"):
+        aae.train_step(state, {**batch, "image": jnp.zeros((8, 5, 5, 1))}, prior_sample)
+    with pytest.raises(aae.UserError, match=r"prior_sample.z is \(8, 3\).*\(8, 2\)"):
+        aae.train_step(state, batch, prior_sample._replace(z=jnp.zeros((8, 3))))
+    with pytest.raises(aae.UserError, match="no examples"):
+        aae.train_steps(state, make_dataset(0), 1)
+
+
+# One step, several runners, one answer: float64, because Adam amplifies rounding.
+
+
+@functools.cache
+def twenty_steps():
+    """The plain jitted run: start, batches and prior samples, end."""
+    start = aae.create_train_state(
+        make_spec("float64", batch_size=8, input_noise=0.2), jax.random.key(5)
+    )
+    dataset = make_dataset()
+    inputs = [inputs_of_step(start, dataset, index) for index in range(20)]
+    state, step = start, jax.jit(aae.train_step)
+    for batch, prior_sample in inputs:
+        state, metrics = step(state, batch, prior_sample)
+    return start, inputs, state, metrics
+
+
+def run(step):
+    state, inputs, _, _ = twenty_steps()
+    for batch, prior_sample in inputs:
+        state, metrics = step(state, batch, prior_sample)
+    return state, metrics
+
+
+def assert_same(state, metrics):
+    _, _, expected, expected_metrics = twenty_steps()
+    assert expected.params["encoder"]["Dense_0"]["kernel"].dtype == jnp.float64
+    chex.assert_trees_all_close(state.params, expected.params, rtol=0, atol=1e-9)
+    chex.assert_trees_all_close(metrics, expected_metrics, rtol=0, atol=1e-9)
+
+
+def test_without_jit(x64):
+    assert_same(*run(aae.train_step))
+
+
+def test_sharded_over_a_mesh(x64):
+    mesh = parallel.make_mesh()
+    assert mesh.size == 4
+    whole, rows = parallel.replicated(mesh), parallel.split(mesh)
+    step = jax.jit(aae.train_step, in_shardings=(whole, rows, rows), out_shardings=whole)
+    state, metrics = run(step)
+    assert len(state.params["encoder"]["Dense_0"]["kernel"].sharding.device_set) == 4
+    assert_same(state, metrics)
+
+
+def test_pmap(x64):
+    assert jax.local_device_count() == 4
+    assert_same(*run(aae.pmap_train_step))
+
+
+def test_vmap_over_seeds(x64):
+    start, inputs, expected, _ = twenty_steps()
+    others = [aae.create_train_state(start.spec, jax.random.key(seed)) for seed in (6, 7)]
+    state = jax.tree.map(lambda *leaves: jnp.stack(leaves), start, *others)
+    step = jax.jit(jax.vmap(aae.train_step, in_axes=(0, None, None)))
+    for batch, prior_sample in inputs:
+        state, _ = step(state, batch, prior_sample)
+    for index, other in enumerate([None, *others]):
+        single = expected
+        if other is not None:
+            single = other
+            for batch, prior_sample in inputs:
+                single, _ = jax.jit(aae.train_step)(single, batch, prior_sample)
+        member = jax.tree.map(lambda leaf: leaf[index], state)
+        chex.assert_trees_all_close(member.params, single.params, rtol=0, atol=1e-9)
+
+
+def test_train_steps_over_a_mesh(x64):
+    start = twenty_steps()[0]
+    mesh = parallel.make_mesh()
+    expected, _ = aae.train_steps(start, make_dataset(), 20)
+    state, dataset = jax.device_put((start, make_dataset()), parallel.replicated(mesh))
+    sharded, _ = aae.train_steps(state, dataset, 20, batch_sharding=parallel.split(mesh))
+    chex.assert_trees_all_close(sharded.params, expected.params, rtol=0, atol=1e-9)
+
+
+def test_pmap_refuses_a_batch_that_does_not_divide():
+    state = aae.create_train_state(make_spec(batch_size=6), jax.random.key(0))
+    with pytest.raises(aae.UserError, match="train.batch_size is 6.*4 devices"):
+        aae.pmap_train_step(state, *inputs_of_step(state, make_dataset(), 0))
+
+
+def test_noise_is_keyed_by_global_row():
+    keys = row_keys(jax.random.key(0), 8)
+    np.testing.assert_array_equal(
+        jax.random.key_data(keys[4:]), jax.random.key_data(row_keys(jax.random.key(0), 4, 4))
+    )
