@@ -15,12 +15,12 @@ import numpy as np
 from aae_jax import data, parallel
 from aae_jax.checkpoint import Checkpoints
 from aae_jax.errors import UserError
-from aae_jax.spec import Settings, parse_config, spec_from_config
+from aae_jax.priors import check_prior
+from aae_jax.spec import Settings, Spec, parse_config, spec_from_config
 from aae_jax.train_state import TrainState, create_train_state
 from aae_jax.training import train_steps
 
 MODES = ("run", "train", "evaluate", "figures")
-FIGURES = ("samples", "reconstructions", "code_marginals", "training_curves")
 
 # Fields that may change between two starts in one workdir: they don't touch the training.
 _FREE = ("evaluation.", "run.", "data.data_dir", "data.manual_dir")
@@ -53,21 +53,31 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
             f"{settings.data.name!r} have {available} validation images"
         )
 
+    train = dataset.train
+    if settings.data.num_labelled is not None:
+        train = data.keep_labels(
+            train, settings.data.num_labelled, dataset.num_classes, settings.seed
+        )
+    pixel_mean = pixel_std = None
+    if settings.data.standardise:
+        pixel_mean, pixel_std = data.pixel_statistics(train["image"])
+    check_prior(spec)
+
     _make_workdir(workdir)
     _write_json(os.path.join(workdir, "config.json"), config_json)
     key = jax.random.key(settings.seed)
     create = jax.jit(
         create_train_state, static_argnums=0, out_shardings=parallel.replicated(mesh)
     )
-    state = create(spec, jax.random.fold_in(key, 0))
+    state = create(spec, jax.random.fold_in(key, 0), pixel_mean, pixel_std)
     with Checkpoints(os.path.join(workdir, "checkpoints")) as checkpoints:
         if checkpoints.latest_step() is not None:
             state = checkpoints.restore(state)
         if mode in ("run", "train"):
-            state = _train(state, dataset.train, settings, mesh, checkpoints, workdir)
+            state = _train(state, train, settings, mesh, checkpoints, workdir)
     if mode == "evaluate" or (mode == "run" and not _is_evaluated(state, settings, workdir)):
         _evaluate(state, dataset, settings, jax.random.fold_in(key, 1), workdir)
-    if mode == "figures" or (mode == "run" and not _is_drawn(workdir)):
+    if mode == "figures" or (mode == "run" and not _is_drawn(state, workdir)):
         _draw(state, dataset, jax.random.fold_in(key, 2), workdir)
     _summarise(state, workdir)
 
@@ -125,7 +135,7 @@ def _evaluate(state, dataset, settings: Settings, key, workdir) -> None:
     print(f"scoring with {settings.evaluation.num_samples} samples", flush=True)
     start = time.monotonic()
     scores = evaluation.evaluate(
-        state, dataset.validation["image"], dataset.test["image"], settings.evaluation, key
+        state, dataset.validation["image"], dataset.test, settings.evaluation, key
     )
     if scores["parzen/sigma_on_grid_edge"]:
         print(
@@ -146,19 +156,46 @@ def _evaluate(state, dataset, settings: Settings, key, workdir) -> None:
     _write_json(os.path.join(workdir, "results.json"), results)
 
 
+def figure_files(spec: Spec) -> tuple[str, ...]:
+    """The pictures that a model has: those of every model, and its own of the paper."""
+    names = ["samples.png", "reconstructions.png", "code_marginals.png", "training_curves.png"]
+    if spec.model.code_dim == 2:
+        names.append("codes.png")  # Figs 2a-2d, 4a, 4c
+        if not spec.model.label_in_decoder:
+            own = {
+                "gaussian": "percentiles.png",  # Fig. 2e
+                "gaussian_mixture": "components.png",  # Fig. 4b
+                "swiss_roll": "roll.png",  # Fig. 4d
+            }
+            names += [own[spec.prior.name]] if spec.prior.name in own else []
+    if spec.model.label_in_decoder:
+        names.append("style.png")  # Fig. 5
+    if spec.prior.name == "gaussian" and spec.model.code_dim > 2:
+        names.append("walk.gif")  # the videos of sections 3.2 and 4
+    return tuple(names)
+
+
 def _draw(state, dataset, key, workdir) -> None:
     from aae_jax import figures  # matplotlib takes as long to import as JAX
 
     print("drawing", flush=True)
-    keys = jax.random.split(key)
+    keys = jax.random.split(key, 6)
+    test = dataset.test
     drawn = {
-        "samples": lambda: figures.samples(state, dataset.train["image"], keys[0]),
-        "reconstructions": lambda: figures.reconstructions(state, dataset.test["image"]),
-        "code_marginals": lambda: figures.code_marginals(state, dataset.test["image"], keys[1]),
-        "training_curves": lambda: figures.training_curves(_MetricsLog.read(workdir)),
+        "samples.png": lambda: figures.samples(state, dataset.train["image"], keys[0]),
+        "reconstructions.png": lambda: figures.reconstructions(state, test, keys[1]),
+        "code_marginals.png": lambda: figures.code_marginals(state, test["image"], keys[2]),
+        "training_curves.png": lambda: figures.training_curves(_MetricsLog.read(workdir)),
+        "codes.png": lambda: figures.codes(state, test, keys[3]),
+        "percentiles.png": lambda: figures.percentiles(state),
+        "components.png": lambda: figures.components(state),
+        "roll.png": lambda: figures.roll(state),
+        "style.png": lambda: figures.style(state, keys[4]),
+        "walk.gif": lambda: figures.walk(state, keys[5]),
     }
-    for name in FIGURES:
-        figures.save(drawn[name](), _figure_path(workdir, name))
+    for name in figure_files(state.spec):
+        save = figures.save_animation if name.endswith(".gif") else figures.save
+        save(drawn[name](), _figure_path(workdir, name))
 
 
 def _summarise(state, workdir) -> None:
@@ -170,9 +207,11 @@ def _summarise(state, workdir) -> None:
             f"{results['parzen/standard_error']:.1f} nats (Parzen window, "
             f"{results['parzen/num_samples']} samples, σ {results['parzen/sigma']:.4g})"
         )
-    drawn = [name for name in FIGURES if os.path.exists(_figure_path(workdir, name))]
+    drawn = [
+        name for name in figure_files(state.spec) if os.path.exists(_figure_path(workdir, name))
+    ]
     if drawn:
-        lines.append(f"  figures/       {', '.join(f'{name}.png' for name in drawn)}")
+        lines.append(f"  figures/       {', '.join(drawn)}")
     lines.append("  metrics.jsonl, tensorboard/, checkpoints/, config.json")
     print("\n".join(lines), flush=True)
 
@@ -349,12 +388,12 @@ def _is_evaluated(state, settings, workdir):
     ) == _evaluation_fields(settings)
 
 
-def _is_drawn(workdir):
-    return all(os.path.exists(_figure_path(workdir, name)) for name in FIGURES)
+def _is_drawn(state, workdir):
+    return all(os.path.exists(_figure_path(workdir, name)) for name in figure_files(state.spec))
 
 
 def _figure_path(workdir, name):
-    return os.path.join(workdir, "figures", f"{name}.png")
+    return os.path.join(workdir, "figures", name)
 
 
 def _evaluation_fields(settings):

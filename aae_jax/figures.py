@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from aae_jax.priors import sample_prior
-from aae_jax.train_state import TrainState, encode, generate, reconstruct, to_unit
+from aae_jax.priors import sample_prior, swiss_roll_axis
+from aae_jax.train_state import TrainState, decode, encode, generate, reconstruct, to_unit
 
 _GAP = 1  # pixels between two images of a grid
 
@@ -46,15 +46,19 @@ def samples(
     return figure
 
 
-def reconstructions(state: TrainState, images: np.ndarray, rows: int = 5, columns: int = 6) -> Figure:
+def reconstructions(
+    state: TrainState, test: dict[str, np.ndarray], key: jax.Array, rows: int = 5, columns: int = 6
+) -> Figure:
     """Hold-out images, each with its reconstruction to the right.
 
     Args:
         state: a trained state.
-        images: [N, H, W, C], at least rows · columns of them.
+        test: `{"image": [N, H, W, C], "label": i32[N]}`, at least rows · columns of them.
+        key: a PRNG key for the posterior.
+        rows, columns: of pairs.
     """
-    images = jnp.asarray(images[: rows * columns])
-    pairs = np.stack([to_unit(images), reconstruct(state, images)], axis=1)
+    images, label = (jnp.asarray(test[name][: rows * columns]) for name in ("image", "label"))
+    pairs = np.stack([to_unit(images), reconstruct(state, images, label, key)], axis=1)
     figure, axes = _new_figure(2 * columns, rows)
     _show(axes, _tile(pairs.reshape(rows, 2 * columns, *state.spec.image_shape)))
     axes.set_title("hold-out images, each with its reconstruction to the right", fontsize=9)
@@ -63,7 +67,7 @@ def reconstructions(state: TrainState, images: np.ndarray, rows: int = 5, column
 
 def code_marginals(state: TrainState, images: np.ndarray, key: jax.Array) -> Figure:
     """Histogram of each dimension of the codes of hold-out images, over samples of the prior."""
-    z = np.asarray(encode(state, jnp.asarray(images)))
+    z = np.asarray(encode(state, jnp.asarray(images), key))
     prior = np.asarray(sample_prior(state.spec, key, 100_000).z)
     dim = z.shape[1]
     columns = min(dim, 4)
@@ -100,10 +104,13 @@ def training_curves(metrics: list[dict[str, float]]) -> Figure:
         "discriminator's accuracy": [
             "discriminator/accuracy_on_prior", "discriminator/accuracy_on_codes",
         ],
+        "variational bound on −log p(x), nats": ["loss/elbo", "elbo/reconstruction"],
+        "its other terms, nats": ["elbo/entropy", "elbo/cross_entropy"],
         "standard deviation": ["code/std", "prior/std"],
         "kurtosis": ["code/kurtosis", "prior/kurtosis"],
         "mean": ["code/mean", "prior/mean"],
     }  # fmt: skip
+    groups = {title: names for title, names in groups.items() if names[0] in metrics[0]}
     figure = Figure(figsize=(10, 5.5))
     for axes, (title, names) in zip(np.ravel(figure.subplots(2, 3)), groups.items()):
         for name in names:
@@ -112,8 +119,183 @@ def training_curves(metrics: list[dict[str, float]]) -> Figure:
         axes.tick_params(labelsize=7)
         axes.set_xlabel("training step", fontsize=7)
         axes.legend(fontsize=7)
+    for axes in np.ravel(figure.axes)[len(groups) :]:
+        axes.set_axis_off()
     figure.tight_layout()
     return figure
+
+
+def codes(state: TrainState, test: dict[str, np.ndarray], key: jax.Array) -> Figure:
+    """Figs 2a–2d, 4a, 4c: 2-D codes of hold-out images coloured by label; the prior beside them.
+
+    Args:
+        state: a trained state with a 2-D code.
+        test: `{"image": [N, H, W, C], "label": i32[N]}`.
+        key: a PRNG key for the posterior and the prior.
+    """
+    z = np.asarray(encode(state, jnp.asarray(test["image"]), key))
+    label = np.asarray(test["label"])
+    spec = state.spec
+    drawn = label if spec.model.label_in_discriminator else None
+    prior_z = np.asarray(sample_prior(spec, key, len(z), drawn).z)
+    limit = 1.05 * np.abs(prior_z).max()
+    figure = Figure(figsize=(9.6, 5))
+    for axes, points, title in zip(
+        figure.subplots(1, 2), (z, prior_z), ("codes of hold-out images", "samples of the prior")
+    ):
+        colours = {"color": "0.5"}
+        if points is z or drawn is not None:
+            colours = {"c": label, "cmap": "tab10", "vmin": -0.5, "vmax": spec.num_classes - 0.5}
+        dots = axes.scatter(*points.T, s=2, linewidths=0, **colours)
+        axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+        axes.set_title(title, fontsize=9)
+        axes.tick_params(labelsize=7)
+        if points is z:
+            legend = axes.legend(*dots.legend_elements(), fontsize=6, title="label", loc="upper right")
+            legend.get_title().set_fontsize(6)
+    figure.tight_layout()
+    return figure
+
+
+def percentiles(state: TrainState, size: int = 20) -> Figure:
+    """Fig. 2e: the decoder over the percentiles of a 2-D Gaussian prior, from 5 % to 95 %."""
+    levels = _normal_quantiles(size)
+    z = state.spec.prior.std * _grid(levels, levels)
+    figure, axes = _new_figure(size, size, scale=0.32)
+    _show(axes, _tile(_decode_grid(state, z)))
+    axes.set_title("decoder over the Gaussian percentiles of both code dimensions", fontsize=9)
+    return figure
+
+
+def components(state: TrainState, num_components: int = 3, size: int = 12) -> Figure:
+    """Fig. 4b: for the first components of the mixture, the decoder over the Gaussian percentiles
+    along their axes: outwards to the right, across downwards.
+    """
+    prior = state.spec.prior
+    levels = _normal_quantiles(size)
+    local = _grid(levels, levels)
+    figure = Figure(figsize=(3.2 * num_components, 3.5))
+    for index, axes in enumerate(figure.subplots(1, num_components)):
+        along = prior.radius + prior.radial_std * local[..., 0]
+        across = prior.tangential_std * local[..., 1]
+        angle = 2 * np.pi * index / state.spec.num_classes
+        z = np.stack(
+            [
+                along * np.cos(angle) - across * np.sin(angle),
+                along * np.sin(angle) + across * np.cos(angle),
+            ],
+            axis=-1,
+        )
+        axes.set_axis_off()
+        _show(axes, _tile(_decode_grid(state, z)))
+        axes.set_title(f"component {index}", fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+def roll(state: TrainState, columns: int = 20) -> Figure:
+    """Fig. 4d: a walk along the swiss roll's axis, read row by row; row i is the i-th tenth."""
+    rows = state.spec.num_classes
+    u = (np.arange(rows * columns) + 0.5) / (rows * columns)
+    z = np.asarray(swiss_roll_axis(state.spec, jnp.asarray(u, jnp.float32)))
+    figure, axes = _new_figure(columns, rows, scale=0.4)
+    _show(axes, _tile(_decode_grid(state, z.reshape(rows, columns, 2))))
+    axes.set_title("walk along the axis of the swiss roll, row by row from its centre", fontsize=9)
+    return figure
+
+
+def style(state: TrainState, key: jax.Array, rows: int = 10) -> Figure:
+    """Fig. 5: each row one code drawn from the prior, each column one label."""
+    figure, axes = _new_figure(state.spec.num_classes, rows)
+    z = sample_prior(state.spec, key, rows).z
+    _show(axes, _tile(_style_grid(state, z)))
+    axes.set_title("each row one code, each column one label", fontsize=9)
+    return figure
+
+
+def walk(state: TrainState, key: jax.Array, rows: int = 5, stops: int = 6, frames: int = 12) -> list:
+    """The videos of sections 3.2 and 4: a closed walk through the codes, as pictures of uint8.
+
+    Between draws of the prior the code moves on a great circle, so that its length stays that of
+    a draw. With labels in the decoder each row is one walk and each column a label (Fig. 5);
+    without, each image walks by itself (Fig. 6).
+
+    Args:
+        state: a trained state with a Gaussian prior.
+        key: a PRNG key.
+        rows: of the grid; without labels it has as many columns.
+        stops: draws that each walk passes.
+        frames: from one stop to the next.
+
+    Returns:
+        Arrays uint8[height, width, C], one a frame.
+    """
+    labelled = state.spec.model.label_in_decoder
+    num_walks = rows if labelled else rows * rows
+    ends = np.asarray(sample_prior(state.spec, key, stops * num_walks).z)
+    ends = ends.reshape(stops, num_walks, -1)
+    pictures = []
+    for stop in range(stops):
+        for step in range(frames):
+            z = _slerp(ends[stop], ends[(stop + 1) % stops], step / frames)
+            if labelled:
+                grid = _style_grid(state, jnp.asarray(z))
+            else:
+                grid = _decode_grid(state, z.reshape(rows, rows, -1))
+            pictures.append(np.asarray(255 * _tile(grid)).round().astype(np.uint8))
+    return pictures
+
+
+def save_animation(pictures: list, path: str, scale: int = 2) -> None:
+    """Writes an animated GIF, 12 frames a second, by one rename."""
+    from PIL import Image
+
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    frames = []
+    for picture in pictures:
+        picture = picture[..., 0] if picture.shape[-1] == 1 else picture
+        frame = Image.fromarray(picture)
+        frames.append(frame.resize((frame.width * scale, frame.height * scale), Image.NEAREST))
+    frames[0].save(
+        path + ".part", format="GIF", save_all=True, append_images=frames[1:], duration=83, loop=0
+    )
+    os.replace(path + ".part", path)
+
+
+def _normal_quantiles(size):
+    """Standard normal quantiles at `size` levels from 5 % to 95 %."""
+    return np.asarray(jax.scipy.stats.norm.ppf(jnp.linspace(0.05, 0.95, size)))
+
+
+def _grid(horizontal, vertical):
+    """Points [rows, columns, 2] of a grid; the second coordinate grows upwards."""
+    return np.stack(np.meshgrid(horizontal, vertical[::-1]), axis=-1)
+
+
+def _decode_grid(state, z):
+    """Images [rows, columns, H, W, C] of codes [rows, columns, D]."""
+    rows, columns, dim = z.shape
+    images = decode(state, jnp.asarray(z.reshape(-1, dim), jnp.float32))
+    return np.asarray(images).reshape(rows, columns, *state.spec.image_shape)
+
+
+def _style_grid(state, z):
+    """Images [N, K, H, W, C] of codes [N, D] under every label."""
+    num_classes = state.spec.num_classes
+    label = jnp.tile(jnp.arange(num_classes), len(z))
+    images = decode(state, jnp.repeat(z, num_classes, axis=0), label)
+    return np.asarray(images).reshape(len(z), num_classes, *state.spec.image_shape)
+
+
+def _slerp(start, end, share):
+    """Points a share of the way from start to end [N, D], on great circles."""
+    lengths = [np.linalg.norm(v, axis=1, keepdims=True) for v in (start, end)]
+    cosine = (start / lengths[0] * end / lengths[1]).sum(axis=1, keepdims=True)
+    angle = np.arccos(np.clip(cosine, -1, 1))
+    direction = (
+        np.sin((1 - share) * angle) * start / lengths[0] + np.sin(share * angle) * end / lengths[1]
+    ) / np.maximum(np.sin(angle), 1e-6)
+    return ((1 - share) * lengths[0] + share * lengths[1]) * direction
 
 
 def _nearest(images, train_images):
@@ -139,8 +321,8 @@ def _tile(images):
     )
 
 
-def _new_figure(columns, rows):
-    figure = Figure(figsize=(0.55 * columns + 0.1, 0.55 * rows + 0.4))
+def _new_figure(columns, rows, scale=0.55):
+    figure = Figure(figsize=(scale * columns + 0.1, scale * rows + 0.4))
     axes = figure.subplots()
     axes.set_axis_off()
     return figure, axes

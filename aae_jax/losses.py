@@ -1,5 +1,7 @@
 """Losses, one number an example; the mean over the batch is the caller's."""
 
+import math
+
 import chex
 import jax
 
@@ -49,3 +51,36 @@ def generator_loss(code_logits: jax.Array) -> jax.Array:
     """
     chex.assert_rank(code_logits, 1)
     return jax.nn.softplus(-code_logits)
+
+
+def binary_cross_entropy(logits: jax.Array, x: jax.Array) -> jax.Array:
+    """−log p(x|z) in nats for Bernoulli pixels (Kingma & Welling 2014, appendix C.1).
+
+    −x log s(l) − (1 − x) log(1 − s(l)) = softplus(l) − x·l, which never overflows.
+
+    Args:
+        logits: f[B, P], of the decoder.
+        x: f[B, P], targets in [0, 1].
+
+    Returns:
+        f[B].
+    """
+    chex.assert_rank([logits, x], 2)
+    chex.assert_equal_shape([logits, x])
+    return (jax.nn.softplus(logits) - x * logits).sum(axis=-1)
+
+
+def gaussian_cross_entropy(mean: jax.Array, std: jax.Array, prior_std: float) -> jax.Array:
+    """E_q[−log p(z)] in nats for q = N(mean, std²) and p = N(0, prior_std²), exact (Eq. 3).
+
+    Args:
+        mean, std: f[B, D], of the posterior.
+        prior_std: of every dimension of the prior.
+
+    Returns:
+        f[B].
+    """
+    chex.assert_rank([mean, std], 2)
+    chex.assert_equal_shape([mean, std])
+    normaliser = math.log(prior_std * math.sqrt(2 * math.pi))
+    return (0.5 * (mean**2 + std**2) / prior_std**2 + normaliser).sum(axis=-1)

@@ -1,12 +1,13 @@
 """An algorithm is a tuple of phases; a phase is a loss, the networks it trains, an optimiser."""
 
+import math
 from typing import Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from aae_jax import losses, networks
+from aae_jax import losses, networks, posteriors, priors
 from aae_jax.networks import Params
 from aae_jax.priors import PriorSample
 from aae_jax.spec import OptimizerSpec, Spec
@@ -17,6 +18,7 @@ class Inputs(NamedTuple):
 
     x: jax.Array  # f[B, P], clean images, in the units that the networks see
     x_noisy: jax.Array  # f[B, P], what the encoder sees; equals x without input noise
+    label: jax.Array  # i32[B], −1: unlabelled
     row_keys: jax.Array  # key[B], for a stochastic posterior
     prior_sample: PriorSample
 
@@ -41,14 +43,14 @@ class Phase(NamedTuple):
 def reconstruction(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
     """"The autoencoder updates the encoder and the decoder to minimize the reconstruction error"."""
     z = networks.encode(spec, params, inputs.x_noisy, inputs.row_keys)
-    return losses.squared_error(networks.decode(spec, params, z), inputs.x), {}
+    return losses.squared_error(networks.decode(spec, params, z, inputs.label), inputs.x), {}
 
 
 def discriminator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
     """The discriminator tells samples of the prior from the codes of the updated encoder."""
     z = networks.encode(spec, params, inputs.x_noisy, inputs.row_keys)
-    prior_logits = networks.discriminate(spec, params, inputs.prior_sample.z)
-    code_logits = networks.discriminate(spec, params, z)
+    prior_logits = networks.discriminate(spec, params, *inputs.prior_sample)
+    code_logits = networks.discriminate(spec, params, z, inputs.label)
     metrics = {
         "discriminator/accuracy_on_prior": (prior_logits > 0).astype(z.dtype),
         "discriminator/accuracy_on_codes": (code_logits < 0).astype(z.dtype),
@@ -61,7 +63,35 @@ def discriminator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array
 def generator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
     """The encoder, as the generator, confuses the updated discriminator."""
     z = networks.encode(spec, params, inputs.x_noisy, inputs.row_keys)
-    return losses.generator_loss(networks.discriminate(spec, params, z)), {}
+    return losses.generator_loss(networks.discriminate(spec, params, z, inputs.label)), {}
+
+
+def elbo(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
+    """Eq. 3: Reconstruction − Entropy + CrossEntropy(q(z), p(z)), a bound on −log p(x) in nats.
+
+    p(x|z) is Bernoulli for every pixel, as for MNIST in Kingma & Welling 2014. Cross-entropy with a
+    Gaussian prior is exact; with a mixture it is −log p(z) at the one z that is drawn.
+    """
+    mean, log_var = posteriors.mean_and_log_var(
+        networks.encoder_outputs(spec, params, inputs.x_noisy)
+    )
+    std = jnp.exp(0.5 * log_var)
+    z = mean + std * posteriors.row_normal(inputs.row_keys, mean.shape[1], mean.dtype)
+    logits = networks.decoder_outputs(spec, params, z, inputs.label)
+    reconstruction = losses.binary_cross_entropy(logits, inputs.x)
+    entropy = 0.5 * (log_var + math.log(2 * math.pi * math.e)).sum(axis=1)
+    if spec.prior.name == "gaussian":
+        cross_entropy = losses.gaussian_cross_entropy(mean, std, spec.prior.std)
+    else:
+        cross_entropy = -priors.PRIORS[spec.prior.name].log_prob(spec, z)
+    metrics = {
+        "elbo/reconstruction": reconstruction,
+        "elbo/entropy": entropy,
+        "elbo/cross_entropy": cross_entropy,
+        **_raw_moments("code", z),
+        **_raw_moments("prior", inputs.prior_sample.z),
+    }
+    return reconstruction - entropy + cross_entropy, metrics
 
 
 ALGORITHMS = {
@@ -70,6 +100,7 @@ ALGORITHMS = {
         Phase("discriminator", ("discriminator",), discriminator),
         Phase("generator", ("encoder",), generator),
     ),
+    "vae": (Phase("elbo", ("encoder", "decoder"), elbo),),
 }
 
 

@@ -1,10 +1,12 @@
 """p(z): the distributions that can be imposed on the code."""
 
-from typing import NamedTuple
+import math
+from typing import Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from aae_jax.errors import UserError
 from aae_jax.spec import Spec
 
 
@@ -15,13 +17,119 @@ class PriorSample(NamedTuple):
     label: jax.Array  # i32[B]; the component that a row was drawn from, −1: the full prior
 
 
+class Prior(NamedTuple):
+    """One choice of p(z).
+
+    Attributes:
+        sample: (spec, key, label i32[B]) → z f[B, D]; label −1 draws from the full prior.
+        log_prob: (spec, z f[B, D]) → f[B] nats, or None where there is no formula.
+        component_log_prob: (spec, z f[B, D]) → log p(z | label) f[B, num_classes], or None where
+            the prior has no components or no formula.
+    """
+
+    sample: Callable[[Spec, jax.Array, jax.Array], jax.Array]
+    log_prob: Callable[[Spec, jax.Array], jax.Array] | None = None
+    component_log_prob: Callable[[Spec, jax.Array], jax.Array] | None = None
+
+
 def gaussian(spec: Spec, key: jax.Array, label: jax.Array) -> jax.Array:
     """N(0, std²) in every dimension; it has no components, so the label is not used."""
     shape = (label.shape[0], spec.model.code_dim)
     return spec.prior.std * jax.random.normal(key, shape, spec.model.param_dtype)
 
 
-PRIORS = {"gaussian": gaussian}
+def gaussian_log_prob(spec: Spec, z: jax.Array) -> jax.Array:
+    """Σ_i log N(z_i; 0, std²)."""
+    return _log_normal(z, spec.prior.std).sum(axis=-1)
+
+
+def gaussian_mixture(spec: Spec, key: jax.Array, label: jax.Array) -> jax.Array:
+    """Figs 2b and 4a: as many 2-D Gaussians as classes, like petals around the origin.
+
+    Component i has its mean at `radius` in the direction 2πi / num_classes, `radial_std` along that
+    direction and `tangential_std` across it.
+    """
+    component_key, noise_key = jax.random.split(key)
+    component = _fill(component_key, label, spec.num_classes)
+    prior, dtype = spec.prior, spec.model.param_dtype
+    noise = jax.random.normal(noise_key, (label.shape[0], 2), dtype)
+    along = prior.radius + prior.radial_std * noise[:, 0]
+    across = prior.tangential_std * noise[:, 1]
+    cos, sin = _direction(component, spec.num_classes, dtype)
+    return jnp.stack([along * cos - across * sin, along * sin + across * cos], axis=1)
+
+
+def gaussian_mixture_component_log_prob(spec: Spec, z: jax.Array) -> jax.Array:
+    """log N of every component, in the frame in which its covariance is diagonal."""
+    cos, sin = _direction(jnp.arange(spec.num_classes), spec.num_classes, z.dtype)
+    along = z[:, :1] * cos + z[:, 1:] * sin - spec.prior.radius
+    across = z[:, 1:] * cos - z[:, :1] * sin
+    return _log_normal(along, spec.prior.radial_std) + _log_normal(across, spec.prior.tangential_std)
+
+
+def gaussian_mixture_log_prob(spec: Spec, z: jax.Array) -> jax.Array:
+    """The mixture's exact log density; the components weigh the same."""
+    components = gaussian_mixture_component_log_prob(spec, z)
+    return jax.nn.logsumexp(components, axis=1) - math.log(spec.num_classes)
+
+
+def swiss_roll(spec: Spec, key: jax.Array, label: jax.Array) -> jax.Array:
+    """Section 3.1: "a conditional Gaussian distribution whose mean is uniformly distributed along
+    the length of a swiss roll axis"; label i takes the i-th of num_classes equal parts.
+    """
+    u_key, noise_key = jax.random.split(key)
+    dtype = spec.model.param_dtype
+    u = jax.random.uniform(u_key, label.shape, dtype)
+    u = jnp.where(label < 0, u, (label + u) / spec.num_classes)
+    noise = jax.random.normal(noise_key, (label.shape[0], 2), dtype)
+    return swiss_roll_axis(spec, u) + spec.prior.std * noise
+
+
+def swiss_roll_axis(spec: Spec, u: jax.Array) -> jax.Array:
+    """Points f[B, 2] of the roll's axis at u f[B] in [0, 1] from its inner to its outer end.
+
+    Radius and angle grow with √u, so that equal steps of u are nearly equal lengths.
+    """
+    root = jnp.sqrt(u)
+    angle = 2 * jnp.pi * spec.prior.turns * root
+    radius = spec.prior.radius * root
+    return jnp.stack([radius * jnp.cos(angle), radius * jnp.sin(angle)], axis=-1)
+
+
+def swiss_roll_component_log_prob(spec: Spec, z: jax.Array) -> jax.Array:
+    """log p(z | label) by quadrature: each part of the axis as 200 equal Gaussians."""
+    num_points = 200
+    u = (jnp.arange(spec.num_classes * num_points) + 0.5) / (spec.num_classes * num_points)
+    axis = swiss_roll_axis(spec, u.astype(z.dtype)).reshape(spec.num_classes, num_points, 2)
+
+    def one(point):
+        log_normal = _log_normal(point - axis, spec.prior.std).sum(axis=-1)
+        return jax.nn.logsumexp(log_normal, axis=1) - math.log(num_points)
+
+    return jax.lax.map(one, z, batch_size=1_000)
+
+
+def user(spec: Spec, key: jax.Array, label: jax.Array) -> jax.Array:
+    """The user's own function, with the label if it takes one."""
+    arguments = (key, label.shape[0]) + ((label,) if spec.prior.has_components else ())
+    z = spec.prior.function(*arguments)
+    expected = (label.shape[0], spec.model.code_dim)
+    if getattr(z, "shape", None) != expected:
+        raise UserError(
+            f"prior.function returns shape {getattr(z, 'shape', type(z).__name__)}: "
+            f"[batch_size, model.code_dim] is {expected}"
+        )
+    return z.astype(spec.model.param_dtype)
+
+
+PRIORS = {
+    "gaussian": Prior(gaussian, gaussian_log_prob),
+    "gaussian_mixture": Prior(
+        gaussian_mixture, gaussian_mixture_log_prob, gaussian_mixture_component_log_prob
+    ),
+    "swiss_roll": Prior(swiss_roll, None, swiss_roll_component_log_prob),
+    "user": Prior(user),
+}
 
 
 def sample_prior(
@@ -38,7 +146,38 @@ def sample_prior(
 
     Returns:
         `PriorSample(z f[B, D], label i32[B])`.
+
+    Raises:
+        UserError: the user's own function returns another shape.
     """
     label = jnp.full(batch_size, -1) if label is None else jnp.asarray(label)
     label = jnp.broadcast_to(label, (batch_size,)).astype(jnp.int32)
-    return PriorSample(PRIORS[spec.prior.name](spec, key, label), label)
+    return PriorSample(PRIORS[spec.prior.name].sample(spec, key, label), label)
+
+
+def check_prior(spec: Spec) -> None:
+    """Draws from the prior once, with and without labels, before anything is trained.
+
+    Raises:
+        UserError: a draw has the wrong shape or is not finite.
+    """
+    key = jax.random.key(0)
+    for label in (None, jnp.arange(1_000) % spec.num_classes):
+        z = sample_prior(spec, key, 1_000, label).z
+        if not jnp.isfinite(z).all():
+            raise UserError(f"prior.function gives {z[~jnp.isfinite(z)][0]}: codes must be finite")
+
+
+def _fill(key, label, num_classes):
+    """Labels, with a uniform draw where there is none."""
+    drawn = jax.random.randint(key, label.shape, 0, num_classes)
+    return jnp.where(label < 0, drawn, label)
+
+
+def _direction(component, num_classes, dtype):
+    angle = (2 * jnp.pi / num_classes) * component.astype(dtype)
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def _log_normal(x, std):
+    return -0.5 * (x / std) ** 2 - math.log(std * math.sqrt(2 * math.pi))

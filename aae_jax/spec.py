@@ -6,6 +6,8 @@ never reach a compiled function; `parse_config` checks them with the same code.
 """
 
 import dataclasses
+import importlib
+import inspect
 import types
 import typing
 from typing import Any, Mapping
@@ -15,9 +17,9 @@ import jax
 from aae_jax.errors import UserError
 
 # The phases of an algorithm in the order in which one training step runs them (section 2).
-ALGORITHMS = {"aae": ("reconstruction", "discriminator", "generator")}
-POSTERIORS = ("deterministic",)
-PRIORS = ("gaussian",)
+ALGORITHMS = {"aae": ("reconstruction", "discriminator", "generator"), "vae": ("elbo",)}
+POSTERIORS = ("deterministic", "gaussian", "universal")
+PRIORS = ("gaussian", "gaussian_mixture", "swiss_roll", "user")
 OUTPUTS = ("sigmoid", "linear")
 OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("constant", "cosine", "piecewise")
@@ -38,6 +40,8 @@ def _check_types(instance, section):
 
 
 def _has_type(value, hint) -> bool:
+    if hint is Any:
+        return True
     if typing.get_origin(hint) is tuple:
         item = typing.get_args(hint)[0]
         return isinstance(value, tuple) and all(_has_type(v, item) for v in value)
@@ -79,10 +83,13 @@ class ModelSpec:
     """The three networks. Defaults: the paper's footnote 1, MNIST."""
 
     posterior: str = "deterministic"
+    noise_dim: int = 100  # of η, the encoder's second input; posterior "universal" only
     code_dim: int = 8
     encoder_hidden: tuple[int, ...] = (1000, 1000)
     decoder_hidden: tuple[int, ...] = (1000, 1000)
     discriminator_hidden: tuple[int, ...] = (1000, 1000)
+    label_in_discriminator: bool = False  # section 3.1, Fig. 3a
+    label_in_decoder: bool = False  # section 3.2, Fig. 3b
     output: str = "sigmoid"  # last layer of the decoder; "linear" for standardised pixels
     param_dtype: str = "float32"
     compute_dtype: str = "float32"
@@ -94,6 +101,7 @@ class ModelSpec:
         _check_choice("model.param_dtype", self.param_dtype, PARAM_DTYPES)
         _check_choice("model.compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
         _check_positive("model.code_dim", self.code_dim)
+        _check_positive("model.noise_dim", self.noise_dim)
         for name in ("encoder_hidden", "decoder_hidden", "discriminator_hidden"):
             for width in getattr(self, name):
                 _check_positive(f"model.{name}", width, shown=getattr(self, name))
@@ -106,15 +114,38 @@ class ModelSpec:
 
 @dataclasses.dataclass(frozen=True)
 class PriorSpec:
-    """The distribution imposed on the code. `std` is that of every dimension."""
+    """The distribution imposed on the code: see `aae_jax.priors`. Lengths are in units of z."""
 
     name: str = "gaussian"
+    # Of every dimension of the Gaussian; of the Gaussian around the swiss roll.
     std: float = 5.0
+    radius: float = 1.0  # from the origin to the mixture's means; to the outer end of the roll
+    radial_std: float = 1.0  # mixture: of a component, away from the origin
+    tangential_std: float = 1.0  # mixture: of a component, across that
+    turns: float = 2.0  # swiss roll
+    # "user": (key, batch_size) → z f[B, D], or (key, batch_size, label i32[B]) → z, label −1 for
+    # the full prior. In a config its import path, "package.module:function".
+    function: Any = None
 
     def __post_init__(self):
         _check_types(self, "prior")
         _check_choice("prior.name", self.name, PRIORS)
-        _check_positive("prior.std", self.std)
+        for name in ("std", "radius", "radial_std", "tangential_std", "turns"):
+            _check_positive(f"prior.{name}", getattr(self, name))
+        if isinstance(self.function, str):
+            object.__setattr__(self, "function", _import("prior.function", self.function))
+        if (self.name == "user") != callable(self.function):
+            raise UserError(
+                f"prior.name is {self.name!r} and prior.function is {self.function!r}: 'user' "
+                "needs a function, and the other priors take none"
+            )
+
+    @property
+    def has_components(self) -> bool:
+        """Whether a label selects a part of the prior."""
+        if self.name == "user":
+            return len(inspect.signature(self.function).parameters) > 2
+        return self.name in ("gaussian_mixture", "swiss_roll")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +235,7 @@ class Spec:
         _check_choice("algorithm", self.algorithm, tuple(ALGORITHMS))
         _check_image_shape("image_shape", self.image_shape)
         _check_positive("num_classes", self.num_classes)
+        self._check_combination()
         phases = ALGORITHMS[self.algorithm]
         optimizer = self.optimizer
         if optimizer is None:
@@ -215,6 +247,31 @@ class Spec:
                 f"for {', '.join(phases)}"
             )
         object.__setattr__(self, "optimizer", tuple(sorted(optimizer.items())))
+
+    def _check_combination(self):
+        model, prior = self.model, self.prior
+        if prior.name in ("gaussian_mixture", "swiss_roll") and model.code_dim != 2:
+            raise UserError(
+                f"prior.name is {prior.name!r}, which is 2-D: model.code_dim is {model.code_dim}"
+            )
+        if model.label_in_discriminator and not prior.has_components:
+            raise UserError(
+                f"model.label_in_discriminator is True: prior {prior.name!r} has no components "
+                "for labels to select"
+            )
+        if self.algorithm == "vae":
+            for name, value, needed in (
+                ("model.posterior", model.posterior, "gaussian"),
+                ("model.output", model.output, "sigmoid"),
+                ("model.label_in_discriminator", model.label_in_discriminator, False),
+            ):
+                if value != needed:
+                    raise UserError(f"{name} is {value!r}: algorithm 'vae' needs {needed!r}")
+            if prior.name not in ("gaussian", "gaussian_mixture"):
+                raise UserError(
+                    f"prior.name is {prior.name!r}: algorithm 'vae' needs a prior with a known "
+                    "density, 'gaussian' or 'gaussian_mixture'"
+                )
 
     @property
     def num_pixels(self) -> int:
@@ -232,11 +289,16 @@ class DataSpec:
     num_classes: int
     data_dir: str | None = None
     manual_dir: str | None = None
+    # How many training images keep their label, balanced over the classes; None: all of them.
+    num_labelled: int | None = None
+    standardise: bool = False  # every pixel to mean 0 and std 1 over the training images
 
     def __post_init__(self):
         _check_types(self, "data")
         _check_image_shape("data.image_shape", self.image_shape)
         _check_positive("data.num_classes", self.num_classes)
+        if self.num_labelled is not None and self.num_labelled < 0:
+            raise UserError(f"data.num_labelled is {self.num_labelled}: it must be 0 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,6 +395,8 @@ def parse_config(config: Mapping[str, Any]) -> Settings:
             for phase in ALGORITHMS[algorithm]
         },
     )
+    if data.standardise and spec.model.output == "sigmoid":
+        raise UserError("data.standardise is True: model.output must be 'linear', not 'sigmoid'")
     return Settings(
         seed=seed,
         spec=spec,
@@ -358,6 +422,17 @@ def _section(config, name, cls, prefix=""):
     except UserError as error:
         # Say which phase's optimiser it is.
         raise UserError(str(error).replace(prefix, f"{prefix}{name}.", 1) if prefix else str(error))
+
+
+def _import(name, path):
+    """The function that "package.module:function" names."""
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{name} is {path!r}: write 'package.module:function' ({error})"
+        ) from error
 
 
 def _check_names(config, expected, prefix):

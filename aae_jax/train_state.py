@@ -70,8 +70,8 @@ def create_train_state(
             for v in (pixel_mean, pixel_std)
         )
     params_key, rng = jax.random.split(key)
-    params = networks.init(spec, params_key)
     algorithm = phases.ALGORITHMS[spec.algorithm]
+    params = networks.init(spec, params_key, {name for phase in algorithm for name in phase.trains})
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         rng=rng,
@@ -135,12 +135,22 @@ def encode(state: TrainState, images: jax.Array, key: jax.Array | None = None) -
 
 
 def decode(state: TrainState, z: jax.Array, label: jax.Array | None = None) -> jax.Array:
-    """Images f[B, H, W, C], pixels of [0, 1], of codes f[B, D].
+    """Images of codes.
 
-    `label` is for decoders that take one (section 3.2); none does yet.
+    Args:
+        state: a trained state.
+        z: f[N, D].
+        label: i32[N] or a scalar, for decoders that take one (section 3.2).
+
+    Returns:
+        f[N, H, W, C], pixels of [0, 1].
+
+    Raises:
+        UserError: the decoder takes labels and none are given.
     """
-    del label
-    return _to_images(state, networks.decode(state.spec, state.params, z))
+    if label is not None:
+        label = jnp.broadcast_to(jnp.asarray(label), z.shape[:1])
+    return _to_images(state, networks.decode(state.spec, state.params, z, label))
 
 
 def reconstruct(
@@ -162,7 +172,15 @@ def generate(
         state: a trained state.
         key: a PRNG key.
         num_samples: how many to draw.
-        label: i32[num_samples] or a scalar, the component of the prior; None for the full prior.
+        label: i32[num_samples] or a scalar: the component of the prior, and the decoder's label
+            where it takes one; None for the full prior, and labels drawn uniformly.
     """
-    prior_sample = sample_prior(state.spec, key, num_samples, label)
-    return decode(state, prior_sample.z, prior_sample.label)
+    spec = state.spec
+    prior_sample = sample_prior(spec, key, num_samples, label)
+    label = prior_sample.label
+    if spec.model.label_in_decoder:
+        drawn = jax.random.randint(
+            jax.random.fold_in(key, 1), (num_samples,), 0, spec.num_classes
+        )
+        label = jnp.where(label < 0, drawn, label)
+    return decode(state, prior_sample.z, label)

@@ -10,11 +10,12 @@ import optax
 
 from aae_jax import phases
 from aae_jax.errors import UserError
+from aae_jax.posteriors import row_normal
 from aae_jax.priors import PriorSample, sample_prior
 from aae_jax.train_state import TrainState, row_keys, to_inputs
 
 # Separate streams of randomness under one key.
-_NOISE, _PRIOR, _SHUFFLE = range(3)
+_NOISE, _PRIOR, _SHUFFLE, _POSTERIOR = range(4)
 
 
 def train_step(
@@ -40,8 +41,8 @@ def train_step(
             metrics are averaged over it.
 
     Returns:
-        The state after, and scalar metrics over the whole batch: `loss/<phase>`, the
-        discriminator's accuracies, moments of the codes and of the prior sample.
+        The state after, and scalar metrics over the whole batch: `loss/<phase>`, moments of the
+        codes and of the prior sample, the discriminator's accuracies or the terms of the bound.
     """
     spec = state.spec
     x = to_inputs(state, batch["image"])
@@ -51,12 +52,14 @@ def train_step(
             f"{(x.shape[0], spec.model.code_dim)}"
         )
     first_row = 0 if axis_name is None else jax.lax.axis_index(axis_name) * x.shape[0]
-    keys = row_keys(_stream(state.rng, _NOISE, state.step), x.shape[0], first_row)
+    noise_keys, posterior_keys = (
+        row_keys(_stream(state.rng, stream, state.step), x.shape[0], first_row)
+        for stream in (_NOISE, _POSTERIOR)
+    )
     x_noisy = x
     if spec.train.input_noise:
-        noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
-        x_noisy = x + spec.train.input_noise * noise
-    inputs = phases.Inputs(x, x_noisy, keys, prior_sample)
+        x_noisy = x + spec.train.input_noise * row_normal(noise_keys, x.shape[1], x.dtype)
+    inputs = phases.Inputs(x, x_noisy, batch["label"], posterior_keys, prior_sample)
 
     params, opt_state, metrics = dict(state.params), dict(state.opt_state), {}
     for phase in phases.ALGORITHMS[spec.algorithm]:
@@ -110,8 +113,10 @@ def train_steps(
 
     def body(state, rows):
         batch = {name: values[rows] for name, values in dataset.items()}
+        # "The positive samples fed for unlabeled examples come from the full mixture."
+        label = batch["label"] if spec.model.label_in_discriminator else None
         prior_sample = sample_prior(
-            spec, _stream(state.rng, _PRIOR, state.step), spec.train.batch_size
+            spec, _stream(state.rng, _PRIOR, state.step), spec.train.batch_size, label
         )
         if batch_sharding is not None:
             batch, prior_sample = jax.lax.with_sharding_constraint(

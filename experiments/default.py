@@ -21,19 +21,30 @@ def get_config() -> config_dict.ConfigDict:
     config.data.data_dir = config_dict.placeholder(str)  # prepared data; None: tfds's default
     config.data.manual_dir = config_dict.placeholder(str)  # the original files, to prepare offline
 
+    config.data.num_labelled = config_dict.placeholder(int)  # training images; None: all
+    config.data.standardise = False
+
     config.model = config_dict.ConfigDict()
-    config.model.posterior = "deterministic"
+    config.model.posterior = "deterministic"  # or "gaussian", "universal" (section 2)
+    config.model.noise_dim = 100  # of η, where the posterior is universal
     config.model.code_dim = 8
     config.model.encoder_hidden = (1000, 1000)
     config.model.decoder_hidden = (1000, 1000)
     config.model.discriminator_hidden = (1000, 1000)
+    config.model.label_in_discriminator = False  # section 3.1, Fig. 3a
+    config.model.label_in_decoder = False  # section 3.2, Fig. 3b
     config.model.output = "sigmoid"
     config.model.param_dtype = "float32"
     config.model.compute_dtype = "float32"
 
     config.prior = config_dict.ConfigDict()
-    config.prior.name = "gaussian"
+    config.prior.name = "gaussian"  # or "gaussian_mixture", "swiss_roll", "user"
     config.prior.std = 5.0
+    config.prior.radius = 1.0  # of the mixture's means, or of the roll
+    config.prior.radial_std = 1.0  # of the mixture
+    config.prior.tangential_std = 1.0  # of the mixture
+    config.prior.turns = 2.0  # of the roll
+    config.prior.function = config_dict.placeholder(str)  # of "user": "package.module:function"
 
     config.optimizer = config_dict.ConfigDict()
     config.optimizer.reconstruction = adam(learning_rate=1e-3, b1=0.9)
@@ -69,3 +80,36 @@ def adam(learning_rate: float, b1: float) -> config_dict.ConfigDict:
     optimizer.boundaries = ()  # of "piecewise", steps
     optimizer.factors = ()
     return optimizer
+
+
+def use_mixture(config: config_dict.ConfigDict) -> None:
+    """Figs 2b, 2d, 4a: ten petals around the origin.
+
+    The figures show elongated components that point outwards and touch at their inner ends, as
+    means at radius 1.4 with stds 0.5 and 0.1 do; five times that has the size of the other priors.
+    """
+    config.prior.name = "gaussian_mixture"
+    config.prior.radius = 7.0
+    config.prior.radial_std = 2.5
+    config.prior.tangential_std = 0.5
+
+
+def use_swiss_roll(config: config_dict.ConfigDict) -> None:
+    """Fig. 4c: two turns, with a Gaussian around the axis that leaves the turns apart."""
+    config.prior.name = "swiss_roll"
+    config.prior.radius = 15.0
+    config.prior.turns = 2.0
+    config.prior.std = 0.5
+
+
+def use_vae(config: config_dict.ConfigDict) -> None:
+    """Section 2.1: the variational autoencoder of the same architecture."""
+    config.algorithm = "vae"
+    config.model.posterior = "gaussian"
+    config.optimizer = config_dict.ConfigDict({"elbo": adam(learning_rate=1e-3, b1=0.9)})
+
+
+def check_variant(variant: str, variants: tuple[str, ...]) -> None:
+    """Refuses an argument of a config that does not exist."""
+    if variant not in variants:
+        raise OSError(f"the config's argument is {variant!r}: it must be one of {', '.join(variants)}")

@@ -8,20 +8,25 @@ import aae_jax as aae
 SHAPE = (3, 4, 1)
 
 
-def make_spec(dtype="float32", optimizer=None, **train):
+def make_spec(dtype="float32", optimizer=None, model=None, prior=None, algorithm="aae", **train):
+    """A tiny spec; `model`, `prior` and `train` change fields of theirs."""
     train = {"num_steps": 20, "batch_size": 8, **train}
+    model = {
+        "code_dim": 2,
+        "encoder_hidden": (16, 12),
+        "decoder_hidden": (12, 16),
+        "discriminator_hidden": (16, 16),
+        "noise_dim": 3,
+        "param_dtype": dtype,
+        "compute_dtype": dtype,
+        **(model or {}),
+    }
     return aae.Spec(
         SHAPE,
         num_classes=10,
-        model=aae.ModelSpec(
-            code_dim=2,
-            encoder_hidden=(16, 12),
-            decoder_hidden=(12, 16),
-            discriminator_hidden=(16, 16),
-            param_dtype=dtype,
-            compute_dtype=dtype,
-        ),
-        prior=aae.PriorSpec(std=2.0),
+        algorithm=algorithm,
+        model=aae.ModelSpec(**model),
+        prior=aae.PriorSpec(**{"std": 2.0, **(prior or {})}),
         train=aae.TrainSpec(**train),
         optimizer=optimizer,
     )

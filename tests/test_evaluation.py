@@ -12,11 +12,12 @@ from aae_jax import evaluation
 def test_protocol():
     state = aae.create_train_state(make_spec(), jax.random.key(0))
     validation = np.asarray(make_dataset(30, seed=1)["image"])
-    test = np.asarray(make_dataset(40, seed=2)["image"])
+    hold_out = {name: np.asarray(v) for name, v in make_dataset(40, seed=2).items()}
+    test = hold_out["image"]
     sigmas = (0.1, 0.2, 0.3, 0.5, 0.9)
     spec = aae.EvaluationSpec(num_samples=1_500, num_validation=25, sigmas=sigmas)
     key = jax.random.key(7)
-    found = evaluation.evaluate(state, validation, test, spec, key)
+    found = evaluation.evaluate(state, validation, hold_out, spec, key)
 
     samples = np.concatenate(
         [np.asarray(aae.generate(state, jax.random.fold_in(key, i), 1_000)) for i in range(2)]
@@ -41,8 +42,9 @@ def test_protocol():
 
 def test_edge_of_the_grid_is_noticed():
     state = aae.create_train_state(make_spec(), jax.random.key(0))
-    images = np.asarray(make_dataset()["image"])
+    hold_out = {name: np.asarray(v) for name, v in make_dataset().items()}
+    images = hold_out["image"]
     for sigmas, edge in (((2.0, 3.0), True), ((1e-3, 1e-2), True), ((0.01, 0.4, 5.0), False)):
         spec = aae.EvaluationSpec(num_samples=100, num_validation=20, sigmas=sigmas)
-        found = evaluation.evaluate(state, images, images, spec, jax.random.key(0))
+        found = evaluation.evaluate(state, images, hold_out, spec, jax.random.key(0))
         assert found["parzen/sigma_on_grid_edge"] is edge

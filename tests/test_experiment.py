@@ -11,6 +11,7 @@ import pytest
 
 from aae_jax import data, experiment
 from aae_jax.errors import UserError
+from aae_jax.spec import spec_from_config
 from experiments import digits
 
 STEPS = 30
@@ -66,7 +67,9 @@ def test_workdir_holds_everything(whole):
     assert loaded["parzen/sigma"] in digits.get_config().evaluation.sigmas
     assert json.load(open(os.path.join(whole, "config.json")))["train"]["num_steps"] == STEPS
     figures = sorted(os.listdir(os.path.join(whole, "figures")))
-    assert figures == sorted(f"{name}.png" for name in experiment.FIGURES)
+    assert figures == sorted(
+        experiment.figure_files(spec_from_config(small_config()))
+    )
     assert [line["step"] for line in metrics(whole)] == [4, 8, 12, 16, 20, 24, 28, 30]
     assert any("tfevents" in name for name in os.listdir(os.path.join(whole, "tensorboard")))
 

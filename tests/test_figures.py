@@ -1,12 +1,16 @@
 """What the pictures are made of."""
 
+import os
+
 import jax
 import numpy as np
+import pytest
 from matplotlib.image import imread
+from PIL import Image
 from small import SHAPE, make_dataset, make_spec
 
 import aae_jax as aae
-from aae_jax import figures
+from aae_jax import experiment, figures
 
 
 def test_nearest_is_the_nearest_in_euclidean_distance():
@@ -29,24 +33,80 @@ def test_tiles_stand_in_row_major_order():
     assert (grid[0] == 1).all() and (grid[:, 0] == 1).all()
 
 
-def test_every_figure_is_drawn(tmp_path):
-    state = aae.create_train_state(make_spec(), jax.random.key(0))
-    images = np.asarray(make_dataset(40)["image"])
+def drawn_of(state):
+    """Every figure of the model, by file name, as `experiment` calls them."""
+    test = {name: np.asarray(values) for name, values in make_dataset(40).items()}
+    key = jax.random.key(0)
     names = (
         "loss/reconstruction loss/discriminator loss/generator discriminator/accuracy_on_prior "
         "discriminator/accuracy_on_codes code/mean code/std code/kurtosis prior/mean prior/std "
         "prior/kurtosis"
     ).split()
     metrics = [{"step": step, **dict.fromkeys(names, 1.0)} for step in (10, 20)]
-    drawn = {
-        "samples": figures.samples(state, images, jax.random.key(0)),
-        "reconstructions": figures.reconstructions(state, images),
-        "code_marginals": figures.code_marginals(state, images, jax.random.key(0)),
-        "training_curves": figures.training_curves(metrics),
+    every = {
+        "samples.png": lambda: figures.samples(state, test["image"], key),
+        "reconstructions.png": lambda: figures.reconstructions(state, test, key),
+        "code_marginals.png": lambda: figures.code_marginals(state, test["image"], key),
+        "training_curves.png": lambda: figures.training_curves(metrics),
+        "codes.png": lambda: figures.codes(state, test, key),
+        "percentiles.png": lambda: figures.percentiles(state),
+        "components.png": lambda: figures.components(state),
+        "roll.png": lambda: figures.roll(state),
+        "style.png": lambda: figures.style(state, key),
+        "walk.gif": lambda: figures.walk(state, key, rows=2, stops=2, frames=2),
     }
-    for name, figure in drawn.items():
-        path = tmp_path / "figures" / f"{name}.png"
-        figures.save(figure, str(path))
-        picture = imread(path)
-        assert picture.ndim == 3 and picture[..., :3].std() > 0.01
-    assert sorted(p.name for p in path.parent.iterdir()) == sorted(f"{name}.png" for name in drawn)
+    return {name: every[name]() for name in experiment.figure_files(state.spec)}
+
+
+MODELS = {
+    "gaussian": ({}, {}, ["codes", "percentiles"]),
+    "mixture": ({}, {"name": "gaussian_mixture"}, ["codes", "components"]),
+    "roll": ({"label_in_discriminator": True}, {"name": "swiss_roll"}, ["codes", "roll"]),
+    "style": ({"label_in_decoder": True, "code_dim": 5}, {}, ["style", "walk"]),
+    "universal": ({"posterior": "universal", "code_dim": 3}, {}, ["walk"]),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_figure_of_every_model_is_drawn(tmp_path, name):
+    model, prior, own = MODELS[name]
+    state = aae.create_train_state(make_spec(model=model, prior=prior), jax.random.key(0))
+    drawn = drawn_of(state)
+    common = ["samples", "reconstructions", "code_marginals", "training_curves"]
+    assert [file.split(".")[0] for file in drawn] == common + own
+    for file, figure in drawn.items():
+        path = str(tmp_path / "figures" / file)
+        if file.endswith(".gif"):
+            figures.save_animation(figure, path)
+            with Image.open(path) as animation:
+                assert animation.n_frames == 4
+        else:
+            figures.save(figure, path)
+            assert imread(path)[..., :3].std() > 0.01
+    assert sorted(os.listdir(tmp_path / "figures")) == sorted(drawn)
+
+
+def test_components_follow_the_percentiles_of_the_mixture():
+    """The centre of panel i is the mean of component i, and the axes are those of its covariance."""
+    spec = make_spec(prior={"name": "gaussian_mixture", "radius": 3.0, "radial_std": 0.5})
+    state = aae.create_train_state(spec, jax.random.key(0))
+    seen = []
+    original, figures._decode_grid = figures._decode_grid, lambda state, z: seen.append(z) or original(state, z)
+    try:
+        figures.components(state, num_components=2, size=3)
+    finally:
+        figures._decode_grid = original
+    np.testing.assert_allclose(seen[0][1, 1], [3, 0], atol=1e-6)
+    np.testing.assert_allclose(seen[0][1, 2], [3 + 0.5 * 1.6448536, 0], atol=1e-5)  # 95 % to the right
+    angle = 2 * np.pi / 10
+    np.testing.assert_allclose(seen[1][1, 1], [3 * np.cos(angle), 3 * np.sin(angle)], atol=1e-6)
+
+
+def test_a_walk_keeps_the_length_of_the_codes_and_meets_its_ends():
+    rng = np.random.default_rng(0)
+    start, end = rng.normal(size=(2, 6, 4))
+    np.testing.assert_allclose(figures._slerp(start, end, 0.0), start, atol=1e-6)
+    np.testing.assert_allclose(figures._slerp(start, end, 1.0), end, atol=1e-6)
+    lengths = np.linalg.norm(figures._slerp(start, end, 0.5), axis=1)
+    expected = 0.5 * (np.linalg.norm(start, axis=1) + np.linalg.norm(end, axis=1))
+    np.testing.assert_allclose(lengths, expected, rtol=1e-6)

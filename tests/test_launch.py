@@ -8,7 +8,9 @@ import sys
 import pytest
 
 from aae_jax import experiment
+from aae_jax.spec import spec_from_config
 from conftest import ROOT
+from experiments import digits
 
 SMALL = (
     "--config.train.num_steps=20",
@@ -59,8 +61,8 @@ def test_the_main_job_from_anywhere(tmp_path):
     assert done.stderr == ""
     assert "runs/digits: 20 of 20 steps" in done.stdout
     assert "test log-likelihood" in done.stdout
-    for name in experiment.FIGURES:
-        assert (tmp_path / "runs" / "digits" / "figures" / f"{name}.png").stat().st_size > 1_000
+    for name in experiment.figure_files(spec_from_config(digits.get_config())):
+        assert (tmp_path / "runs" / "digits" / "figures" / name).stat().st_size > 1_000
     again = launch(tmp_path, f"--config={ROOT}/experiments/digits.py", *SMALL)
     assert again.returncode == 0 and "training is finished" in again.stdout
 

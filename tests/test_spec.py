@@ -11,14 +11,18 @@ import aae_jax as aae
 from aae_jax import phases, posteriors, priors, spec
 from experiments import default
 
-EXPERIMENTS = sorted(
-    path.stem for path in pathlib.Path(default.__file__).parent.glob("*.py")
-)  # fmt: skip
+MODULES = sorted(path.stem for path in pathlib.Path(default.__file__).parent.glob("*.py"))
+EXPERIMENTS = [
+    (name, variant)
+    for name in MODULES
+    for variant in getattr(importlib.import_module(f"experiments.{name}"), "VARIANTS", (None,))
+]
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_config_is_valid(name):
-    config = importlib.import_module(f"experiments.{name}").get_config()
+@pytest.mark.parametrize("name, variant", EXPERIMENTS, ids=str)
+def test_every_config_is_valid(name, variant):
+    get_config = importlib.import_module(f"experiments.{name}").get_config
+    config = get_config() if variant is None else get_config(variant)
     made = aae.spec_from_config(config)
     assert hash(made) == hash(aae.spec_from_config(config))
 

@@ -1,0 +1,24 @@
+"""Fig. 2: what an adversarial and a variational autoencoder make of a 2-D code.
+
+    python launch.py --config=experiments/fig2.py:a    # adversarial, 2-D Gaussian; also Fig. 2e
+    python launch.py --config=experiments/fig2.py:b    # adversarial, mixture of 10 2-D Gaussians
+    python launch.py --config=experiments/fig2.py:c    # variational, 2-D Gaussian
+    python launch.py --config=experiments/fig2.py:d    # variational, mixture of 10 2-D Gaussians
+"""
+
+from experiments import default
+
+VARIANTS = ("a", "b", "c", "d")
+
+
+def get_config(panel="a"):
+    """MNIST with a 2-D code; no label is used but to colour the picture."""
+    default.check_variant(panel, VARIANTS)
+    config = default.get_config()
+    config.model.code_dim = 2
+    config.train.num_steps = 10_000
+    if panel in "bd":
+        default.use_mixture(config)
+    if panel in "cd":
+        default.use_vae(config)
+    return config

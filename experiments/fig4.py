@@ -1,0 +1,27 @@
+"""Fig. 4: labels select the part of the prior that an image is mapped to (section 3.1).
+
+    python launch.py --config=experiments/fig4.py:a    # mixture; also Fig. 4b
+    python launch.py --config=experiments/fig4.py:c    # swiss roll; also Fig. 4d
+
+10,000 labelled and 40,000 unlabelled MNIST images; `--config.data.num_labelled=1000` and others
+give the rest of the curve.
+"""
+
+from experiments import default
+
+VARIANTS = ("a", "c")
+
+
+def get_config(panel="a"):
+    """MNIST with a 2-D code and labels in the adversarial phase."""
+    default.check_variant(panel, VARIANTS)
+    config = default.get_config()
+    config.data.num_labelled = 10_000
+    config.model.code_dim = 2
+    config.model.label_in_discriminator = True
+    config.train.num_steps = 10_000
+    if panel == "a":
+        default.use_mixture(config)
+    else:
+        default.use_swiss_roll(config)
+    return config

@@ -1,0 +1,201 @@
+"""Each prior against its definition: moments, densities by quadrature, labels, the user's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import make_dataset, make_spec
+
+import aae_jax as aae
+from aae_jax import priors
+from experiments import default
+
+MIXTURE = {"name": "gaussian_mixture", "radius": 7.0, "radial_std": 2.5, "tangential_std": 0.5}
+ROLL = {"name": "swiss_roll", "radius": 15.0, "turns": 2.0, "std": 0.5}
+
+
+def draw(spec, num=50_000, label=None, seed=0):
+    return np.asarray(aae.sample_prior(spec, jax.random.key(seed), num, label).z, np.float64)
+
+
+def test_mixture_components_have_their_means_and_covariances():
+    spec = make_spec(prior=MIXTURE)
+    for component in (0, 3, 9):
+        z = draw(spec, label=component)
+        angle = 2 * np.pi * component / 10
+        outwards = np.array([np.cos(angle), np.sin(angle)])
+        across = np.array([-np.sin(angle), np.cos(angle)])
+        np.testing.assert_allclose(z.mean(axis=0), 7.0 * outwards, atol=0.05)
+        covariance = 2.5**2 * np.outer(outwards, outwards) + 0.5**2 * np.outer(across, across)
+        np.testing.assert_allclose(np.cov(z.T), covariance, atol=0.12)
+
+
+@pytest.mark.parametrize("prior", [MIXTURE, ROLL], ids=lambda prior: prior["name"])
+def test_unlabelled_rows_come_from_the_full_prior(prior):
+    spec = make_spec(prior=prior)
+    label = np.where(np.arange(20_000) % 2, 4, -1)
+    z = draw(spec, 20_000, label)
+    part = priors.PRIORS[prior["name"]].component_log_prob(spec, jnp.asarray(z, jnp.float32))
+    found = np.asarray(part.argmax(axis=1))
+    assert (found[label == 4] == 4).mean() > 0.9
+    shares = np.bincount(found[label == -1], minlength=10) / 10_000
+    np.testing.assert_allclose(shares, 0.1, atol=0.015)
+
+
+def integral(log_density, limit, size=601):
+    axis = np.linspace(-limit, limit, size)
+    grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    values = np.exp(np.asarray(log_density(jnp.asarray(grid, jnp.float32)), np.float64))
+    return (values * (axis[1] - axis[0]) ** 2).sum(axis=0)
+
+
+@pytest.mark.parametrize("prior", [{"std": 5.0}, MIXTURE, ROLL], ids=lambda p: p.get("name", "gaussian"))
+def test_densities_integrate_to_one(prior):
+    spec = make_spec(prior=prior)
+    entry = priors.PRIORS[spec.prior.name]
+    if entry.log_prob is not None:
+        np.testing.assert_allclose(integral(lambda z: entry.log_prob(spec, z), 30), 1, atol=1e-3)
+    if entry.component_log_prob is not None:
+        total = integral(lambda z: entry.component_log_prob(spec, z), 22)
+        np.testing.assert_allclose(total, np.ones(10), atol=2e-3)
+
+
+def test_mixture_density_against_numpy():
+    spec = make_spec(prior=MIXTURE)
+    z = draw(spec, 50)
+    expected = np.zeros(50)
+    for component in range(10):
+        angle = 2 * np.pi * component / 10
+        rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        covariance = rotation @ np.diag([2.5**2, 0.5**2]) @ rotation.T
+        offset = z - rotation @ [7.0, 0.0]
+        exponent = -0.5 * np.einsum("ni,ij,nj->n", offset, np.linalg.inv(covariance), offset)
+        expected += np.exp(exponent) / (20 * np.pi * np.sqrt(np.linalg.det(covariance)))
+    found = priors.gaussian_mixture_log_prob(spec, jnp.asarray(z, jnp.float32))
+    np.testing.assert_allclose(found, np.log(expected), atol=1e-4)
+
+
+def test_samples_have_the_density_that_is_stated():
+    """The mean of −log p over samples is the entropy, here by quadrature."""
+    spec = make_spec(prior=MIXTURE)
+    z = jnp.asarray(draw(spec, 50_000), jnp.float32)
+    axis = np.linspace(-25, 25, 1_001)
+    grid = jnp.asarray(np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2), jnp.float32)
+    log_p = np.asarray(priors.gaussian_mixture_log_prob(spec, grid), np.float64)
+    entropy = -(np.exp(log_p) * log_p).sum() * (axis[1] - axis[0]) ** 2
+    np.testing.assert_allclose(-priors.gaussian_mixture_log_prob(spec, z).mean(), entropy, atol=0.02)
+
+
+def test_swiss_roll_is_a_gaussian_around_its_axis():
+    spec = make_spec(prior=ROLL)
+    u = jnp.asarray([0.0, 0.25, 1.0])
+    # Radius 15 √u at angle 4π √u.
+    np.testing.assert_allclose(
+        priors.swiss_roll_axis(spec, u), [[0, 0], [7.5, 0], [15, 0]], atol=1e-4
+    )
+    z = draw(spec, 2_000, label=5)
+    fine = np.asarray(priors.swiss_roll_axis(spec, jnp.linspace(0.4, 0.7, 2_001)))
+    nearest = np.sqrt(((z[:, None] - fine[None]) ** 2).sum(axis=-1)).min(axis=1)
+    # Away from the ends the distance to the axis is half-normal with std 0.5.
+    np.testing.assert_allclose(np.sqrt((nearest**2).mean()), 0.5, rtol=0.05)
+
+
+def test_swiss_roll_is_uniform_along_its_length():
+    spec = make_spec(prior=ROLL)
+    axis = np.asarray(priors.swiss_roll_axis(spec, jnp.linspace(0, 1, 10_001)), np.float64)
+    lengths = np.linalg.norm(np.diff(axis, axis=0), axis=1).reshape(10, -1).sum(axis=1)
+    np.testing.assert_allclose(lengths[1:] / lengths[1:].mean(), 1, atol=0.02)
+
+
+def test_swiss_roll_labels_are_tenths_in_numeric_order():
+    spec = make_spec(prior={**ROLL, "std": 1e-3})
+    for label in range(10):
+        z = draw(spec, 200, label)
+        root = np.linalg.norm(z, axis=1) / 15
+        assert (root**2 > label / 10 - 1e-3).all() and (root**2 < (label + 1) / 10 + 1e-3).all()
+
+
+# The user's own prior.
+
+
+def ring(key, batch_size):
+    angle = jax.random.uniform(key, (batch_size,), maxval=2 * jnp.pi)
+    return 3 * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
+
+
+def arcs(key, batch_size, label):
+    part = jax.random.uniform(key, (batch_size,))
+    turn = jnp.where(label < 0, part, (label + part) / 10)
+    return 3 * jnp.stack([jnp.cos(2 * jnp.pi * turn), jnp.sin(2 * jnp.pi * turn)], axis=1)
+
+
+def three_dimensional(key, batch_size):
+    return jax.random.normal(key, (batch_size, 3))
+
+
+def not_a_number(key, batch_size):
+    return ring(key, batch_size).at[3, 1].set(jnp.nan)
+
+
+def test_user_prior_without_labels_trains():
+    spec = make_spec(prior={"name": "user", "function": ring})
+    np.testing.assert_allclose(np.linalg.norm(draw(spec, 100), axis=1), 3, rtol=1e-5)
+    state = aae.create_train_state(spec, jax.random.key(0))
+    _, metrics = aae.train_steps(state, make_dataset(), 3)
+    assert np.isfinite(metrics["loss/generator"]).all()
+
+
+def test_user_prior_with_labels_gets_them():
+    spec = make_spec(
+        prior={"name": "user", "function": arcs}, model={"label_in_discriminator": True}
+    )
+    z = draw(spec, 100, label=2)
+    turn = np.arctan2(z[:, 1], z[:, 0]) / (2 * np.pi)
+    assert (turn > 0.2 - 1e-6).all() and (turn < 0.3 + 1e-6).all()
+    state = aae.create_train_state(spec, jax.random.key(0))
+    aae.train_steps(state, make_dataset(), 3)
+
+
+def test_user_prior_by_import_path():
+    config = default.get_config()
+    config.model.code_dim = 2
+    config.prior.name = "user"
+    config.prior.function = "test_priors:ring"
+    spec = aae.spec_from_config(config)
+    assert spec.prior.function is ring
+    assert draw(spec, 5).shape == (5, 2)
+
+
+@pytest.mark.parametrize(
+    "prior, model, match",
+    [
+        (MIXTURE, {"code_dim": 8}, "'gaussian_mixture', which is 2-D: model.code_dim is 8"),
+        (ROLL, {"code_dim": 3}, "'swiss_roll', which is 2-D: model.code_dim is 3"),
+        ({"name": "user"}, {}, "prior.function is None: 'user' needs a function"),
+        ({"function": ring}, {}, "prior.name is 'gaussian'"),
+        ({"name": "user", "function": "nowhere:ring"}, {}, "'nowhere:ring': write 'package.module:function'"),
+        ({"name": "user", "function": "test_priors:none"}, {}, "test_priors:none"),
+        ({}, {"label_in_discriminator": True}, "prior 'gaussian' has no components"),
+        ({"name": "user", "function": ring}, {"label_in_discriminator": True}, "no components"),
+        ({**MIXTURE, "radius": -1.0}, {}, "prior.radius is -1.0"),
+        ({**ROLL, "turns": 0}, {}, "prior.turns is 0"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_contradictions_are_refused_at_once(prior, model, match):
+    with pytest.raises(aae.UserError, match=match):
+        make_spec(prior=prior, model=model)
+
+
+@pytest.mark.parametrize(
+    "function, match",
+    [
+        (three_dimensional, r"prior.function returns shape \(1000, 3\).*\(1000, 2\)"),
+        (not_a_number, "prior.function gives nan"),
+        (lambda key, batch_size: 3.0, "prior.function returns shape float"),
+    ],
+)
+def test_wrong_draws_are_refused_before_training(function, match):
+    spec = make_spec(prior={"name": "user", "function": function})
+    with pytest.raises(aae.UserError, match=match):
+        priors.check_prior(spec)
