@@ -35,10 +35,12 @@ def _parse_flags(argv):
     # ml_collections reads overrides such as --config.seed=1 while it parses --config, from sys.argv.
     if not any(re.match(r"--?config(=|$)", argument) for argument in argv):
         argv.insert(1, f"--config={_DEFAULT}")
+    for path in (re.sub(r"^--?config=", "", a) for a in argv if re.match(r"--?config=", a)):
+        path = path.partition(":")[0]
+        if not (path.endswith(".py") and os.path.isfile(path)):
+            _fail(f"--config is {path!r}: there is no such Python file")
     try:
-        argv = flags.FLAGS(argv)
-        _CONFIG.value.keys()  # a config file that is not there is reported on first use
-        return argv
+        return flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:  # a misspelt override
         unknown = re.search(r"\w+", str(error)).group()
         hint = re.search(r'Did you mean "(\w+)"', str(error))
@@ -47,29 +49,35 @@ def _parse_flags(argv):
             raise
         hint = f": did you mean {hint[1]}?" if hint else ": see experiments/default.py"
         _fail(f"{wrong[0]} is not a field of the config{hint}")
-    except (flags.Error, OSError) as error:
+    except flags.Error as error:
         if "get_config() takes 0 positional" in str(error):
             _fail("this config takes no argument: write --config=FILE without a colon")
+        last = str(error).splitlines()[-1]
+        if last.startswith("ValueError: "):  # said by the config file about its argument
+            _fail(last.removeprefix("ValueError: "))
         if "Error whilst parsing config file" in str(error):
             raise  # a bug in the config file: its author wants the traceback
-        _fail(error)
+        _fail(str(error).replace("invalid literal for int() with base 10:", "not an integer:"))
 
 
 def main(argv):
     if len(argv) > 1:
         _fail(f"{argv[1]!r} is not a flag: write --config=FILE, --workdir=DIR, --mode=MODE")
     logging.set_verbosity(logging.ERROR)  # the libraries narrate
-    # JAX is imported here, so that a mistyped flag is answered at once.
-    from aae_jax import errors, experiment
-
     path, _, argument = flags.FLAGS["config"].config_filename.partition(":")
     name = os.path.splitext(os.path.basename(path))[0] + (f"-{argument}" if argument else "")
+    workdir = os.path.join("runs", name) if _WORKDIR.value is None else _WORKDIR.value
+    from aae_jax.errors import UserError
+
     try:
-        experiment.run(_CONFIG.value, _WORKDIR.value or os.path.join("runs", name), _MODE.value)
-    except errors.UserError as error:
+        from aae_jax import experiment  # here, so that a mistyped flag is answered at once
+
+        experiment.run(_CONFIG.value, workdir, _MODE.value)
+    except UserError as error:
         _fail(error)
-    except KeyboardInterrupt:
-        _fail("interrupted; what is finished is kept, and the same command goes on")
+    except KeyboardInterrupt:  # outside the training, which saves
+        print("interrupted: the same command goes on from what is saved", file=sys.stderr, flush=True)
+        os._exit(130)  # a compilation under way does not survive an ordinary exit
 
 
 if __name__ == "__main__":

@@ -51,13 +51,19 @@ class Checkpoints:
             like: a state of the same spec; its arrays say shapes, dtypes and placement.
 
         Raises:
-            UserError: there is no checkpoint.
+            UserError: there is no checkpoint, or it can't be read.
         """
         step = self.latest_step()
         if step is None:
-            raise UserError(f"no checkpoint in {self._manager.directory}")
+            raise UserError(f"no checkpoint in {self._manager.directory}: train first")
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _arrays(like))
-        arrays = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        try:
+            arrays = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        except Exception as error:  # tensorstore and orbax raise whatever they like
+            raise UserError(
+                f"the checkpoint {self._manager.directory / str(step)} can't be read "
+                f"({type(error).__name__}): remove it, and the one before is taken"
+            ) from error
         rng = jax.random.wrap_key_data(arrays.pop("rng"), impl=jax.random.key_impl(like.rng))
         return like.replace(rng=rng, **arrays)
 

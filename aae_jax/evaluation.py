@@ -79,7 +79,8 @@ def _hold_out(state, test, key):
     @jax.jit
     def measure(state, images, label):
         z = encode(state, images, keys["encode"])
-        error = (decode(state, z, label) - to_unit(images)) ** 2
+        labels = label if spec.model.label_in_decoder else None
+        error = (decode(state, z, labels) - to_unit(images)) ** 2
         return z, error.sum(axis=(1, 2, 3))
 
     z, error = measure(state, images, label)

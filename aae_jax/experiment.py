@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from aae_jax import data, parallel
@@ -43,7 +44,7 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
     mesh = parallel.make_mesh()
     parallel.check_batch_size(settings.spec.train.batch_size, mesh.size)
     config_json = json.loads(config.to_json_best_effort())
-    _check_workdir(workdir, config_json, mode)
+    _check_workdir(workdir, config_json)
     dataset = data.load(settings.data)
     spec = spec_from_config(config, dataset.image_shape, dataset.num_classes)
     available = len(dataset.validation["image"])
@@ -63,18 +64,25 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
         pixel_mean, pixel_std = data.pixel_statistics(train["image"])
     check_prior(spec)
 
-    _make_workdir(workdir)
-    _write_json(os.path.join(workdir, "config.json"), config_json)
+    if mode in ("run", "train"):
+        os.makedirs(workdir, exist_ok=True)
+        _write_json(os.path.join(workdir, "config.json"), config_json)
+    elif not os.path.isdir(os.path.join(workdir, "checkpoints")):
+        raise UserError(f"no checkpoint in {workdir!r}: train first, with --mode=train")
     key = jax.random.key(settings.seed)
     create = jax.jit(
         create_train_state, static_argnums=0, out_shardings=parallel.replicated(mesh)
     )
-    state = create(spec, jax.random.fold_in(key, 0), pixel_mean, pixel_std)
-    with Checkpoints(os.path.join(workdir, "checkpoints")) as checkpoints:
-        if checkpoints.latest_step() is not None:
+    # From here to the end of the training a first signal is only noted, so that it can be obeyed
+    # when the state is whole.
+    with _Signals() as signals, Checkpoints(os.path.join(workdir, "checkpoints")) as checkpoints:
+        state = create(spec, jax.random.fold_in(key, 0), pixel_mean, pixel_std)
+        if checkpoints.latest_step() is not None or mode in ("evaluate", "figures"):
             state = checkpoints.restore(state)
         if mode in ("run", "train"):
-            state = _train(state, train, settings, mesh, checkpoints, workdir)
+            state = _train(state, train, settings, mesh, checkpoints, signals, workdir)
+    if signals.received:
+        _exit_interrupted(state, signals.received, workdir)
     if mode == "evaluate" or (mode == "run" and not _is_evaluated(state, settings, workdir)):
         _evaluate(state, dataset, settings, jax.random.fold_in(key, 1), workdir)
     if mode == "figures" or (mode == "run" and not _is_drawn(state, workdir)):
@@ -82,8 +90,8 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
     _summarise(state, workdir)
 
 
-def _train(state, train, settings, mesh, checkpoints, workdir) -> TrainState:
-    """Steps on to `train.num_steps`, a dispatch at a time."""
+def _train(state, train, settings, mesh, checkpoints, signals, workdir) -> TrainState:
+    """Steps on to `train.num_steps`, a dispatch at a time, or until a signal."""
     spec, every = state.spec, settings.run.checkpoint_every
     step, num_steps = int(state.step), spec.train.num_steps
     if step >= num_steps:
@@ -96,7 +104,7 @@ def _train(state, train, settings, mesh, checkpoints, workdir) -> TrainState:
     on_device = jax.device_put(train, parallel.replicated(mesh))
     before, start = log.seconds, time.monotonic()
     pending = None  # metrics of the dispatch under way; read while the next one runs
-    with _Signals() as signals, _Progress(step, num_steps) as progress:
+    with _Progress(num_steps) as progress:
 
         def flush():
             if pending is not None:
@@ -114,19 +122,33 @@ def _train(state, train, settings, mesh, checkpoints, workdir) -> TrainState:
             if step // every > (step - size) // every or step == num_steps or signals.received:
                 flush()  # raises where a loss is not finite, before that state is saved
                 pending = None
+                _check_finite(state, workdir)
                 checkpoints.save(state)
             if signals.received:
                 break
     log.close()
-    if signals.received:
-        checkpoints.wait()
-        print(
-            f"interrupted at step {step} of {num_steps}, saved in {workdir}: "
-            "the same command goes on from there",
-            flush=True,
-        )
-        raise SystemExit(128 + signals.received)
     return state
+
+
+def _check_finite(state, workdir):
+    """A loss is that of the parameters before its step: the last update shows only here."""
+    finite = jax.jit(lambda params: jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), params))
+    for name, leaves in finite(state.params).items():
+        if not jax.tree.all(leaves):
+            raise UserError(
+                f"the {name} has parameters that are not finite after step {int(state.step)}: "
+                f"training stopped, earlier checkpoints are kept in {workdir}; try lower "
+                "optimizer.*.learning_rate"
+            )
+
+
+def _exit_interrupted(state, signum, workdir):
+    print(
+        f"interrupted at step {int(state.step)} of {state.spec.train.num_steps}, saved in "
+        f"{workdir}: the same command goes on from there",
+        flush=True,
+    )
+    raise SystemExit(128 + signum)
 
 
 def _evaluate(state, dataset, settings: Settings, key, workdir) -> None:
@@ -143,7 +165,7 @@ def _evaluate(state, dataset, settings: Settings, key, workdir) -> None:
             flush=True,
         )
     results = {
-        "experiment": settings.data.name,
+        "data": settings.data.name,
         "seed": settings.seed,
         "steps": int(state.step),
         "seconds": _MetricsLog.last_seconds(workdir),
@@ -233,19 +255,22 @@ class _MetricsLog:
     def write(self, step, metrics, seconds) -> dict[str, float]:
         """Waits for the metrics of a dispatch that ended at `step`; `seconds` is then called."""
         metrics = {name: np.asarray(values, np.float64) for name, values in metrics.items()}
-        for name, values in metrics.items():
-            bad = np.flatnonzero(~np.isfinite(values))
-            if name.startswith("loss/") and bad.size:
-                raise UserError(
-                    f"{name} is {values[bad[0]]} at step {step - len(values) + bad[0] + 1}: "
-                    "training stopped, earlier checkpoints are kept; try a lower "
-                    f"optimizer.{name.removeprefix('loss/')}.learning_rate"
-                )
+        losses = {name: values for name, values in metrics.items() if name.startswith("loss/")}
+        bad = np.flatnonzero(~np.isfinite(list(losses.values())).all(axis=0))
+        if bad.size:
+            shown = ", ".join(f"{name} is {values[bad[0]]:.4g}" for name, values in losses.items())
+            raise UserError(
+                f"at step {step - len(next(iter(losses.values()))) + bad[0] + 1} {shown}: training "
+                "stopped, earlier checkpoints are kept; try lower optimizer.*.learning_rate"
+            )
         line = {name: float(values.mean()) for name, values in sorted(metrics.items())}
+        # The kurtosis of a code that has collapsed to a point; JSON has no NaN.
+        line = {name: value if np.isfinite(value) else None for name, value in line.items()}
         self._file.write(json.dumps({"step": step, "seconds": seconds(), **line}) + "\n")
         self._file.flush()
         for name, value in line.items():
-            self._events.add_scalar(name, value, step)
+            if value is not None:
+                self._events.add_scalar(name, value, step)
         return line
 
     def close(self):
@@ -275,15 +300,12 @@ class _MetricsLog:
 class _Progress:
     """A bar with rate and time left on a terminal, about ten plain lines elsewhere."""
 
-    def __init__(self, step, num_steps):
-        self._bar = None
-        self._start, self._num_steps = step, num_steps
-        self._begun = time.monotonic()
-        self._next = step
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=num_steps, initial=step, unit="step", dynamic_ncols=True)
+    def __init__(self, num_steps):
+        self._bar, self._num_steps = None, num_steps
+        self._begun = None  # step and time of the first report: the rate leaves out compilation
+        self._next = 0
+        # Some pseudo-terminals say that they have no columns, and a bar would be nothing there.
+        self._wants_bar = sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns
 
     def __enter__(self):
         return self
@@ -298,18 +320,23 @@ class _Progress:
             for name, value in metrics.items()
             if name.startswith("loss/")
         }
-        if self._bar is not None:
-            self._bar.set_postfix(losses, refresh=False)
+        if self._wants_bar:
+            if self._bar is None:
+                from tqdm import tqdm
+
+                self._bar = tqdm(total=self._num_steps, initial=step, unit="step", dynamic_ncols=True)
             self._bar.update(step - self._bar.n)
-        elif step >= self._next or step == self._num_steps:
+            return
+        now = time.monotonic()
+        self._begun = self._begun or (step, now)
+        if step >= self._next or step == self._num_steps:
             self._next = step + self._num_steps / 10
-            rate = (step - self._start) / (time.monotonic() - self._begun)
-            left = (self._num_steps - step) / rate
+            parts = [f"step {step}/{self._num_steps}"]
+            if step > self._begun[0]:
+                rate = (step - self._begun[0]) / (now - self._begun[1])
+                parts += [f"{rate:.1f} steps/s", f"{(self._num_steps - step) / rate:.0f} s left"]
             shown = ", ".join(f"{name} {value}" for name, value in losses.items())
-            print(
-                f"step {step}/{self._num_steps}, {rate:.1f} steps/s, {left:.0f} s left, loss: {shown}",
-                flush=True,
-            )
+            print(f"{', '.join(parts)}, loss: {shown}", flush=True)
 
 
 class _Signals:
@@ -334,12 +361,15 @@ class _Signals:
         signal.signal(signum, self._previous[signum])
 
 
-def _check_workdir(workdir, config_json, mode):
-    """Refuses a workdir that holds another training, before anything is loaded."""
+def _check_workdir(workdir, config_json):
+    """Refuses a workdir that can't be used or holds another training, before data are loaded."""
     if os.path.exists(workdir) and not os.path.isdir(workdir):
         raise UserError(f"--workdir is {workdir!r}, which is a file: name a directory")
-    if mode in ("evaluate", "figures") and not os.path.isdir(os.path.join(workdir, "checkpoints")):
-        raise UserError(f"no checkpoints in {workdir!r}: train first, with --mode=run or --mode=train")
+    parent = os.path.abspath(workdir)
+    while not os.path.exists(parent):
+        parent = os.path.dirname(parent)
+    if not (os.path.isdir(parent) and os.access(parent, os.W_OK | os.X_OK)):
+        raise UserError(f"--workdir is {workdir!r}: {parent!r} can't be written to")
     earlier = _read_json(os.path.join(workdir, "config.json"))
     if earlier is None:
         return
@@ -363,15 +393,6 @@ def _flatten(tree, prefix=""):
     for name, value in tree.items():
         flat.update(_flatten(value, f"{prefix}{name}."))
     return flat
-
-
-def _make_workdir(workdir):
-    try:
-        os.makedirs(workdir, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workdir {workdir!r} can't be made: {error.strerror}") from error
-    if not os.access(workdir, os.W_OK):
-        raise UserError(f"--workdir {workdir!r} can't be written to")
 
 
 def _remove_stale(workdir):
@@ -406,7 +427,7 @@ def _evaluation_fields(settings):
 
 
 def _write_json(path, value):
-    _write_atomically(path, json.dumps(value, indent=2) + "\n")
+    _write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def _read_json(path):

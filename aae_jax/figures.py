@@ -58,9 +58,10 @@ def reconstructions(
         rows, columns: of pairs.
     """
     images, label = (jnp.asarray(test[name][: rows * columns]) for name in ("image", "label"))
-    pairs = np.stack([to_unit(images), reconstruct(state, images, label, key)], axis=1)
+    label = label if state.spec.model.label_in_decoder else None
+    pairs = np.concatenate([to_unit(images), reconstruct(state, images, label, key)], axis=2)
     figure, axes = _new_figure(2 * columns, rows)
-    _show(axes, _tile(pairs.reshape(rows, 2 * columns, *state.spec.image_shape)))
+    _show(axes, _tile(pairs.reshape(rows, columns, *pairs.shape[1:])))
     axes.set_title("hold-out images, each with its reconstruction to the right", fontsize=9)
     return figure
 
@@ -68,14 +69,17 @@ def reconstructions(
 def code_marginals(state: TrainState, images: np.ndarray, key: jax.Array) -> Figure:
     """Histogram of each dimension of the codes of hold-out images, over samples of the prior."""
     z = np.asarray(encode(state, jnp.asarray(images), key))
+    std = z.std(axis=0)
     prior = np.asarray(sample_prior(state.spec, key, 100_000).z)
     dim = z.shape[1]
     columns = min(dim, 4)
     rows = -(-dim // columns)
     figure = Figure(figsize=(2.4 * columns, 1.8 * rows + 0.5))
     limit = np.abs(prior).max()
-    bins = np.linspace(-limit, limit, 61)
-    for index, axes in enumerate(np.ravel(figure.subplots(rows, columns, sharex=True, sharey=True))):
+    # Codes beyond the samples of the prior are counted in the outermost bins.
+    z = np.clip(z, -limit, limit)
+    bins = np.linspace(-limit, limit, int(np.clip(2 * np.sqrt(len(z)), 20, 60)) + 1)
+    for index, axes in enumerate(np.ravel(figure.subplots(rows, columns, sharey=True))):
         if index >= dim:
             axes.set_axis_off()
             continue
@@ -83,7 +87,7 @@ def code_marginals(state: TrainState, images: np.ndarray, key: jax.Array) -> Fig
         axes.hist(
             z[:, index], bins, density=True, histtype="step", color="tab:blue", label="codes q(z)"
         )
-        axes.set_title(f"dimension {index + 1}: std {z[:, index].std():.2f}", fontsize=8)
+        axes.set_title(f"dimension {index + 1}: std {std[index]:.2f}", fontsize=8)
         axes.tick_params(labelsize=7)
         axes.set_yticks([])
     figure.axes[0].legend(fontsize=6, loc="upper left")

@@ -148,8 +148,11 @@ def sample_prior(
         `PriorSample(z f[B, D], label i32[B])`.
 
     Raises:
-        UserError: the user's own function returns another shape.
+        UserError: a label is given and the prior has no components, or the user's own function
+            returns another shape.
     """
+    if label is not None and not spec.prior.has_components:
+        raise UserError(f"a label is given, but prior {spec.prior.name!r} has no components")
     label = jnp.full(batch_size, -1) if label is None else jnp.asarray(label)
     label = jnp.broadcast_to(label, (batch_size,)).astype(jnp.int32)
     return PriorSample(PRIORS[spec.prior.name].sample(spec, key, label), label)
@@ -162,7 +165,10 @@ def check_prior(spec: Spec) -> None:
         UserError: a draw has the wrong shape or is not finite.
     """
     key = jax.random.key(0)
-    for label in (None, jnp.arange(1_000) % spec.num_classes):
+    labels = [None]
+    if spec.prior.has_components:
+        labels.append(jnp.arange(1_000) % spec.num_classes)
+    for label in labels:
         z = sample_prior(spec, key, 1_000, label).z
         if not jnp.isfinite(z).all():
             raise UserError(f"prior.function gives {z[~jnp.isfinite(z)][0]}: codes must be finite")

@@ -60,7 +60,7 @@ def _describe(hint) -> str:
     if isinstance(hint, types.UnionType):
         return " or ".join(_describe(option) for option in typing.get_args(hint))
     names = {int: "an integer", float: "a number", str: "a string", bool: "True or False"}
-    return names.get(hint, "None")
+    return names.get(hint, hint.__name__)
 
 
 def _check_choice(name, value, choices):
@@ -174,6 +174,8 @@ class OptimizerSpec:
             value = getattr(self, name)
             if not 0.0 <= value < 1.0:
                 raise UserError(f"optimizer.{name} is {value}: it must be at least 0 and below 1")
+        if self.name == "adam" and self.momentum:
+            raise UserError(f"optimizer.momentum is {self.momentum}: it is of 'sgd', not of 'adam'")
         if (self.schedule == "piecewise") != bool(self.boundaries):
             raise UserError(
                 f"optimizer.schedule is {self.schedule!r} with boundaries {self.boundaries}: "
@@ -220,7 +222,8 @@ class Spec:
         algorithm: a key of `ALGORITHMS`.
         model, prior, train: see the classes.
         optimizer: one `OptimizerSpec` for each phase of the algorithm. Give a dict, or None for
-            Adam at 1e-3 in every phase; it is kept as a sorted tuple of pairs, which can be hashed.
+            the rates of `experiments/default.py`; it is kept as a sorted tuple of pairs, which can
+            be hashed.
     """
 
     image_shape: tuple[int, ...]
@@ -232,6 +235,7 @@ class Spec:
     optimizer: Any = None
 
     def __post_init__(self):
+        _check_types(self, "spec")
         _check_choice("algorithm", self.algorithm, tuple(ALGORITHMS))
         _check_image_shape("image_shape", self.image_shape)
         _check_positive("num_classes", self.num_classes)
@@ -239,8 +243,18 @@ class Spec:
         phases = ALGORITHMS[self.algorithm]
         optimizer = self.optimizer
         if optimizer is None:
-            optimizer = {phase: OptimizerSpec() for phase in phases}
+            optimizer = {
+                phase: OptimizerSpec(schedule="cosine")
+                if phase in ("reconstruction", "elbo")
+                else OptimizerSpec(learning_rate=2e-4, b1=0.5, schedule="cosine")
+                for phase in phases
+            }
+        if not isinstance(optimizer, (dict, tuple)):
+            raise UserError(f"optimizer is {optimizer!r}: it must be a dict by phase")
         optimizer = dict(optimizer)
+        for phase, value in optimizer.items():
+            if not isinstance(value, OptimizerSpec):
+                raise UserError(f"optimizer.{phase} is {value!r}: it must be an OptimizerSpec")
         if set(optimizer) != set(phases):
             raise UserError(
                 f"optimizer has {sorted(optimizer)}: algorithm {self.algorithm!r} needs one each "

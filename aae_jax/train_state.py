@@ -92,9 +92,11 @@ def create_train_state(
 
 
 def to_unit(images: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
-    """Pixels as numbers in [0, 1]: uint8 is divided by 255, anything else is taken to be there."""
+    """Pixels as numbers in [0, 1]: uint8 is divided by 255, floats are taken to be there."""
     if images.dtype == jnp.uint8:
         return images.astype(dtype) / 255
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise UserError(f"images are {images.dtype}: give uint8, or floats in [0, 1]")
     return images.astype(dtype)
 
 
@@ -146,8 +148,10 @@ def decode(state: TrainState, z: jax.Array, label: jax.Array | None = None) -> j
         f[N, H, W, C], pixels of [0, 1].
 
     Raises:
-        UserError: the decoder takes labels and none are given.
+        UserError: the decoder takes labels and none are given, or the other way round.
     """
+    if label is not None and not state.spec.model.label_in_decoder:
+        raise UserError("a label is given, but model.label_in_decoder is False")
     if label is not None:
         label = jnp.broadcast_to(jnp.asarray(label), z.shape[:1])
     return _to_images(state, networks.decode(state.spec, state.params, z, label))
@@ -176,11 +180,12 @@ def generate(
             where it takes one; None for the full prior, and labels drawn uniformly.
     """
     spec = state.spec
-    prior_sample = sample_prior(spec, key, num_samples, label)
-    label = prior_sample.label
-    if spec.model.label_in_decoder:
-        drawn = jax.random.randint(
-            jax.random.fold_in(key, 1), (num_samples,), 0, spec.num_classes
-        )
-        label = jnp.where(label < 0, drawn, label)
-    return decode(state, prior_sample.z, label)
+    uses = spec.prior.has_components, spec.model.label_in_decoder
+    if label is not None and not any(uses):
+        raise UserError(f"a label is given, but neither prior {spec.prior.name!r} nor decoder has any")
+    z = sample_prior(spec, key, num_samples, label if spec.prior.has_components else None).z
+    if not spec.model.label_in_decoder:
+        return decode(state, z)
+    if label is None:
+        label = jax.random.randint(jax.random.fold_in(key, 1), (num_samples,), 0, spec.num_classes)
+    return decode(state, z, label)

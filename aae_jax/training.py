@@ -110,6 +110,8 @@ def train_steps(
         UserError: the data set is empty or its size times the batch size is out of range.
     """
     spec = state.spec
+    if num_steps < 1:
+        raise UserError(f"num_steps is {num_steps}: it must be positive")
 
     def body(state, rows):
         batch = {name: values[rows] for name, values in dataset.items()}

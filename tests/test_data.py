@@ -41,6 +41,42 @@ def test_digits_splits_are_disjoint():
     assert not train & test and not train & validation and not validation & test
 
 
+def test_labels_are_kept_balanced_and_by_seed():
+    train = data.load(spec("digits")).train
+    kept = data.keep_labels(train, 200, 10, seed=3)
+    known = kept["label"] >= 0
+    np.testing.assert_array_equal(np.bincount(kept["label"][known]), np.full(10, 20))
+    np.testing.assert_array_equal(kept["label"][known], train["label"][known])
+    assert (kept["label"][~known] == -1).all() and kept["image"] is train["image"]
+    again, other = (data.keep_labels(train, 200, 10, seed=s)["label"] for s in (3, 4))
+    np.testing.assert_array_equal(kept["label"], again)
+    assert (other != again).any()
+
+
+@pytest.mark.parametrize("number, match", [(205, "multiple of the 10"), (5_000, "class 0 has only")])
+def test_more_labels_than_there_are(number, match):
+    with pytest.raises(UserError, match=f"data.num_labelled is {number}.*{match}"):
+        data.keep_labels(data.load(spec("digits")).train, number, 10, seed=0)
+
+
+def test_pixel_statistics_survive_a_constant_pixel():
+    images = np.zeros((4, 1, 2, 1), np.uint8)
+    images[:, 0, 1, 0] = [0, 51, 102, 255]
+    mean, std = data.pixel_statistics(images)
+    np.testing.assert_allclose(mean.ravel(), [0, 0.4], atol=1e-6)
+    np.testing.assert_allclose(std.ravel(), [1, np.std([0, 0.2, 0.4, 1.0])], atol=1e-6)
+
+
+def test_labels_out_of_range_are_refused(monkeypatch):
+    from aae_jax.data import digits
+
+    loaded = digits.load()
+    bad = {**loaded.train, "label": np.full_like(loaded.train["label"], 10)}
+    monkeypatch.setattr(digits, "load", lambda: loaded._replace(train=bad))
+    with pytest.raises(UserError, match="labels of data 'digits' go from 10 to 10"):
+        data.load(spec("digits"))
+
+
 def test_unknown_data_set():
     with pytest.raises(UserError, match="data.name is 'cifar'.*'digits', 'mnist'"):
         data.load(spec("cifar"))

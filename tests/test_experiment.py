@@ -163,8 +163,93 @@ def test_divergence_names_step_and_loss(tmp_path):
             "model.output": "linear",
         }
     )
-    with pytest.raises(UserError, match=r"loss/\w+ is (nan|inf) at step \d+: training stopped"):
+    with pytest.raises(UserError, match=r"at step 2 .*loss/reconstruction is (nan|inf).*stopped"):
         experiment.run(config, str(tmp_path))
+    # Nothing was saved, and an untrained model is neither scored nor drawn.
+    for mode in ("evaluate", "figures"):
+        with pytest.raises(UserError, match="no checkpoint in .*: train first"):
+            experiment.run(config, str(tmp_path), mode)
+    assert not os.path.exists(tmp_path / "results.json")
+
+
+def test_parameters_that_the_last_step_broke_are_not_saved(tmp_path):
+    config = small_config(
+        **{
+            "optimizer.generator.learning_rate": 1e38,
+            "optimizer.generator.name": "sgd",
+            "run.steps_per_dispatch": 1,
+            "run.checkpoint_every": 1,
+        }
+    )
+    with pytest.raises(UserError, match="encoder has parameters that are not finite after step 1"):
+        experiment.run(config, str(tmp_path))
+    assert not [name for name in os.listdir(tmp_path / "checkpoints") if name.isdigit()]
+
+
+def test_a_damaged_checkpoint_is_one_line(tmp_path):
+    experiment.run(small_config(**{"train.num_steps": 8}), str(tmp_path), "train")
+    for folder, _, names in os.walk(tmp_path / "checkpoints" / "8"):
+        for name in names:
+            open(os.path.join(folder, name), "w").close()
+    with pytest.raises(UserError, match="checkpoints/8 can't be read.*remove it"):
+        experiment.run(small_config(**{"train.num_steps": 8}), str(tmp_path))
+
+
+def test_only_validation_images_choose_sigma_and_neighbours_are_training_images(
+    tmp_path, monkeypatch
+):
+    from aae_jax import evaluation, figures
+
+    seen = {}
+
+    def evaluate(state, validation, test, spec, key):
+        seen.update(validation=validation, test=test["image"], evaluation_key=key)
+        return original(state, validation, test, spec, key)
+
+    original = evaluation.evaluate
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    nearest = figures._nearest
+    monkeypatch.setattr(
+        figures, "_nearest", lambda images, train: seen.update(train=train) or nearest(images, train)
+    )
+    config = small_config(**{"train.num_steps": 8})
+    experiment.run(config, str(tmp_path))
+    loaded = data.load(experiment.parse_config(config).data)
+    for name in ("train", "validation", "test"):
+        np.testing.assert_array_equal(seen[name], getattr(loaded, name)["image"])
+    # The samples that are scored are not drawn with the key that made the parameters.
+    initial = jax.random.fold_in(jax.random.key(config.seed), 0)
+    assert (jax.random.key_data(seen["evaluation_key"]) != jax.random.key_data(initial)).any()
+
+
+def test_partial_labels_and_standardised_pixels_reach_the_training(tmp_path, monkeypatch):
+    seen = []
+    original = experiment.train_steps
+
+    def record(state, dataset, num_steps, **kwargs):
+        seen.append((state, np.asarray(dataset["label"])))
+        return original(state, dataset, num_steps, **kwargs)
+
+    monkeypatch.setattr(experiment, "train_steps", record)
+    config = small_config(
+        **{
+            "train.num_steps": 4,
+            "data.standardise": True,
+            "model.output": "linear",
+            "model.code_dim": 2,
+            "model.label_in_discriminator": True,
+            "prior.name": "gaussian_mixture",
+        }
+    )
+    config.data.num_labelled = 100
+    experiment.run(config, str(tmp_path))
+    state, label = seen[0]
+    np.testing.assert_array_equal(np.bincount(label[label >= 0]), np.full(10, 10))
+    assert (label == -1).sum() == 1_297 - 100
+    images = data.load(experiment.parse_config(config).data).train["image"].reshape(1_297, -1)
+    np.testing.assert_allclose(state.pixel_mean, images.mean(axis=0), atol=1e-5)
+    constant = images.std(axis=0) == 0
+    assert constant.any() and (np.asarray(state.pixel_std)[constant] == 1).all()
 
 
 def test_mistakes_leave_no_workdir(tmp_path):
@@ -180,7 +265,7 @@ def test_mistakes_leave_no_workdir(tmp_path):
             experiment.run(small_config(**overrides), workdir)
         assert not os.path.exists(workdir)
     for mode in ("evaluate", "figures"):
-        with pytest.raises(UserError, match="no checkpoints"):
+        with pytest.raises(UserError, match="no checkpoint in"):
             experiment.run(small_config(), workdir, mode)
         assert not os.path.exists(workdir)
 

@@ -21,6 +21,31 @@ def test_nearest_is_the_nearest_in_euclidean_distance():
     np.testing.assert_allclose(figures._nearest(images, train), unit[squared.argmin(axis=1)], atol=1e-6)
 
 
+def test_the_last_column_belongs_to_the_column_beside_it(monkeypatch):
+    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    seen = {}
+    tile = figures._tile
+    monkeypatch.setattr(figures, "_tile", lambda images: seen.setdefault(len(seen), images) is None or tile(images))
+    train = np.asarray(make_dataset(50)["image"])
+    figures.samples(state, train, jax.random.key(1), rows=4, columns=3)
+    drawn, nearest = seen[0], seen[1]
+    np.testing.assert_array_equal(nearest[:, 0], figures._nearest(drawn[:, -1], train))
+    expected = aae.generate(state, jax.random.key(1), 12)
+    np.testing.assert_array_equal(drawn.reshape(expected.shape), expected)
+
+
+def test_codes_beyond_the_prior_are_not_dropped():
+    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    far = jax.tree.map(lambda v: 30 * v, state.params["encoder"]["Dense_2"])
+    params = {**state.params, "encoder": {**state.params["encoder"], "Dense_2": far}}
+    images = np.asarray(make_dataset(40)["image"])
+    figure = figures.code_marginals(state.replace(params=params), images, jax.random.key(0))
+    edges = figure.axes[0].patches[-1].get_xy()
+    heights = edges[:, 1]
+    # Most of the codes lie outside the prior's range: the outermost bins are the highest.
+    assert heights.max() in (heights[1], heights[2], heights[-2], heights[-3])
+
+
 def test_tiles_stand_in_row_major_order():
     images = np.arange(6).reshape(2, 3, 1, 1, 1) / 10 * np.ones(SHAPE)
     grid = figures._tile(images)

@@ -102,6 +102,9 @@ def test_select_sigma_takes_the_best_mean():
         (np.zeros((0, 3)), np.zeros((5, 3)), 0.1, "x has shape"),
         (np.zeros(3), np.zeros((5, 3)), 0.1, "x has shape"),
         (np.zeros((2, 3)), np.zeros((5, 3)), np.ones((2, 2)), "sigma has shape"),
+        (np.zeros((2, 3)), np.zeros((5, 3)), 0.0, "sigma is 0.0: it must be positive"),
+        (np.zeros((2, 3)), np.zeros((5, 3)), [0.1, -1.0], "must be positive"),
+        (np.zeros((2, 3), np.uint8), np.zeros((5, 3)), 0.1, "x is uint8: it must be floating"),
     ],
 )
 def test_refuses_shapes_that_do_not_fit(x, samples, sigma, match):
@@ -119,6 +122,30 @@ def test_streamed_refuses_what_does_not_fit():
         parzen.log_likelihood_streamed(
             x, lambda key, n: jnp.zeros((n, 3)), jax.random.key(0), 0, 0.1
         )
+
+
+def test_lists_are_arrays():
+    found = parzen.log_likelihood([[0.0, 1.0]], [[0.5, 0.5], [0.0, 0.0]], [0.1, 0.2])
+    expected = reference(np.array([[0.0, 1.0]]), np.array([[0.5, 0.5], [0.0, 0.0]]), 0.2)
+    np.testing.assert_allclose(found[1], expected, rtol=1e-5)
+
+
+def test_memory_does_not_grow_with_the_samples():
+    def temporary(num_samples):
+        x = jax.ShapeDtypeStruct((500, 50), jnp.float32)
+        samples = jax.ShapeDtypeStruct((num_samples, 50), jnp.float32)
+        compiled = jax.jit(parzen.log_likelihood).lower(x, samples, 0.2).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary(200_000) < 1.1 * temporary(2_000) < 10e6
+
+
+def test_products_run_at_full_precision():
+    """Where a matrix product would be TF32 or bfloat16 by default, it costs nats."""
+    x, samples = points(3, 5, 4)
+    text = str(jax.make_jaxpr(lambda x: parzen.log_likelihood(x, samples, 0.2))(x))
+    products = text.count("dot_general[")
+    assert products >= 1 and text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") == products
 
 
 def test_anchor_on_mnist(mnist_images):

@@ -36,6 +36,28 @@ def test_paper_defaults():
     assert made.model.posterior == "deterministic"
 
 
+def test_a_spec_made_by_hand_has_the_same_defaults():
+    assert aae.Spec((28, 28, 1)) == aae.spec_from_config(default.get_config())
+
+
+@pytest.mark.parametrize(
+    "fields, match",
+    [
+        ({"num_classes": 2.5}, "spec.num_classes is 2.5: it must be an integer"),
+        ({"model": {"code_dim": 2}}, "spec.model is .*: it must be ModelSpec"),
+        ({"optimizer": 3}, "optimizer is 3: it must be a dict"),
+        (
+            {"optimizer": dict.fromkeys(spec.ALGORITHMS["aae"], "adam")},
+            "optimizer.reconstruction is 'adam': it must be an OptimizerSpec",
+        ),
+        ({"image_shape": [28, 28, 1]}, "spec.image_shape is"),
+    ],
+)
+def test_a_spec_made_by_hand_is_checked_too(fields, match):
+    with pytest.raises(aae.UserError, match=match):
+        aae.Spec(**{"image_shape": (28, 28, 1), **fields})
+
+
 def test_names_in_spec_have_an_implementation():
     assert set(spec.PRIORS) == set(priors.PRIORS)
     assert set(spec.POSTERIORS) == set(posteriors.POSTERIORS)
@@ -61,6 +83,12 @@ BAD = {
     "optimizer.generator.name": ("adamw",),
     "optimizer.generator.learning_rate": (0, -1e-3, float("nan")),
     "optimizer.reconstruction.b1": (1.0, -0.1),
+    "optimizer.reconstruction.momentum": (0.9,),  # of sgd
+    "data.num_labelled": (-1, 1.5),
+    "data.standardise": (True, 1),  # with a sigmoid output
+    "model.noise_dim": (0,),
+    "model.label_in_decoder": (1, "yes"),
+    "model.label_in_discriminator": (True,),  # with a Gaussian prior
     "optimizer.discriminator.schedule": ("linear", "piecewise"),
     "optimizer.discriminator.boundaries": ((10,),),  # with a cosine schedule
     "train.num_steps": (0, -3),

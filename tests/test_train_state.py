@@ -100,8 +100,8 @@ def test_gaussian_prior():
     assert (sample.label == -1).all()
     np.testing.assert_allclose(sample.z.mean(axis=0), 0, atol=0.05)
     np.testing.assert_allclose(np.cov(sample.z.T), 4 * np.eye(2), atol=0.1)
-    labelled = aae.sample_prior(make_spec(), jax.random.key(0), 3, label=7)
-    np.testing.assert_array_equal(labelled.label, [7, 7, 7])
+    with pytest.raises(aae.UserError, match="prior 'gaussian' has no components"):
+        aae.sample_prior(make_spec(), jax.random.key(0), 3, label=7)
 
 
 def test_generate_is_the_decoder_over_the_prior():
@@ -111,6 +111,23 @@ def test_generate_is_the_decoder_over_the_prior():
     assert samples.shape == (5, *SHAPE)
     expected = aae.decode(state, aae.sample_prior(state.spec, key, 5).z)
     np.testing.assert_array_equal(samples, expected)
+
+
+def test_labels_and_images_that_would_be_ignored_or_misread_are_refused():
+    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    with pytest.raises(aae.UserError, match="neither prior 'gaussian' nor decoder"):
+        aae.generate(state, jax.random.key(0), 3, label=1)
+    with pytest.raises(aae.UserError, match="model.label_in_decoder is False"):
+        aae.decode(state, jnp.zeros((3, 2)), label=1)
+    with pytest.raises(aae.UserError, match="images are int32: give uint8, or floats"):
+        aae.encode(state, make_dataset()["image"].astype(jnp.int32))
+
+
+def test_networks_are_drawn_independently():
+    model = {"encoder_hidden": (12,), "decoder_hidden": (12,), "discriminator_hidden": (12,)}
+    state = aae.create_train_state(make_spec(model={"code_dim": 12, **model}), jax.random.key(0))
+    kernels = [state.params[name]["Dense_0"]["kernel"][:12, :12] for name in state.params]
+    assert (kernels[0] != kernels[1]).all() and (kernels[1] != kernels[2]).all()
 
 
 def test_state_is_a_pytree_with_a_static_spec():
