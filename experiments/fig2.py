@@ -16,7 +16,8 @@ def get_config(panel="a"):
     default.check_variant(panel, VARIANTS)
     config = default.get_config()
     config.model.code_dim = 2
-    config.train.num_steps = 10_000
+    config.train.num_steps = 6_000
+    default.use_2d_rates(config)
     if panel in "bd":
         default.use_mixture(config)
     if panel in "cd":

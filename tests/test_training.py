@@ -171,7 +171,7 @@ def test_metrics_are_what_they_say():
         kurtosis = ((values - values.mean()) ** 4).mean() / values.var() ** 2
         np.testing.assert_allclose(metrics[f"{name}/kurtosis"], kurtosis, rtol=1e-4)
     logits = {
-        name: np.asarray(networks.discriminate(state.spec, state.params, jnp.asarray(values)))
+        name: np.asarray(networks.discriminate(state.spec, state.params, jnp.asarray(values), None))
         for name, values in (("prior", prior_sample.z), ("code", z.astype(np.float32)))
     }
     assert metrics["discriminator/accuracy_on_prior"] == (sigmoid(logits["prior"]) > 0.5).mean()
