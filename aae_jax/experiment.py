@@ -21,8 +21,6 @@ from aae_jax.spec import Settings, Spec, parse_config, spec_from_config
 from aae_jax.train_state import TrainState, create_train_state
 from aae_jax.training import train_steps
 
-MODES = ("run", "train", "evaluate", "figures")
-
 # Fields that may change between two starts in one workdir: they don't touch the training.
 _FREE = ("evaluation.", "run.", "data.data_dir", "data.manual_dir")
 

@@ -52,7 +52,7 @@ def outside():
     config = digits.get_config()
     for network in ("encoder", "decoder", "discriminator"):
         config.model[f"{network}_hidden"] = (1_000, 1_000)
-    config.train.num_steps = 2_000
+    config.train.num_steps = 1_000
     spec = aae.spec_from_config(config)
     state = aae.create_train_state(spec, jax.random.key(0))
     settings = experiment.parse_config(config)

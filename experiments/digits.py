@@ -2,6 +2,8 @@
 
     python launch.py --config=experiments/digits.py
 
+On 2 CPU cores half a minute, to 33.8 ± 0.9 nats (10,000 samples; test images).
+
 The paper's likelihood experiment (section 4) at the size of these digits. The code is 6-D and the
 encoder sees noisy images: with 1,297 training images it would otherwise learn them by heart. Both
 were chosen on the validation images.

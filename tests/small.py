@@ -13,9 +13,9 @@ def make_spec(dtype="float32", optimizer=None, model=None, prior=None, algorithm
     train = {"num_steps": 20, "batch_size": 8, **train}
     model = {
         "code_dim": 2,
-        "encoder_hidden": (16, 12),
-        "decoder_hidden": (12, 16),
-        "discriminator_hidden": (16, 16),
+        "encoder_hidden": (16,),
+        "decoder_hidden": (12,),
+        "discriminator_hidden": (16,),
         "noise_dim": 3,
         "param_dtype": dtype,
         "compute_dtype": dtype,

@@ -36,8 +36,8 @@ def test_the_last_column_belongs_to_the_column_beside_it(monkeypatch):
 
 def test_codes_beyond_the_prior_are_not_dropped():
     state = aae.create_train_state(make_spec(), jax.random.key(0))
-    far = jax.tree.map(lambda v: 30 * v, state.params["encoder"]["Dense_2"])
-    params = {**state.params, "encoder": {**state.params["encoder"], "Dense_2": far}}
+    far = jax.tree.map(lambda v: 30 * v, state.params["encoder"]["Dense_1"])
+    params = {**state.params, "encoder": {**state.params["encoder"], "Dense_1": far}}
     images = np.asarray(make_dataset(40)["image"])
     figure = figures.code_marginals(state.replace(params=params), images, jax.random.key(0))
     edges = figure.axes[0].patches[-1].get_xy()

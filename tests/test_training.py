@@ -63,7 +63,8 @@ def test_equals_the_numpy_reference(x64, kind):
             phase: Momentum(lambda step, rate=rate: rate, 0.9) for phase, rate in rates.items()
         }
     noise = 0.7 if kind == "noise" else 0.0
-    spec = make_spec("float64", optimizer, input_noise=noise)
+    widths = {"encoder_hidden": (16, 12), "decoder_hidden": (12, 16)}
+    spec = make_spec("float64", optimizer, {**widths, "discriminator_hidden": (9, 8)}, input_noise=noise)
     state = aae.create_train_state(spec, jax.random.key(0))
     dataset = make_dataset()
     networks = as_layers(state.params)
