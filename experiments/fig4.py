@@ -20,8 +20,8 @@ def get_config(panel="a"):
     config.model.code_dim = 2
     config.model.label_in_discriminator = True
     config.train.num_steps = 10_000
-    config.train.input_noise = 0.3
-    default.use_2d_rates(config)
+    config.train.input_noise = 0.1
+    default.use_label_rates(config)
     if panel == "a":
         default.use_mixture(config)
     else:
