@@ -1,7 +1,7 @@
 """Trains, evaluates and draws one experiment.
 
-    python launch.py
-    python launch.py --config=experiments/mnist.py --config.train.num_steps=2000
+python launch.py
+python launch.py --config=experiments/mnist.py --config.train.num_steps=2000
 """
 
 import os
@@ -76,7 +76,9 @@ def main(argv):
     except UserError as error:
         _fail(error)
     except KeyboardInterrupt:  # outside the training, which saves
-        print("interrupted: the same command goes on from what is saved", file=sys.stderr, flush=True)
+        print(
+            "interrupted: the same command goes on from what is saved", file=sys.stderr, flush=True
+        )
         os._exit(130)  # a compilation under way does not survive an ordinary exit
 
 

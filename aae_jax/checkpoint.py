@@ -72,6 +72,13 @@ def _arrays(state):
     """The state as a dict of plain arrays; typed keys as their words."""
     arrays = {
         name: getattr(state, name)
-        for name in ("step", "params", "opt_state", "learning_rate_scale", "pixel_mean", "pixel_std")
+        for name in (
+            "step",
+            "params",
+            "opt_state",
+            "learning_rate_scale",
+            "pixel_mean",
+            "pixel_std",
+        )
     }
     return {**arrays, "rng": jax.random.key_data(state.rng)}

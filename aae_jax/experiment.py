@@ -68,9 +68,7 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
     elif not os.path.isdir(os.path.join(workdir, "checkpoints")):
         raise UserError(f"no checkpoint in {workdir!r}: train first, with --mode=train")
     key = jax.random.key(settings.seed)
-    create = jax.jit(
-        create_train_state, static_argnums=0, out_shardings=parallel.replicated(mesh)
-    )
+    create = jax.jit(create_train_state, static_argnums=0, out_shardings=parallel.replicated(mesh))
     # From here to the end of the training a first signal is only noted, so that it can be obeyed
     # when the state is whole.
     with _Signals() as signals, Checkpoints(os.path.join(workdir, "checkpoints")) as checkpoints:
@@ -322,7 +320,9 @@ class _Progress:
             if self._bar is None:
                 from tqdm import tqdm
 
-                self._bar = tqdm(total=self._num_steps, initial=step, unit="step", dynamic_ncols=True)
+                self._bar = tqdm(
+                    total=self._num_steps, initial=step, unit="step", dynamic_ncols=True
+                )
             self._bar.update(step - self._bar.n)
             return
         now = time.monotonic()

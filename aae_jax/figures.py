@@ -155,7 +155,9 @@ def codes(state: TrainState, test: dict[str, np.ndarray], key: jax.Array) -> Fig
         axes.set_title(title, fontsize=9)
         axes.tick_params(labelsize=7)
         if points is z:
-            legend = axes.legend(*dots.legend_elements(), fontsize=6, title="label", loc="upper right")
+            legend = axes.legend(
+                *dots.legend_elements(), fontsize=6, title="label", loc="upper right"
+            )
             legend.get_title().set_fontsize(6)
     figure.tight_layout()
     return figure
@@ -217,7 +219,9 @@ def style(state: TrainState, key: jax.Array, rows: int = 10) -> Figure:
     return figure
 
 
-def walk(state: TrainState, key: jax.Array, rows: int = 5, stops: int = 6, frames: int = 12) -> list:
+def walk(
+    state: TrainState, key: jax.Array, rows: int = 5, stops: int = 6, frames: int = 12
+) -> list:
     """The videos of sections 3.2 and 4: a closed walk through the codes, as pictures of uint8.
 
     Between draws of the prior the code moves on a great circle, so that its length stays that of
@@ -335,4 +339,6 @@ def _new_figure(columns, rows, scale=0.55):
 def _show(axes, grid):
     """A picture with pixels of [0, 1]; one channel is grey, white on black as MNIST is shown."""
     grey = grid.shape[-1] == 1
-    axes.imshow(grid[..., 0] if grey else grid, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(
+        grid[..., 0] if grey else grid, cmap="gray", vmin=0, vmax=1, interpolation="nearest"
+    )

@@ -4,7 +4,8 @@ The only module that knows Flax. Parameters are one plain dict,
 `{"encoder": …, "decoder": …, "discriminator": …}`.
 """
 
-from typing import Any, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -98,9 +99,7 @@ def encode(spec: Spec, params: Params, x: jax.Array, row_keys: jax.Array | None)
         z: f[B, D].
     """
     posterior = posteriors.POSTERIORS[spec.model.posterior]
-    return posterior.sample(
-        spec, lambda inputs: encoder_outputs(spec, params, inputs), x, row_keys
-    )
+    return posterior.sample(spec, lambda inputs: encoder_outputs(spec, params, inputs), x, row_keys)
 
 
 def decode(spec: Spec, params: Params, z: jax.Array, label: jax.Array | None) -> jax.Array:

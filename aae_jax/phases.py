@@ -1,7 +1,8 @@
 """An algorithm is a tuple of phases; a phase is a loss, the networks it trains, an optimiser."""
 
 import math
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +42,7 @@ class Phase(NamedTuple):
 
 
 def reconstruction(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
-    """"The autoencoder updates the encoder and the decoder to minimize the reconstruction error"."""
+    """ "The autoencoder updates the encoder and the decoder to minimize the reconstruction error"."""
     z = networks.encode(spec, params, inputs.x_noisy, inputs.row_keys)
     return losses.squared_error(networks.decode(spec, params, z, inputs.label), inputs.x), {}
 

@@ -1,6 +1,7 @@
 """q(z|x): how the encoder's output becomes a code (section 2)."""
 
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,9 @@ class Posterior(NamedTuple):
     sample: Callable[[Spec, Encoder, jax.Array, jax.Array | None], jax.Array]
 
 
-def deterministic(spec: Spec, encoder: Encoder, x: jax.Array, row_keys: jax.Array | None) -> jax.Array:
+def deterministic(
+    spec: Spec, encoder: Encoder, x: jax.Array, row_keys: jax.Array | None
+) -> jax.Array:
     """The encoder's output is the code; the only randomness in q(z) is the data's."""
     del spec, row_keys
     return encoder(x)
@@ -43,7 +46,9 @@ def gaussian(spec: Spec, encoder: Encoder, x: jax.Array, row_keys: jax.Array | N
 def universal(spec: Spec, encoder: Encoder, x: jax.Array, row_keys: jax.Array | None) -> jax.Array:
     """z = f(x, η) with η ~ N(0, I): any distribution that the encoder can make of noise (Eq. 2)."""
     if row_keys is None:
-        raise UserError("model.posterior is 'universal', which has no mean in closed form: give a key")
+        raise UserError(
+            "model.posterior is 'universal', which has no mean in closed form: give a key"
+        )
     eta = row_normal(row_keys, spec.model.noise_dim, x.dtype)
     return encoder(jnp.concatenate([x, eta], axis=1))
 

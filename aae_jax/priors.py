@@ -1,7 +1,8 @@
 """p(z): the distributions that can be imposed on the code."""
 
 import math
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +65,9 @@ def gaussian_mixture_component_log_prob(spec: Spec, z: jax.Array) -> jax.Array:
     cos, sin = _direction(jnp.arange(spec.num_classes), spec.num_classes, z.dtype)
     along = z[:, :1] * cos + z[:, 1:] * sin - spec.prior.radius
     across = z[:, 1:] * cos - z[:, :1] * sin
-    return _log_normal(along, spec.prior.radial_std) + _log_normal(across, spec.prior.tangential_std)
+    return _log_normal(along, spec.prior.radial_std) + _log_normal(
+        across, spec.prior.tangential_std
+    )
 
 
 def gaussian_mixture_log_prob(spec: Spec, z: jax.Array) -> jax.Array:

@@ -10,7 +10,8 @@ import importlib
 import inspect
 import types
 import typing
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -209,7 +210,9 @@ class TrainSpec:
         _check_positive("train.num_steps", self.num_steps)
         _check_positive("train.batch_size", self.batch_size)
         if not 0 <= self.input_noise < float("inf"):
-            raise UserError(f"train.input_noise is {self.input_noise}: it must be 0 or a positive number")
+            raise UserError(
+                f"train.input_noise is {self.input_noise}: it must be 0 or a positive number"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -388,7 +391,17 @@ def spec_from_config(
 
 def parse_config(config: Mapping[str, Any]) -> Settings:
     """Checks every field of a config: names, types, values. Raises `UserError`."""
-    fields = {"seed", "algorithm", "data", "model", "prior", "optimizer", "train", "run", "evaluation"}
+    fields = {
+        "seed",
+        "algorithm",
+        "data",
+        "model",
+        "prior",
+        "optimizer",
+        "train",
+        "run",
+        "evaluation",
+    }
     _check_names(config, fields, "")
     seed = config["seed"]
     if type(seed) is not int or not 0 <= seed < 2**32:
@@ -424,7 +437,9 @@ def _section(config, name, cls, prefix=""):
     """One section of the config as its dataclass."""
     section = config[name]
     if not hasattr(section, "items"):
-        raise UserError(f"{prefix}{name} is {section!r}: it must be a section with fields of its own")
+        raise UserError(
+            f"{prefix}{name} is {section!r}: it must be a section with fields of its own"
+        )
     fields = {field.name for field in dataclasses.fields(cls)}
     _check_names(section, fields, f"{prefix}{name}.")
     values = {}
@@ -444,9 +459,7 @@ def _import(name, path):
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"{name} is {path!r}: write 'package.module:function' ({error})"
-        ) from error
+        raise UserError(f"{name} is {path!r}: write 'package.module:function' ({error})") from error
 
 
 def _check_names(config, expected, prefix):

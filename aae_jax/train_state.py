@@ -182,7 +182,9 @@ def generate(
     spec = state.spec
     uses = spec.prior.has_components, spec.model.label_in_decoder
     if label is not None and not any(uses):
-        raise UserError(f"a label is given, but neither prior {spec.prior.name!r} nor decoder has any")
+        raise UserError(
+            f"a label is given, but neither prior {spec.prior.name!r} nor decoder has any"
+        )
     z = sample_prior(spec, key, num_samples, label if spec.prior.has_components else None).z
     if not spec.model.label_in_decoder:
         return decode(state, z)

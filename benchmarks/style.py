@@ -24,7 +24,9 @@ from aae_jax.checkpoint import Checkpoints
 from aae_jax.spec import parse_config
 from aae_jax.train_state import to_unit
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "A finished run with labels in the decoder.", required=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "A finished run with labels in the decoder.", required=True
+)
 _OTHER = flags.DEFINE_string("other", None, "A finished run on the same data, without labels.")
 
 

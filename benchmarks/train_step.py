@@ -1,6 +1,6 @@
 """Milliseconds a training step of the MNIST model, and the share of a run spent outside it.
 
-    python -m benchmarks.train_step
+python -m benchmarks.train_step
 """
 
 import contextlib

@@ -124,4 +124,6 @@ def use_vae(config: config_dict.ConfigDict) -> None:
 def check_variant(variant: str, variants: tuple[str, ...]) -> None:
     """Refuses an argument of a config that does not exist."""
     if variant not in variants:
-        raise ValueError(f"the config's argument is {variant!r}: it must be one of {', '.join(variants)}")
+        raise ValueError(
+            f"the config's argument is {variant!r}: it must be one of {', '.join(variants)}"
+        )

@@ -1,7 +1,7 @@
 """Fig. 5: the label goes to the decoder, and the code keeps the style (section 3.2).
 
-    python launch.py --config=experiments/fig5.py:a    # MNIST
-    python launch.py --config=experiments/fig5.py:b    # SVHN
+python launch.py --config=experiments/fig5.py:a    # MNIST
+python launch.py --config=experiments/fig5.py:b    # SVHN
 """
 
 from experiments import default

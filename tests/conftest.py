@@ -12,11 +12,11 @@ os.environ["XLA_FLAGS"] = (
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # `experiments` is not part of the installed package
 
-import gzip  # noqa: E402
+import gzip
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
+import jax
+import numpy as np
+import pytest
 
 MNIST_FILES = ROOT.parent / "shared" / "data" / "mnist"
 

@@ -100,9 +100,7 @@ def train_step(networks, optimizers, x, x_noisy, prior_z):
     z, encoder_inputs = forward(networks["encoder"], x_noisy)
     prior_logits, prior_inputs = forward(networks["discriminator"], prior_z)
     code_logits, code_inputs = forward(networks["discriminator"], z)
-    discriminator = (
-        -np.log(sigmoid(prior_logits)).mean() - np.log(1 - sigmoid(code_logits)).mean()
-    )
+    discriminator = -np.log(sigmoid(prior_logits)).mean() - np.log(1 - sigmoid(code_logits)).mean()
     on_prior, _ = backward(
         networks["discriminator"], prior_inputs, (sigmoid(prior_logits) - 1) / size
     )

@@ -53,7 +53,9 @@ def test_labels_are_kept_balanced_and_by_seed():
     assert (other != again).any()
 
 
-@pytest.mark.parametrize("number, match", [(205, "multiple of the 10"), (5_000, "class 0 has only")])
+@pytest.mark.parametrize(
+    "number, match", [(205, "multiple of the 10"), (5_000, "class 0 has only")]
+)
 def test_more_labels_than_there_are(number, match):
     with pytest.raises(UserError, match=f"data.num_labelled is {number}.*{match}"):
         data.keep_labels(data.load(spec("digits")).train, number, 10, seed=0)
@@ -138,9 +140,7 @@ def test_mnist_from_the_original_files(mnist_files, mnist_images, tmp_path):
     ]
     for part, images in zip(parts, expected):
         assert part["image"].dtype == np.uint8
-        np.testing.assert_array_equal(
-            part["image"].reshape(-1, 784) / np.float32(255), images
-        )
+        np.testing.assert_array_equal(part["image"].reshape(-1, 784) / np.float32(255), images)
     again = data.load(spec("mnist", data_dir=str(tmp_path)))  # prepared: no files needed
     np.testing.assert_array_equal(again.test["image"], loaded.test["image"])
     np.testing.assert_array_equal(again.test["label"], loaded.test["label"])

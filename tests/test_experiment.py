@@ -67,9 +67,7 @@ def test_workdir_holds_everything(whole):
     assert loaded["parzen/sigma"] in digits.get_config().evaluation.sigmas
     assert json.load(open(os.path.join(whole, "config.json")))["train"]["num_steps"] == STEPS
     figures = sorted(os.listdir(os.path.join(whole, "figures")))
-    assert figures == sorted(
-        experiment.figure_files(spec_from_config(small_config()))
-    )
+    assert figures == sorted(experiment.figure_files(spec_from_config(small_config())))
     assert [line["step"] for line in metrics(whole)] == [4, 8, 12, 16, 20, 24, 28, 30]
     assert any("tfevents" in name for name in os.listdir(os.path.join(whole, "tensorboard")))
 
@@ -212,7 +210,9 @@ def test_only_validation_images_choose_sigma_and_neighbours_are_training_images(
     monkeypatch.setattr(evaluation, "evaluate", evaluate)
     nearest = figures._nearest
     monkeypatch.setattr(
-        figures, "_nearest", lambda images, train: seen.update(train=train) or nearest(images, train)
+        figures,
+        "_nearest",
+        lambda images, train: seen.update(train=train) or nearest(images, train),
     )
     config = small_config(**{"train.num_steps": 8})
     experiment.run(config, str(tmp_path))

@@ -18,14 +18,18 @@ def test_nearest_is_the_nearest_in_euclidean_distance():
     images = np.random.default_rng(3).uniform(size=(7, *SHAPE)).astype(np.float32)
     unit = train.astype(np.float64) / 255
     squared = ((images[:, None] - unit[None]) ** 2).sum(axis=(2, 3, 4))
-    np.testing.assert_allclose(figures._nearest(images, train), unit[squared.argmin(axis=1)], atol=1e-6)
+    np.testing.assert_allclose(
+        figures._nearest(images, train), unit[squared.argmin(axis=1)], atol=1e-6
+    )
 
 
 def test_the_last_column_belongs_to_the_column_beside_it(monkeypatch):
     state = aae.create_train_state(make_spec(), jax.random.key(0))
     seen = {}
     tile = figures._tile
-    monkeypatch.setattr(figures, "_tile", lambda images: seen.setdefault(len(seen), images) is None or tile(images))
+    monkeypatch.setattr(
+        figures, "_tile", lambda images: seen.setdefault(len(seen), images) is None or tile(images)
+    )
     train = np.asarray(make_dataset(50)["image"])
     figures.samples(state, train, jax.random.key(1), rows=4, columns=3)
     drawn, nearest = seen[0], seen[1]
@@ -116,13 +120,18 @@ def test_components_follow_the_percentiles_of_the_mixture():
     spec = make_spec(prior={"name": "gaussian_mixture", "radius": 3.0, "radial_std": 0.5})
     state = aae.create_train_state(spec, jax.random.key(0))
     seen = []
-    original, figures._decode_grid = figures._decode_grid, lambda state, z: seen.append(z) or original(state, z)
+    original, figures._decode_grid = (
+        figures._decode_grid,
+        lambda state, z: seen.append(z) or original(state, z),
+    )
     try:
         figures.components(state, num_components=2, size=3)
     finally:
         figures._decode_grid = original
     np.testing.assert_allclose(seen[0][1, 1], [3, 0], atol=1e-6)
-    np.testing.assert_allclose(seen[0][1, 2], [3 + 0.5 * 1.6448536, 0], atol=1e-5)  # 95 % to the right
+    np.testing.assert_allclose(
+        seen[0][1, 2], [3 + 0.5 * 1.6448536, 0], atol=1e-5
+    )  # 95 % to the right
     angle = 2 * np.pi / 10
     np.testing.assert_allclose(seen[1][1, 1], [3 * np.cos(angle), 3 * np.sin(angle)], atol=1e-6)
 

@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 import pytest
+from conftest import ROOT
 
 from aae_jax import experiment
 from aae_jax.spec import spec_from_config
-from conftest import ROOT
 from experiments import digits
 
 SMALL = (
@@ -38,7 +38,10 @@ def launch(cwd, *arguments):
         (["--config.train.num_steps=0"], "train.num_steps is 0: it must be positive"),
         (["--config=experiments/none.py"], "'experiments/none.py': there is no such Python file"),
         (["--config=../README.md"], "no such Python file"),
-        ([f"--config={ROOT}/experiments/fig2.py:z"], "argument is 'z': it must be one of a, b, c, d"),
+        (
+            [f"--config={ROOT}/experiments/fig2.py:z"],
+            "argument is 'z': it must be one of a, b, c, d",
+        ),
         (["--workdir=/dev/null/run"], "'/dev/null' can't be written to"),
         ([f"--config={ROOT}/experiments/digits.py:x"], "takes no argument"),
         (["--mode=fly"], r"--mode=fly.*<run\|train\|evaluate\|figures>"),
@@ -84,9 +87,9 @@ def test_importing_the_package_is_light():
 
 
 def test_functions_are_not_hidden_by_modules():
-    import aae_jax.parallel  # noqa: F401  binds submodules in the package
-    import aae_jax.training  # noqa: F401
     import aae_jax as aae
+    import aae_jax.parallel
+    import aae_jax.training
 
     for name in aae.__all__:
         assert name in dir(aae)

@@ -28,9 +28,7 @@ def test_adversarial_losses_against_probabilities(wrap):
         -np.log(sigmoid(prior)) - np.log(1 - sigmoid(code)),
         rtol=1e-6,
     )
-    np.testing.assert_allclose(
-        wrap(losses.generator_loss)(code), -np.log(sigmoid(code)), rtol=1e-6
-    )
+    np.testing.assert_allclose(wrap(losses.generator_loss)(code), -np.log(sigmoid(code)), rtol=1e-6)
 
 
 def test_generator_loss_does_not_saturate():

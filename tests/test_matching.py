@@ -15,7 +15,9 @@ def test_sliced_wasserstein_of_a_shift():
     found = matching.sliced_wasserstein(z, z + shift, jax.random.key(1), 4_000)
     np.testing.assert_allclose(found, np.sqrt(9 / 3), rtol=0.02)
     permuted = z[jax.random.permutation(jax.random.key(2), 2_000)]
-    np.testing.assert_allclose(matching.sliced_wasserstein(z, permuted, jax.random.key(1)), 0, atol=1e-6)
+    np.testing.assert_allclose(
+        matching.sliced_wasserstein(z, permuted, jax.random.key(1)), 0, atol=1e-6
+    )
 
 
 def test_sliced_wasserstein_in_one_dimension():

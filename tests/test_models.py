@@ -172,9 +172,7 @@ def test_the_decoder_gets_the_code_and_a_one_hot():
         layers(state.params["decoder"]), np.concatenate([np.asarray(z), one_hot], axis=1)
     )
     expected = 1 / (1 + np.exp(-logits))
-    np.testing.assert_allclose(
-        aae.decode(state, z, label).reshape(3, -1), expected, atol=1e-5
-    )
+    np.testing.assert_allclose(aae.decode(state, z, label).reshape(3, -1), expected, atol=1e-5)
     np.testing.assert_array_equal(aae.decode(state, z, 2)[0], aae.decode(state, z, label)[0])
     with pytest.raises(aae.UserError, match="decoding needs labels"):
         aae.decode(state, z)
@@ -199,7 +197,9 @@ def test_binary_cross_entropy_against_probabilities():
     p = 1 / (1 + np.exp(-logits))
     expected = -(x * np.log(p) + (1 - x) * np.log(1 - p)).sum(axis=1)
     np.testing.assert_allclose(losses.binary_cross_entropy(logits, x), expected, rtol=1e-6)
-    assert np.isfinite(losses.binary_cross_entropy(jnp.array([[1e4, -1e4]]), jnp.ones((1, 2)))).all()
+    assert np.isfinite(
+        losses.binary_cross_entropy(jnp.array([[1e4, -1e4]]), jnp.ones((1, 2)))
+    ).all()
 
 
 def test_gaussian_terms_are_the_kl_divergence():
@@ -243,7 +243,10 @@ def test_monte_carlo_cross_entropy_agrees_with_the_exact_one():
 @pytest.mark.parametrize(
     "changes, match",
     [
-        ({"model": {"posterior": "deterministic"}}, "model.posterior is 'deterministic'.*'gaussian'"),
+        (
+            {"model": {"posterior": "deterministic"}},
+            "model.posterior is 'deterministic'.*'gaussian'",
+        ),
         ({"model": {"posterior": "gaussian", "output": "linear"}}, "model.output is 'linear'"),
         (
             {"model": {"posterior": "gaussian"}, "prior": {"name": "swiss_roll"}},

@@ -145,7 +145,9 @@ def test_products_run_at_full_precision():
     x, samples = points(3, 5, 4)
     text = str(jax.make_jaxpr(lambda x: parzen.log_likelihood(x, samples, 0.2))(x))
     products = text.count("dot_general[")
-    assert products >= 1 and text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") == products
+    assert (
+        products >= 1 and text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") == products
+    )
 
 
 def test_anchor_on_mnist(mnist_images):

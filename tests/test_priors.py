@@ -49,7 +49,9 @@ def integral(log_density, limit, size=601):
     return (values * (axis[1] - axis[0]) ** 2).sum(axis=0)
 
 
-@pytest.mark.parametrize("prior", [{"std": 5.0}, MIXTURE, ROLL], ids=lambda p: p.get("name", "gaussian"))
+@pytest.mark.parametrize(
+    "prior", [{"std": 5.0}, MIXTURE, ROLL], ids=lambda p: p.get("name", "gaussian")
+)
 def test_densities_integrate_to_one(prior):
     spec = make_spec(prior=prior)
     entry = priors.PRIORS[spec.prior.name]
@@ -83,7 +85,9 @@ def test_samples_have_the_density_that_is_stated():
     grid = jnp.asarray(np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2), jnp.float32)
     log_p = np.asarray(priors.gaussian_mixture_log_prob(spec, grid), np.float64)
     entropy = -(np.exp(log_p) * log_p).sum() * (axis[1] - axis[0]) ** 2
-    np.testing.assert_allclose(-priors.gaussian_mixture_log_prob(spec, z).mean(), entropy, atol=0.02)
+    np.testing.assert_allclose(
+        -priors.gaussian_mixture_log_prob(spec, z).mean(), entropy, atol=0.02
+    )
 
 
 def test_swiss_roll_is_a_gaussian_around_its_axis():

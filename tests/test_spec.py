@@ -61,9 +61,9 @@ def test_a_spec_made_by_hand_is_checked_too(fields, match):
 def test_names_in_spec_have_an_implementation():
     assert set(spec.PRIORS) == set(priors.PRIORS)
     assert set(spec.POSTERIORS) == set(posteriors.POSTERIORS)
-    assert {name: tuple(phase.name for phase in value) for name, value in phases.ALGORITHMS.items()} == (
-        spec.ALGORITHMS
-    )
+    assert {
+        name: tuple(phase.name for phase in value) for name, value in phases.ALGORITHMS.items()
+    } == (spec.ALGORITHMS)
 
 
 BAD = {

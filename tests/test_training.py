@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import Adam, Momentum, sigmoid, train_step as reference_step
+from reference import Adam, Momentum, sigmoid
+from reference import train_step as reference_step
 from small import make_dataset, make_spec
 
 import aae_jax as aae
@@ -64,7 +65,9 @@ def test_equals_the_numpy_reference(x64, kind):
         }
     noise = 0.7 if kind == "noise" else 0.0
     widths = {"encoder_hidden": (16, 12), "decoder_hidden": (12, 16)}
-    spec = make_spec("float64", optimizer, {**widths, "discriminator_hidden": (9, 8)}, input_noise=noise)
+    spec = make_spec(
+        "float64", optimizer, {**widths, "discriminator_hidden": (9, 8)}, input_noise=noise
+    )
     state = aae.create_train_state(spec, jax.random.key(0))
     dataset = make_dataset()
     networks = as_layers(state.params)
@@ -116,9 +119,7 @@ def test_learning_rate_scale_halves_the_update():
 
     def decoder_move(scale):
         scales = dict(state.learning_rate_scale, reconstruction=jnp.float32(scale))
-        after, _ = aae.train_step(
-            state.replace(learning_rate_scale=scales), batch, prior_sample
-        )
+        after, _ = aae.train_step(state.replace(learning_rate_scale=scales), batch, prior_sample)
         kernel = "Dense_0"
         return after.params["decoder"][kernel]["kernel"] - state.params["decoder"][kernel]["kernel"]
 
@@ -153,9 +154,7 @@ def test_input_noise_changes_every_step():
     batch, prior_sample = inputs_of_step(state, make_dataset(), 0)
     losses = []
     for step in range(2):
-        _, metrics = aae.train_step(
-            state.replace(step=jnp.int32(step)), batch, prior_sample
-        )
+        _, metrics = aae.train_step(state.replace(step=jnp.int32(step)), batch, prior_sample)
         losses.append(float(metrics["loss/reconstruction"]))
     assert losses[0] != losses[1]
 

@@ -8,7 +8,7 @@ TF32 or bfloat16 product costs nats. Only JAX is needed.
 """
 
 import math
-from typing import Callable
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -168,6 +168,8 @@ def _log_likelihood(x, read, num_chunks, num_samples, sigma):
     nearest = carry[0].reshape(-1)[:num_points]
     total = carry[1].reshape(-1, scale.shape[0])[:num_points]
     log_sum = jnp.log(total).T - scale[:, None] * nearest
-    normaliser = math.log(num_samples) + dim * jnp.log(sigma.reshape(-1, 1) * math.sqrt(2 * math.pi))
+    normaliser = math.log(num_samples) + dim * jnp.log(
+        sigma.reshape(-1, 1) * math.sqrt(2 * math.pi)
+    )
     result = log_sum - normaliser
     return result[0] if sigma.ndim == 0 else result
