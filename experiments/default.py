@@ -102,8 +102,8 @@ def use_swiss_roll(config: config_dict.ConfigDict) -> None:
     config.prior.std = 0.1
 
 
-def use_label_rates(config: config_dict.ConfigDict) -> None:
-    """Adversarial rates five times the reconstruction's, where labels select the component.
+def use_mixture_rates(config: config_dict.ConfigDict) -> None:
+    """Adversarial rates five times the reconstruction's, for priors of narrow parts.
 
     With the rates of the 8-D code the reconstruction lays out the classes first, and clusters then
     lock into petals that are not theirs: after 1,500 steps of Fig. 4a 2 % of the hold-out codes lay

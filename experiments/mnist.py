@@ -1,6 +1,6 @@
 """Table 1 and Fig. 6a, MNIST: 784-1000-1000-8, Gaussian prior of std 5.
 
-    python launch.py --config=experiments/mnist.py              # deterministic encoder, as in Table 1
+    python launch.py --config=experiments/mnist.py              # deterministic, as in Table 1
     python launch.py --config=experiments/mnist.py:gaussian     # the other posteriors of section 2
     python launch.py --config=experiments/mnist.py:universal
     python launch.py --config=experiments/mnist.py:vae          # the same architecture, Eq. 3
