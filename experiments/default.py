@@ -105,9 +105,8 @@ def use_swiss_roll(config: config_dict.ConfigDict) -> None:
 def use_mixture_rates(config: config_dict.ConfigDict) -> None:
     """Adversarial rates five times the reconstruction's, for priors of narrow parts.
 
-    With the rates of the 8-D code the reconstruction lays out the classes first, and clusters then
-    lock into petals that are not theirs: after 1,500 steps of Fig. 4a 2 % of the hold-out codes lay
-    in the component of their label, against 91 % with these rates.
+    With the rates of the 8-D code the reconstruction lays out the classes first, and they then lock
+    into petals that are not theirs, labels or not.
     """
     config.optimizer.reconstruction.learning_rate = 2e-4
     config.optimizer.discriminator.learning_rate = 1e-3

@@ -3,6 +3,8 @@
     python launch.py --config=experiments/fig4.py:a    # mixture; also Fig. 4b
     python launch.py --config=experiments/fig4.py:c    # swiss roll; also Fig. 4d
 
+On 2 CPU cores 5 minutes each; docs/gallery.md has the pictures and the numbers.
+
 10,000 labelled and 40,000 unlabelled MNIST images; `--config.data.num_labelled=1000` and others
 give the rest of the curve.
 """

@@ -15,7 +15,7 @@ def get_config(panel="a"):
     config = default.get_config()
     config.model.code_dim = 15
     config.model.label_in_decoder = True
-    config.train.num_steps = 10_000
+    config.train.num_steps = 6_000
     config.train.input_noise = 0.3
     if panel == "b":
         config.data.name = "svhn_cropped"
