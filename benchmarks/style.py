@@ -10,11 +10,13 @@ codes of a model without labels (`--other`) shows what a code holds that is not 
 
 import json
 import os
+import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
@@ -58,6 +60,9 @@ def probe(state, dataset):
 
 def main(argv):
     del argv
+    logging.set_verbosity(logging.ERROR)  # orbax narrates
+    # Ten passes over 50,000 images are enough for these classifiers, and scikit-learn asks for more.
+    warnings.simplefilter("ignore", ConvergenceWarning)
     state, dataset = load(_WORKDIR.value)
     num_classes = state.spec.num_classes
 

@@ -102,8 +102,8 @@ def use_swiss_roll(config: config_dict.ConfigDict) -> None:
     config.prior.std = 0.1
 
 
-def use_mixture_rates(config: config_dict.ConfigDict) -> None:
-    """Adversarial rates five times the reconstruction's, for priors of narrow parts.
+def use_adversarial_rates(config: config_dict.ConfigDict) -> None:
+    """Adversarial rates five times the reconstruction's, where the match to the prior comes first.
 
     With the rates of the 8-D code the reconstruction lays out the classes first, and they then lock
     into petals that are not theirs, labels or not.

@@ -27,7 +27,7 @@ def get_config(panel="a"):
     config.optimizer.discriminator.learning_rate = 1e-3
     if panel in "bd":
         default.use_mixture(config)
-        default.use_mixture_rates(config)
+        default.use_adversarial_rates(config)
     if panel in "cd":
         default.use_vae(config)
         # With std 5 the codes are still growing towards it after 8,000 steps (3.5): the same model

@@ -23,7 +23,7 @@ def get_config(panel="a"):
     config.model.label_in_discriminator = True
     config.train.num_steps = 10_000
     config.train.input_noise = 0.1
-    default.use_mixture_rates(config)
+    default.use_adversarial_rates(config)
     if panel == "a":
         default.use_mixture(config)
     else:
