@@ -7,6 +7,7 @@ import importlib
 
 _HOMES = {
     "errors": ("UserError",),
+    "experiment": ("load_state",),
     "parallel": ("make_mesh", "pmap_train_step"),
     "priors": ("PriorSample", "sample_prior"),
     "spec": (
@@ -29,7 +30,7 @@ _HOMES = {
         "reconstruct",
     ),
     # Not "train_step.py": importing a submodule binds its name in the package, over the function.
-    "training": ("train_step", "train_steps"),
+    "training": ("train_batches", "train_step", "train_steps"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = ("parzen",)

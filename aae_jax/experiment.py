@@ -1,7 +1,9 @@
 """One run: data → train → checkpoint → evaluate → draw, in a workdir that can be taken up again."""
 
 import contextlib
+import itertools
 import json
+import math
 import os
 import shutil
 import signal
@@ -19,7 +21,7 @@ from aae_jax.errors import UserError
 from aae_jax.priors import check_prior
 from aae_jax.spec import Settings, Spec, parse_config, spec_from_config
 from aae_jax.train_state import TrainState, create_train_state
-from aae_jax.training import train_steps
+from aae_jax.training import train_batches, train_steps
 
 # Fields that may change between two starts in one workdir: they don't touch the training.
 _FREE = ("evaluation.", "run.", "data.data_dir", "data.manual_dir")
@@ -45,7 +47,7 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
     _check_workdir(workdir, config_json)
     dataset = data.load(settings.data)
     spec = spec_from_config(config, dataset.image_shape, dataset.num_classes)
-    available = len(dataset.validation["image"])
+    available = min(len(fold.validation["image"]) for fold in dataset.folds)
     if settings.evaluation.num_validation > available:
         raise UserError(
             f"evaluation.num_validation is {settings.evaluation.num_validation}: the data "
@@ -86,6 +88,30 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
     _summarise(state, workdir)
 
 
+def load_state(workdir: str) -> TrainState:
+    """The trained model of a run, from its directory alone: no config file and no data.
+
+    Args:
+        workdir: with `config.json` and `checkpoints/`.
+
+    Returns:
+        The state of the newest checkpoint, to `encode`, `decode` and `generate` with.
+
+    Raises:
+        UserError: there is no run, or it can't be read.
+    """
+    config = _read_json(os.path.join(workdir, "config.json"))
+    if config is None or not os.path.isdir(os.path.join(workdir, "checkpoints")):
+        raise UserError(f"no checkpoint in {workdir!r}: it must be the --workdir of a run")
+    settings = parse_config(config)
+    mean = std = None
+    if settings.data.standardise:  # overwritten by what was measured on the training images
+        mean, std = jnp.zeros(settings.spec.num_pixels), jnp.ones(settings.spec.num_pixels)
+    state = create_train_state(settings.spec, jax.random.key(0), mean, std)
+    with Checkpoints(os.path.join(workdir, "checkpoints")) as checkpoints:
+        return checkpoints.restore(state)
+
+
 def _train(state, train, settings, mesh, checkpoints, signals, workdir) -> TrainState:
     """Steps on to `train.num_steps`, a dispatch at a time, or until a signal."""
     spec, every = state.spec, settings.run.checkpoint_every
@@ -93,11 +119,11 @@ def _train(state, train, settings, mesh, checkpoints, signals, workdir) -> Train
     if step >= num_steps:
         print(f"training is finished: {step} steps", flush=True)
         return state
+    advance = _stepper(state, train, settings, mesh)
     log = _MetricsLog(workdir, step)
     _remove_stale(workdir)
     if step:
         print(f"going on from step {step}", flush=True)
-    on_device = jax.device_put(train, parallel.replicated(mesh))
     before, start = log.seconds, time.monotonic()
     pending = None  # metrics of the dispatch under way; read while the next one runs
     with _Progress(num_steps) as progress:
@@ -109,9 +135,7 @@ def _train(state, train, settings, mesh, checkpoints, signals, workdir) -> Train
         while step < num_steps:
             size = settings.run.steps_per_dispatch
             size = min(size - step % size, num_steps - step)
-            state, metrics = train_steps(
-                state, on_device, size, batch_sharding=parallel.split(mesh)
-            )
+            state, metrics = advance(state, size)
             flush()
             step += size
             pending = (step, metrics, lambda: before + time.monotonic() - start)
@@ -124,6 +148,51 @@ def _train(state, train, settings, mesh, checkpoints, signals, workdir) -> Train
                 break
     log.close()
     return state
+
+
+def _stepper(state, train, settings, mesh):
+    """(state, number of steps) → (state, metrics), from images on the device or streamed to it."""
+    sharding = parallel.split(mesh)
+    if not _is_streamed(train["image"], settings):
+        train = {name: np.asarray(values) for name, values in train.items()}
+        on_device = jax.device_put(train, parallel.replicated(mesh))
+        return lambda state, size: train_steps(state, on_device, size, batch_sharding=sharding)
+    from aae_jax.data import streaming
+
+    spec = settings.spec.train
+    share = spec.batch_size // jax.process_count()
+    first_row = share * jax.process_index()
+    source = streaming.batches(
+        train,
+        state.rng,
+        int(state.step),
+        spec.num_steps,
+        spec.batch_size,
+        slice(first_row, first_row + share),
+    )
+
+    def advance(state, size):
+        batches = list(itertools.islice(source, size))
+        batches = {
+            name: jax.make_array_from_process_local_data(
+                parallel.split_batches(mesh), np.stack([batch[name] for batch in batches])
+            )
+            for name in train
+        }
+        return train_batches(state, batches, batch_sharding=sharding)
+
+    return advance
+
+
+def _is_streamed(images, settings) -> bool:
+    if settings.run.stream is not None:
+        return settings.run.stream
+    statistics = jax.local_devices()[0].memory_stats()
+    if statistics and "bytes_limit" in statistics:
+        memory = statistics["bytes_limit"]
+    else:  # on a CPU the device's memory is the host's
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return math.prod(images.shape) * images.dtype.itemsize > memory / 2
 
 
 def _check_finite(state, workdir):

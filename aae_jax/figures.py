@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from aae_jax.priors import sample_prior, swiss_roll_axis
 from aae_jax.train_state import TrainState, decode, encode, generate, reconstruct, to_unit
 
+_BLOCK = 10_000  # training images that are searched at a time
 _GAP = 1  # pixels between two images of a grid
 
 
@@ -53,10 +54,12 @@ def reconstructions(
 
     Args:
         state: a trained state.
-        test: `{"image": [N, H, W, C], "label": i32[N]}`, at least rows · columns of them.
+        test: `{"image": [N, H, W, C], "label": i32[N]}`.
         key: a PRNG key for the posterior.
-        rows, columns: of pairs.
+        rows, columns: of pairs; fewer where there are not as many images.
     """
+    columns = min(columns, len(test["image"]))
+    rows = min(rows, len(test["image"]) // columns)
     images, label = (jnp.asarray(test[name][: rows * columns]) for name in ("image", "label"))
     label = label if state.spec.model.label_in_decoder else None
     pairs = np.concatenate([to_unit(images), reconstruct(state, images, label, key)], axis=2)
@@ -307,15 +310,21 @@ def _slerp(start, end, share):
 
 
 def _nearest(images, train_images):
-    """The training image nearest to each image."""
+    """The training image nearest to each image; the training images may be lazy."""
+    images = jnp.asarray(images).reshape(len(images), -1)
 
     @jax.jit
-    def indices(images, train):
-        images, train = (v.reshape(len(v), -1) for v in (images, to_unit(train)))
-        product = jnp.matmul(images, train.T, precision=jax.lax.Precision.HIGHEST)
-        return jnp.argmin((train**2).sum(axis=1) - 2 * product, axis=1)
+    def distances(block):
+        block = to_unit(block).reshape(len(block), -1)
+        product = jnp.matmul(images, block.T, precision=jax.lax.Precision.HIGHEST)
+        return (block**2).sum(axis=1) - 2 * product
 
-    rows = np.asarray(indices(jnp.asarray(images), jnp.asarray(train_images)))
+    best, rows = np.full(len(images), np.inf), np.zeros(len(images), int)
+    for start in range(0, len(train_images), _BLOCK):
+        found = np.asarray(distances(jnp.asarray(train_images[start : start + _BLOCK])))
+        closer = found.min(axis=1) < best
+        rows = np.where(closer, start + found.argmin(axis=1), rows)
+        best = np.minimum(best, found.min(axis=1))
     return np.asarray(to_unit(jnp.asarray(train_images[rows])))
 
 

@@ -34,6 +34,11 @@ def split(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
+def split_batches(mesh: Mesh) -> NamedSharding:
+    """Batches [K, B, …], one after the other, the rows of each divided over the devices."""
+    return NamedSharding(mesh, PartitionSpec(None, DATA_AXIS))
+
+
 def check_batch_size(batch_size: int, num_devices: int) -> None:
     """Raises `UserError` unless the global batch divides evenly."""
     if batch_size % num_devices:

@@ -89,7 +89,9 @@ class ModelSpec:
     encoder_hidden: tuple[int, ...] = (1000, 1000)
     decoder_hidden: tuple[int, ...] = (1000, 1000)
     discriminator_hidden: tuple[int, ...] = (1000, 1000)
-    label_in_discriminator: bool = False  # section 3.1, Fig. 3a
+    # Section 3.1, Fig. 3a. With a prior that has no components, the codes of every label are matched
+    # to all of it.
+    label_in_discriminator: bool = False
     label_in_decoder: bool = False  # section 3.2, Fig. 3b
     output: str = "sigmoid"  # last layer of the decoder; "linear" for standardised pixels
     param_dtype: str = "float32"
@@ -134,7 +136,7 @@ class PriorSpec:
         for name in ("std", "radius", "radial_std", "tangential_std", "turns"):
             _check_positive(f"prior.{name}", getattr(self, name))
         if isinstance(self.function, str):
-            object.__setattr__(self, "function", _import("prior.function", self.function))
+            object.__setattr__(self, "function", import_path("prior.function", self.function))
         if (self.name == "user") != callable(self.function):
             raise UserError(
                 f"prior.name is {self.name!r} and prior.function is {self.function!r}: 'user' "
@@ -271,11 +273,6 @@ class Spec:
             raise UserError(
                 f"prior.name is {prior.name!r}, which is 2-D: model.code_dim is {model.code_dim}"
             )
-        if model.label_in_discriminator and not prior.has_components:
-            raise UserError(
-                f"model.label_in_discriminator is True: prior {prior.name!r} has no components "
-                "for labels to select"
-            )
         if self.algorithm == "vae":
             for name, value, needed in (
                 ("model.posterior", model.posterior, "gaussian"),
@@ -301,11 +298,18 @@ class Spec:
 class DataSpec:
     """Where the images come from; the shape and the classes are checked against them."""
 
-    name: str
+    name: str  # "digits", "mnist", "tfd", "files", or a builder of tensorflow-datasets
     image_shape: tuple[int, ...]
     num_classes: int
-    data_dir: str | None = None
-    manual_dir: str | None = None
+    path: str | None = None  # "files": an .npz, a .mat, or a directory of images
+    data_dir: str | None = None  # where tensorflow-datasets keeps prepared data
+    manual_dir: str | None = None  # the original files, to prepare them without a network
+    # Other builders of tensorflow-datasets: which of their splits, or slices of them.
+    train_split: str = "train[:90%]"
+    validation_split: str = "train[90%:]"
+    test_split: str = "test"
+    fold: int | None = None  # "tfd": 1 … 5; None: all five are scored
+    drop_black: bool = False  # "tfd": leave out the images that are all black
     # How many training images keep their label, balanced over the classes; None: all of them.
     num_labelled: int | None = None
     standardise: bool = False  # every pixel to mean 0 and std 1 over the training images
@@ -314,6 +318,18 @@ class DataSpec:
         _check_types(self, "data")
         _check_image_shape("data.image_shape", self.image_shape)
         _check_positive("data.num_classes", self.num_classes)
+        if (self.name == "files") != (self.path is not None):
+            raise UserError(
+                f"data.name is {self.name!r} and data.path is {self.path!r}: 'files' needs a path, "
+                "and the other data sets take none"
+            )
+        if self.name != "tfd" and (self.fold is not None or self.drop_black):
+            raise UserError(
+                f"data.fold is {self.fold} and data.drop_black is {self.drop_black}: they are of "
+                f"'tfd', not of {self.name!r}"
+            )
+        if self.fold is not None and not 1 <= self.fold <= 5:
+            raise UserError(f"data.fold is {self.fold}: it must be 1 … 5, or None for all five")
         if self.num_labelled is not None and self.num_labelled < 0:
             raise UserError(f"data.num_labelled is {self.num_labelled}: it must be 0 or more")
 
@@ -324,6 +340,9 @@ class RunSpec:
 
     steps_per_dispatch: int = 100
     checkpoint_every: int = 1_000
+    # Whether images are read from the host while training instead of lying on the device; None:
+    # where they would take more than half of its memory.
+    stream: bool | None = None
 
     def __post_init__(self):
         _check_types(self, "run")
@@ -453,13 +472,13 @@ def _section(config, name, cls, prefix=""):
         raise UserError(str(error).replace(prefix, f"{prefix}{name}.", 1) if prefix else str(error))
 
 
-def _import(name, path):
-    """The function that "package.module:function" names."""
+def import_path(field: str, path: str) -> Any:
+    """What "package.module:name" names, for a config's `field`."""
     module, _, attribute = path.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{name} is {path!r}: write 'package.module:function' ({error})") from error
+        raise UserError(f"{field} is {path!r}: write 'package.module:name' ({error})") from error
 
 
 def _check_names(config, expected, prefix):

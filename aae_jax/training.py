@@ -109,27 +109,57 @@ def train_steps(
     Raises:
         UserError: the data set is empty or its size times the batch size is out of range.
     """
-    spec = state.spec
     if num_steps < 1:
         raise UserError(f"num_steps is {num_steps}: it must be positive")
 
     def body(state, rows):
         batch = {name: values[rows] for name, values in dataset.items()}
-        # "The positive samples fed for unlabeled examples come from the full mixture."
-        label = batch["label"] if spec.model.label_in_discriminator else None
-        prior_sample = sample_prior(
-            spec, _stream(state.rng, _PRIOR, state.step), spec.train.batch_size, label
-        )
-        if batch_sharding is not None:
-            batch, prior_sample = jax.lax.with_sharding_constraint(
-                (batch, prior_sample), batch_sharding
-            )
-        return train_step(state, batch, prior_sample)
+        return _draw_and_step(state, batch, batch_sharding)
 
     rows = epoch_rows(
-        state.rng, state.step, num_steps, spec.train.batch_size, dataset["image"].shape[0]
+        state.rng, state.step, num_steps, state.spec.train.batch_size, dataset["image"].shape[0]
     )
     return jax.lax.scan(body, state, rows)
+
+
+@functools.partial(jax.jit, static_argnames="batch_sharding")
+def train_batches(
+    state: TrainState,
+    batches: dict[str, jax.Array],
+    *,
+    batch_sharding: jax.sharding.Sharding | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """`train_steps` for data that are streamed: the batches come from outside.
+
+    Args:
+        state: the state before.
+        batches: `{"image": [K, B, H, W, C] uint8 or f32 in [0, 1], "label": i32[K, B]}`.
+        batch_sharding: how each batch is split over devices (`aae_jax.parallel`); static.
+
+    Returns:
+        The state after, and metrics f[K].
+    """
+    return jax.lax.scan(
+        lambda state, batch: _draw_and_step(state, batch, batch_sharding), state, batches
+    )
+
+
+def _draw_and_step(state, batch, batch_sharding):
+    spec = state.spec
+    # "The positive samples fed for unlabeled examples come from the full mixture."
+    selects = spec.model.label_in_discriminator and spec.prior.has_components
+    key = _stream(state.rng, _PRIOR, state.step)
+    prior_sample = sample_prior(
+        spec, key, batch["label"].shape[0], batch["label"] if selects else None
+    )
+    if spec.model.label_in_discriminator and not selects:
+        # Every label's component is the whole prior.
+        prior_sample = prior_sample._replace(label=batch["label"])
+    if batch_sharding is not None:
+        batch, prior_sample = jax.lax.with_sharding_constraint(
+            (batch, prior_sample), batch_sharding
+        )
+    return train_step(state, batch, prior_sample)
 
 
 def epoch_rows(
@@ -161,12 +191,16 @@ def epoch_rows(
     # The last position can lie at most num_examples − common into the first epoch when it starts.
     num_epochs = -(-(num_examples - common + num_steps * batch_size) // num_examples)
 
-    def permutation(epoch):
-        return jax.random.permutation(_stream(rng, _SHUFFLE, epoch), num_examples)
-
-    stream = jax.vmap(permutation)(first_epoch + jnp.arange(num_epochs)).reshape(-1)
+    epochs = first_epoch + jnp.arange(num_epochs)
+    stream = jax.vmap(lambda epoch: epoch_permutation(rng, epoch, num_examples))(epochs).reshape(-1)
     rows = jax.lax.dynamic_slice(stream, (start,), (num_steps * batch_size,))
     return rows.reshape(num_steps, batch_size)
+
+
+@functools.partial(jax.jit, static_argnames="num_examples")
+def epoch_permutation(rng: jax.Array, epoch: jax.Array | int, num_examples: int) -> jax.Array:
+    """The order i32[N] in which an epoch visits the examples."""
+    return jax.random.permutation(_stream(rng, _SHUFFLE, epoch), num_examples)
 
 
 def _stream(rng: jax.Array, stream: int, index: Any) -> jax.Array:

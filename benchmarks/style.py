@@ -22,7 +22,6 @@ from sklearn.neural_network import MLPClassifier
 
 import aae_jax as aae
 from aae_jax import data
-from aae_jax.checkpoint import Checkpoints
 from aae_jax.spec import parse_config
 from aae_jax.train_state import to_unit
 
@@ -34,20 +33,20 @@ _OTHER = flags.DEFINE_string("other", None, "A finished run on the same data, wi
 
 def load(workdir):
     """The trained state and the data of a run."""
+    state = aae.load_state(workdir)
     with open(os.path.join(workdir, "config.json")) as file:
-        settings = parse_config(json.load(file))
-    state = aae.create_train_state(settings.spec, jax.random.key(0))
-    with Checkpoints(os.path.join(workdir, "checkpoints")) as checkpoints:
-        return checkpoints.restore(state), data.load(settings.data)
+        return state, data.load(parse_config(json.load(file)).data)
 
 
 def probe(state, dataset):
     """Accuracy on test codes of a linear and of a one-layer probe trained on training codes."""
     key = jax.random.key(0)
     train_z, test_z = (
-        np.asarray(aae.encode(state, jnp.asarray(split["image"]), key)) / 5
+        np.asarray(aae.encode(state, jnp.asarray(split["image"]), key))
         for split in (dataset.train, dataset.test)
     )
+    mean, std = train_z.mean(axis=0), train_z.std(axis=0)
+    train_z, test_z = (train_z - mean) / std, (test_z - mean) / std
     found = {}
     for name, model in (
         ("linear", LogisticRegression(max_iter=200)),

@@ -15,12 +15,19 @@ def get_config() -> config_dict.ConfigDict:
     config.algorithm = "aae"
 
     config.data = config_dict.ConfigDict()
+    # "digits", "mnist", "tfd", "files" (data.path), or a builder of tensorflow-datasets.
     config.data.name = "mnist"
     config.data.image_shape = (28, 28, 1)
     config.data.num_classes = 10
+    config.data.path = config_dict.placeholder(str)  # an .npz, a .mat or a directory of images
     config.data.data_dir = config_dict.placeholder(str)  # prepared data; None: tfds's default
     config.data.manual_dir = config_dict.placeholder(str)  # the original files, to prepare offline
-
+    # Of other builders; mnist, tfd and files have splits of their own: docs/data.md.
+    config.data.train_split = "train[:90%]"
+    config.data.validation_split = "train[90%:]"
+    config.data.test_split = "test"
+    config.data.fold = config_dict.placeholder(int)  # of tfd, 1 … 5; None: all five are scored
+    config.data.drop_black = False  # of tfd: leave out its 130 black images
     config.data.num_labelled = config_dict.placeholder(int)  # training images; None: all
     config.data.standardise = False
 
@@ -59,6 +66,7 @@ def get_config() -> config_dict.ConfigDict:
     config.run = config_dict.ConfigDict()
     config.run.steps_per_dispatch = 100  # then metrics are written and signals are heeded
     config.run.checkpoint_every = 1_000  # steps
+    config.run.stream = config_dict.placeholder(bool)  # images from the host; None: if they must
 
     config.evaluation = config_dict.ConfigDict()
     config.evaluation.num_samples = 10_000

@@ -24,4 +24,5 @@ def get_config(panel="a"):
     if panel == "b":
         config.data.name = "svhn_cropped"
         config.data.image_shape = (32, 32, 3)
+        config.data.train_split = "train[:90%]+extra"
     return config

@@ -1,13 +1,12 @@
-"""Splits, their order, and what is said where files are missing."""
+"""Splits, labels, statistics, and what holds for every source."""
 
 import hashlib
-import importlib.util
 
 import numpy as np
 import pytest
 
 from aae_jax import data
-from aae_jax.data import mnist
+from aae_jax.data import LazyImages
 from aae_jax.errors import UserError
 from aae_jax.spec import DataSpec
 
@@ -23,7 +22,7 @@ def hashes(split):
 def test_digits_are_scikit_learns():
     from sklearn.datasets import load_digits
 
-    loaded = data.load(spec("digits"))
+    loaded = data.load(spec("digits", (8, 8, 1)))
     assert loaded.image_shape == (8, 8, 1) and loaded.num_classes == 10
     parts = [loaded.train, loaded.validation, loaded.test]
     assert [len(part["image"]) for part in parts] == [1_297, 250, 250]
@@ -36,13 +35,13 @@ def test_digits_are_scikit_learns():
 
 
 def test_digits_splits_are_disjoint():
-    loaded = data.load(spec("digits"))
+    loaded = data.load(spec("digits", (8, 8, 1)))
     train, validation, test = map(hashes, (loaded.train, loaded.validation, loaded.test))
     assert not train & test and not train & validation and not validation & test
 
 
 def test_labels_are_kept_balanced_and_by_seed():
-    train = data.load(spec("digits")).train
+    train = data.load(spec("digits", (8, 8, 1))).train
     kept = data.keep_labels(train, 200, 10, seed=3)
     known = kept["label"] >= 0
     np.testing.assert_array_equal(np.bincount(kept["label"][known]), np.full(10, 20))
@@ -58,7 +57,7 @@ def test_labels_are_kept_balanced_and_by_seed():
 )
 def test_more_labels_than_there_are(number, match):
     with pytest.raises(UserError, match=f"data.num_labelled is {number}.*{match}"):
-        data.keep_labels(data.load(spec("digits")).train, number, 10, seed=0)
+        data.keep_labels(data.load(spec("digits", (8, 8, 1))).train, number, 10, seed=0)
 
 
 def test_pixel_statistics_survive_a_constant_pixel():
@@ -72,76 +71,70 @@ def test_pixel_statistics_survive_a_constant_pixel():
 def test_labels_out_of_range_are_refused(monkeypatch):
     from aae_jax.data import digits
 
-    loaded = digits.load()
+    loaded = digits.load(None)
     bad = {**loaded.train, "label": np.full_like(loaded.train["label"], 10)}
-    monkeypatch.setattr(digits, "load", lambda: loaded._replace(train=bad))
-    with pytest.raises(UserError, match="labels of data 'digits' go from 10 to 10"):
-        data.load(spec("digits"))
+    monkeypatch.setattr(digits, "load", lambda _: loaded._replace(train=bad))
+    with pytest.raises(UserError, match="training images of 'digits': labels go from 10 to 10"):
+        data.load(spec("digits", (8, 8, 1)))
 
 
-def test_unknown_data_set():
-    with pytest.raises(UserError, match="data.name is 'cifar'.*'digits', 'mnist'"):
-        data.load(spec("cifar"))
+def test_statistics_of_lazy_images_and_of_a_constant_float():
+    images = np.random.default_rng(0).integers(0, 256, (2_500, 2, 2, 1), dtype=np.uint8)
+    lazy = LazyImages(lambda rows: images[rows], len(images), images.shape[1:])
+    mean, std = data.pixel_statistics(lazy)
+    np.testing.assert_allclose(mean, (images / 255).mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(std, (images / 255).std(axis=0), rtol=1e-6)
+    constant = np.full((3_000, 1, 1, 1), 0.1, np.float32)
+    assert data.pixel_statistics(constant)[1] == 1
 
 
-needs_tfds = pytest.mark.skipif(
-    importlib.util.find_spec("tensorflow_datasets") is None,
-    reason="needs tensorflow-datasets: pip install 'aae-jax[data]'",
+def test_lazy_images_are_an_array_that_is_decoded_when_asked():
+    images = np.arange(2_345, dtype=np.uint8).reshape(-1, 1, 1, 1).repeat(2, axis=1)
+    asked = []
+
+    def read(rows):
+        asked.append(len(rows))
+        return images[rows]
+
+    lazy = LazyImages(read, len(images), (2, 1, 1))
+    assert lazy.shape == images.shape and lazy.dtype == np.uint8 and not asked
+    np.testing.assert_array_equal(lazy[np.array([7, 3])], images[[7, 3]])
+    np.testing.assert_array_equal(lazy[2_340:9_999], images[2_340:])
+    np.testing.assert_array_equal(np.asarray(lazy), images)
+    assert max(asked) <= 1_000
+
+
+@pytest.mark.parametrize(
+    "image, match",
+    [
+        (np.full((4, 8, 8, 1), np.nan, np.float32), "NaN or infinity"),
+        (np.full((4, 8, 8, 1), 1.5, np.float32), "go from 1.5 to 1.5; floats must lie in"),
+        (np.zeros((0, 8, 8, 1), np.float32), "there are none"),
+        (np.zeros((5, 8, 8, 1), np.float32), "5 images but 4 labels"),
+        (np.zeros((4, 8, 9, 1), np.float32), r"data.image_shape is \(8, 8, 1\) in the config"),
+    ],
 )
+def test_what_every_source_promises(image, match, monkeypatch):
+    from aae_jax.data import digits
+
+    split = {"image": image, "label": np.zeros(4, np.int32)}
+    bad = data.Dataset(split, (data.Fold(split, split),), 10)
+    monkeypatch.setattr(digits, "load", lambda _: bad)
+    with pytest.raises(UserError, match=match):
+        data.load(spec("digits", (8, 8, 1)))
 
 
-@needs_tfds
-def test_original_order_undoes_the_hash_of_tensorflow_datasets():
-    from tensorflow_datasets.core import hashing
-
-    hasher = hashing.Hasher("train")
-    stored = sorted(range(1_000), key=hasher.hash_key)  # what lies where in the prepared files
-    np.testing.assert_array_equal(
-        np.array(stored)[mnist._original_order("train", 1_000)], np.arange(1_000)
-    )
-
-
-@needs_tfds
-def test_missing_mnist_files_are_named(tmp_path):
-    (tmp_path / mnist.FILES[0]).touch()
-    with pytest.raises(UserError) as error:
-        data.load(spec("mnist", data_dir=str(tmp_path / "tfds"), manual_dir=str(tmp_path)))
-    message = str(error.value)
-    assert all(name in message for name in mnist.FILES[1:]) and mnist.FILES[0] not in message
-    assert "\n" not in message
-
-
-@needs_tfds
-def test_mnist_without_files_or_network_says_how_to_get_it(tmp_path, monkeypatch):
-    import requests
-
-    def unreachable(*args, **kwargs):
-        raise requests.ConnectionError
-
-    monkeypatch.setattr(requests, "head", unreachable)
-    with pytest.raises(UserError) as error:
-        data.load(spec("mnist", data_dir=str(tmp_path)))
-    message = str(error.value)
-    assert "--config.data.manual_dir=DIR" in message and str(tmp_path) in message
-    assert all(name in message for name in mnist.FILES) and "\n" not in message
-
-
-@needs_tfds
-def test_mnist_from_the_original_files(mnist_files, mnist_images, tmp_path):
-    pytest.importorskip("tensorflow")
-    where = spec("mnist", data_dir=str(tmp_path), manual_dir=str(mnist_files))
-    loaded = data.load(where)
-    parts = [loaded.train, loaded.validation, loaded.test]
-    assert [len(part["image"]) for part in parts] == [50_000, 10_000, 10_000]
-    expected = [
-        mnist_images["train"][:50_000],
-        mnist_images["train"][50_000:],
-        mnist_images["t10k"],
-    ]
-    for part, images in zip(parts, expected):
-        assert part["image"].dtype == np.uint8
-        np.testing.assert_array_equal(part["image"].reshape(-1, 784) / np.float32(255), images)
-    again = data.load(spec("mnist", data_dir=str(tmp_path)))  # prepared: no files needed
-    np.testing.assert_array_equal(again.test["image"], loaded.test["image"])
-    np.testing.assert_array_equal(again.test["label"], loaded.test["label"])
-    np.testing.assert_array_equal(loaded.train["label"][:10], [5, 0, 4, 1, 9, 2, 1, 3, 1, 4])
+@pytest.mark.parametrize(
+    "fields, match",
+    [
+        ({"name": "files"}, "'files' needs a path"),
+        ({"name": "mnist", "path": "a.npz"}, "the other data sets take none"),
+        ({"name": "tfd", "fold": 0}, "data.fold is 0: it must be 1 … 5"),
+        ({"name": "tfd", "fold": 6}, "data.fold is 6"),
+        ({"name": "mnist", "fold": 1}, "they are of 'tfd', not of 'mnist'"),
+        ({"name": "mnist", "drop_black": True}, "they are of 'tfd', not of 'mnist'"),
+    ],
+)
+def test_fields_of_other_sources_are_refused(fields, match):
+    with pytest.raises(UserError, match=match):
+        spec(**fields)

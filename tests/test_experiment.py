@@ -9,6 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+import aae_jax as aae
 from aae_jax import data, experiment
 from aae_jax.errors import UserError
 from aae_jax.spec import spec_from_config
@@ -128,6 +129,51 @@ def test_a_run_cut_anywhere_ends_bit_identical(whole, tmp_path, monkeypatch, cap
         np.testing.assert_array_equal(found, expected, err_msg=str(path))
     assert metrics(workdir) == metrics(whole)
     assert results(workdir) == results(whole)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_streamed_run_ends_bit_identical(whole, tmp_path, monkeypatch, cut):
+    """And may change between the two ways of reading where it is cut."""
+    workdir = str(tmp_path / "run")
+    if cut:
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            interrupt(patch, 4, Killed)
+            experiment.run(small_config(), workdir)
+    monkeypatch.setattr(experiment, "train_steps", None)  # it is streamed
+    config = small_config()
+    config.run.stream = True
+    experiment.run(config, workdir)
+    for (path, found), (_, expected) in zip(final_arrays(workdir), final_arrays(whole)):
+        np.testing.assert_array_equal(found, expected, err_msg=str(path))
+    assert metrics(workdir) == metrics(whole)
+    assert results(workdir) == results(whole)
+
+
+def test_images_are_streamed_where_they_would_not_fit():
+    settings = experiment.parse_config(small_config())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for num_images, streamed in ((memory // 64, True), (1_000, False)):
+        images = data.LazyImages(None, num_images, (8, 8, 1))
+        assert experiment._is_streamed(images, settings) is streamed
+
+
+def test_a_checkpoint_alone_encodes_decodes_and_generates(tmp_path, monkeypatch):
+    states = []
+    evaluate = experiment._evaluate
+    monkeypatch.setattr(
+        experiment, "_evaluate", lambda state, *rest: states.append(state) or evaluate(state, *rest)
+    )
+    overrides = {"data.standardise": True, "model.output": "linear", "train.num_steps": 8}
+    experiment.run(small_config(**overrides), str(tmp_path))
+    loaded = aae.load_state(str(tmp_path))
+    images = data.load(experiment.parse_config(small_config()).data).test["image"]
+    for function in (aae.encode, aae.reconstruct):
+        np.testing.assert_array_equal(function(loaded, images), function(states[0], images))
+    key = jax.random.key(0)
+    np.testing.assert_array_equal(aae.generate(loaded, key, 5), aae.generate(states[0], key, 5))
+    assert int(loaded.step) == 8
+    with pytest.raises(UserError, match="must be the --workdir of a run"):
+        aae.load_state(str(tmp_path / "figures"))
 
 
 def test_scores_of_an_unfinished_model_do_not_survive_it(tmp_path, monkeypatch):

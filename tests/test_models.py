@@ -20,6 +20,7 @@ MODELS = {
     "universal": {"model": {"posterior": "universal"}},
     "label_in_discriminator": {"model": {"label_in_discriminator": True}, "prior": MIXTURE},
     "label_in_decoder": {"model": {"label_in_decoder": True}},
+    "label_in_both": {"model": {"label_in_decoder": True, "label_in_discriminator": True}},
     "vae": {"algorithm": "vae", "model": {"posterior": "gaussian"}},
     "vae_mixture": {"algorithm": "vae", "model": {"posterior": "gaussian"}, "prior": MIXTURE},
 }
@@ -157,6 +158,23 @@ def test_positive_and_negative_samples_carry_the_labels_of_the_batch(monkeypatch
     known = labels >= 0
     assert (angle[known] == labels[known]).mean() > 0.8
     assert len(np.unique(angle[~known])) > 5
+
+
+def test_without_components_every_label_is_matched_to_the_whole_prior(monkeypatch):
+    seen = []
+
+    def record(spec, params, inputs):
+        seen.append((inputs.label, inputs.prior_sample))
+        return jnp.zeros(8), {}
+
+    phase = phases.Phase("discriminator", ("discriminator",), record)
+    monkeypatch.setitem(phases.ALGORITHMS, "aae", (phase,))
+    with jax.disable_jit():
+        aae.train_steps(state_of("label_in_both"), partly_labelled(), 20)
+    for label, sample in seen:
+        np.testing.assert_array_equal(label, sample.label)
+    z = np.concatenate([np.asarray(sample.z) for _, sample in seen])
+    assert abs(z.std() - 2.0) < 0.3 and abs(z.mean()) < 0.3
 
 
 # Labels in the decoder (section 3.2, Fig. 3b).

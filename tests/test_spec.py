@@ -88,7 +88,9 @@ BAD = {
     "data.standardise": (True, 1),  # with a sigmoid output
     "model.noise_dim": (0,),
     "model.label_in_decoder": (1, "yes"),
-    "model.label_in_discriminator": (True,),  # with a Gaussian prior
+    "data.path": ("faces.npz",),  # with another data set than files
+    "data.fold": (0, 6, 3, "all"),  # 3: with another data set than tfd
+    "run.stream": ("yes",),
     "optimizer.discriminator.schedule": ("linear", "piecewise"),
     "optimizer.discriminator.boundaries": ((10,),),  # with a cosine schedule
     "train.num_steps": (0, -3),

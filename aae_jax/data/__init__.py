@@ -1,9 +1,11 @@
-"""Data sets as arrays: one file a source.
+"""Data sets: one file a source. docs/data.md says what each takes and how it is split.
 
-`load` returns a `Dataset` of NumPy arrays. Images are uint8, or float32 in [0, 1]; labels are
-int32, −1 where unlabelled.
+`load` returns a `Dataset`. Images are uint8, or float32 in [0, 1]; labels are int32, −1 where
+unlabelled. Training images may be `LazyImages`, which are decoded when they are asked for.
 """
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -11,15 +13,55 @@ import numpy as np
 from aae_jax.errors import UserError
 from aae_jax.spec import DataSpec
 
-Split = dict[str, np.ndarray]  # {"image": [N, H, W, C], "label": i32[N]}
+_BLOCK = 1_000  # images that one thread decodes at a time
+
+
+class LazyImages:
+    """uint8[N, H, W, C] that is decoded when it is indexed; `np.asarray` decodes all of it."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, read: Callable, num_images: int, image_shape: tuple[int, ...]):
+        """`read`: i64[n] → uint8[n, H, W, C]; called from several threads at once."""
+        self._read = read
+        self.shape = (num_images, *image_shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows) -> np.ndarray:
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(len(self)))
+        return self._read(np.asarray(rows))
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        del copy
+        found = np.empty(self.shape, self.dtype)
+        blocks = [slice(start, start + _BLOCK) for start in range(0, len(self), _BLOCK)]
+
+        def decode(block):
+            found[block] = self[block]
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(decode, blocks))
+        return found if dtype is None else found.astype(dtype)
+
+
+Split = dict[str, np.ndarray | LazyImages]  # {"image": [N, H, W, C], "label": i32[N]}
+
+
+class Fold(NamedTuple):
+    """Images that choose σ and images that are scored."""
+
+    validation: Split
+    test: Split
 
 
 class Dataset(NamedTuple):
-    """Three disjoint splits, the same on every machine."""
+    """Disjoint splits, the same on every machine; several folds share the training images."""
 
     train: Split
-    validation: Split
-    test: Split
+    folds: tuple[Fold, ...]
     num_classes: int
 
     @property
@@ -27,35 +69,79 @@ class Dataset(NamedTuple):
         """(height, width, channels)."""
         return self.train["image"].shape[1:]
 
+    @property
+    def validation(self) -> Split:
+        """Of the first fold; most data have one."""
+        return self.folds[0].validation
+
+    @property
+    def test(self) -> Split:
+        """Of the first fold."""
+        return self.folds[0].test
+
 
 def load(spec: DataSpec) -> Dataset:
-    """Loads a data set by name.
+    """Loads a data set by name; validation and test images as arrays.
 
     Args:
         spec: the config's `data` section.
 
     Raises:
-        UserError: no such data set, or its files are not there.
+        UserError: no such data set, its files are not there, or something in them is not as it
+            should be.
     """
     # Imported here so that one source's libraries are no other's requirement.
     if spec.name == "digits":
-        from aae_jax.data import digits
-
-        dataset = digits.load()
+        from aae_jax.data import digits as source
     elif spec.name == "mnist":
-        from aae_jax.data import mnist
-
-        dataset = mnist.load(spec.data_dir, spec.manual_dir)
+        from aae_jax.data import mnist as source
+    elif spec.name == "tfd":
+        from aae_jax.data import tfd as source
+    elif spec.name == "files":
+        from aae_jax.data import files as source
     else:
-        raise UserError(f"data.name is {spec.name!r}: it must be one of 'digits', 'mnist'")
-    for split in (dataset.train, dataset.validation, dataset.test):
-        low, high = split["label"].min(), split["label"].max()
-        if low < -1 or high >= dataset.num_classes:
-            raise UserError(
-                f"the labels of data {spec.name!r} go from {low} to {high}: they must be −1 "
-                f"(unlabelled) or 0 … {dataset.num_classes - 1}"
-            )
+        from aae_jax.data import tfds_images as source
+    dataset = source.load(spec)
+    if dataset.image_shape != spec.image_shape:
+        raise UserError(
+            f"data.image_shape is {spec.image_shape} in the config, but the images of "
+            f"{spec.name!r} are {dataset.image_shape}: (height, width, channels)"
+        )
+    splits = {"training": dataset.train}
+    for fold in dataset.folds:
+        splits.update(validation=fold.validation, test=fold.test)
+        for name, split in splits.items():
+            _check_split(f"the {name} images of {spec.name!r}", split, dataset.num_classes)
     return dataset
+
+
+def _check_split(name, split, num_classes):
+    """What every source promises, whatever its files held."""
+    image, label = split["image"], split["label"]
+    if len(image) == 0:
+        raise UserError(f"{name}: there are none; more images are needed")
+    if len(image) != len(label):
+        raise UserError(f"{name}: {len(image)} images but {len(label)} labels")
+    low, high = label.min(), label.max()
+    if low < -1 or high >= num_classes:
+        raise UserError(
+            f"{name}: labels go from {low} to {high}; with data.num_classes = {num_classes} they "
+            f"must be −1 (unlabelled) or 0 … {num_classes - 1}"
+        )
+    if image.dtype != np.uint8:
+        check_unit(name, image)
+
+
+def check_unit(name: str, images: np.ndarray) -> None:
+    """Refuses floats that are not finite or not in [0, 1]."""
+    low, high = images.min(), images.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise UserError(f"{name}: pixels must be finite, and there is NaN or infinity among them")
+    if low < 0 or high > 1:
+        raise UserError(
+            f"{name}: pixels go from {low:.4g} to {high:.4g}; floats must lie in [0, 1], and 0 … "
+            "255 must be stored as uint8"
+        )
 
 
 def keep_labels(train: Split, num_labelled: int, num_classes: int, seed: int) -> Split:
@@ -91,12 +177,21 @@ def keep_labels(train: Split, num_labelled: int, num_classes: int, seed: int) ->
     return {**train, "label": label}
 
 
-def pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def pixel_statistics(images: np.ndarray | LazyImages) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation f32[H, W, C] of every pixel of [0, 1] over training images.
 
     A pixel that never changes gets the standard deviation 1, and so stays at 0 when standardised.
     """
+    total = np.zeros(images.shape[1:], np.float64)
+    squares = np.zeros_like(total)
+    for start in range(0, len(images), _BLOCK):
+        block = images[start : start + _BLOCK].astype(np.float64)
+        total += block.sum(axis=0)
+        squares += (block**2).sum(axis=0)
+    mean = total / len(images)
+    variance = squares / len(images) - mean**2
+    # Of a float pixel that never changes rounding leaves about 1e-16.
+    std = np.sqrt(np.where(variance > 1e-12 * squares / len(images), variance, 0))
     scale = 255 if images.dtype == np.uint8 else 1
-    mean = images.mean(axis=0, dtype=np.float64) / scale
-    std = images.std(axis=0, dtype=np.float64) / scale
-    return mean.astype(np.float32), np.where(std > 0, std, 1).astype(np.float32)
+    mean, std = mean / scale, np.where(std > 0, std / scale, 1)
+    return mean.astype(np.float32), std.astype(np.float32)

@@ -1,0 +1,78 @@
+"""Batches for data that don't fit on the device: read ahead by grain while the device trains.
+
+The batches are those that `train_steps` takes from data on the device, in the same order, so it
+makes no difference to a run which of the two it uses, or whether it was cut in between.
+"""
+
+import functools
+import threading
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from aae_jax.data import Split
+from aae_jax.errors import UserError
+from aae_jax.training import epoch_permutation
+
+_AHEAD = 2**28  # bytes of images that are read ahead
+_THREADS = 16
+
+
+def batches(
+    train: Split,
+    rng: jax.Array,
+    first_step: int,
+    last_step: int,
+    batch_size: int,
+    rows: slice = slice(None),
+) -> Iterator[dict[str, np.ndarray]]:
+    """The batches of steps first_step … last_step − 1.
+
+    Args:
+        train: the training split; images may be lazy.
+        rng: the state's, from which the order of the images follows.
+        first_step, last_step: of the training.
+        batch_size: B.
+        rows: those of each batch that this process reads.
+
+    Returns:
+        An iterator of `{"image": [B, H, W, C], "label": i32[B]}`.
+
+    Raises:
+        UserError: an image can't be read (while iterating); grain is missing.
+    """
+    try:
+        import grain
+    except ImportError:
+        raise UserError(
+            "the images are streamed from the host, which needs grain: pip install 'aae-jax[data]'"
+        ) from None
+    num_examples = len(train["image"])
+    lock = threading.Lock()
+
+    @functools.lru_cache(maxsize=2)
+    def permutation(epoch):
+        return np.asarray(epoch_permutation(rng, epoch, num_examples))
+
+    def examples(step):
+        epoch, place = divmod(np.arange(step * batch_size, (step + 1) * batch_size), num_examples)
+        with lock:  # one thread computes a permutation, the others wait for it
+            return np.concatenate([permutation(e)[place[epoch == e]] for e in np.unique(epoch)])
+
+    def read(step):
+        chosen = examples(step)[rows]
+        try:
+            return {name: values[chosen] for name, values in train.items()}
+        except UserError as error:  # grain would wrap it
+            return error
+
+    batch_bytes = (
+        batch_size * int(np.prod(train["image"].shape[1:])) * train["image"].dtype.itemsize
+    )
+    ahead = max(2, min(_AHEAD // batch_bytes, 500))
+    options = grain.ReadOptions(num_threads=min(_THREADS, ahead), prefetch_buffer_size=ahead)
+    for batch in grain.MapDataset.range(first_step, last_step).map(read).to_iter_dataset(options):
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch

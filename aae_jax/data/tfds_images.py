@@ -1,0 +1,279 @@
+"""Any image data set of tensorflow-datasets, by the name of its builder or by an import path.
+
+Prepared data are read without TensorFlow; what is not prepared is prepared first, from a directory
+of the original files or from the network. tensorflow-datasets writes to a temporary directory and
+renames it at the end, so what is half-prepared is never taken for whole.
+"""
+
+import os
+
+import numpy as np
+
+from aae_jax import data
+from aae_jax.errors import UserError
+from aae_jax.spec import DataSpec, import_path
+
+
+def load(spec: DataSpec) -> "data.Dataset":
+    """Loads the splits that `data.train_split`, `validation_split` and `test_split` name."""
+    builder = prepared_builder(spec)
+    splits = {}
+    for role in ("train", "validation", "test"):
+        splits[role] = read_split(builder, getattr(spec, f"{role}_split"), f"data.{role}_split")
+    label = label_name(builder)
+    return data.Dataset(
+        train=splits["train"],
+        folds=(data.Fold(in_memory(splits["validation"]), in_memory(splits["test"])),),
+        num_classes=spec.num_classes if label is None else builder.info.features[label].num_classes,
+    )
+
+
+def in_memory(split: "data.Split") -> "data.Split":
+    """The split with its images as an array."""
+    return {**split, "image": np.asarray(split["image"])}
+
+
+def prepared_builder(spec: DataSpec, builder_class: type | None = None, **arguments):
+    """A tfds builder, prepared.
+
+    Args:
+        spec: `name` names the builder where no class is given; where its data are.
+        builder_class: a `tfds.core.DatasetBuilder`.
+        **arguments: of its constructor.
+
+    Raises:
+        UserError: no such builder, or it is neither prepared, nor in `data.manual_dir`, nor can it
+            be downloaded.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError:
+        raise UserError(
+            f"data.name is {spec.name!r}, which comes through tensorflow-datasets: "
+            "pip install 'aae-jax[data]'"
+        ) from None
+    tfds.disable_progress_bar()
+    builder = _find_builder(tfds, spec, builder_class, arguments)
+    if not builder.is_prepared():
+        _prepare(tfds, builder, spec)
+    return builder
+
+
+def _find_builder(tfds, spec, builder_class, arguments):
+    data_dir = spec.data_dir and os.path.abspath(os.path.expanduser(spec.data_dir))
+    if ":" in spec.name:
+        builder_class = import_path("data.name", spec.name)
+    try:
+        if builder_class is not None:
+            return builder_class(data_dir=data_dir, **arguments)
+        return tfds.builder(spec.name, data_dir=data_dir)
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        raise UserError(
+            f"data.name is {spec.name!r}: it must be 'digits', 'mnist', 'tfd', 'files', a builder "
+            "of tensorflow-datasets or one of your own, 'package.module:Builder' "
+            f"({_first_line(error)})"
+        ) from error
+    except PermissionError as error:
+        raise UserError(f"data.data_dir: {error.filename!r} may not be read") from error
+
+
+def _prepare(tfds, builder, spec):
+    where = builder.data_path.parent.parent
+    files = sorted(info.filename for info in (builder.url_infos or {}).values() if info.filename)
+    download = None
+    if spec.manual_dir is not None:
+        manual_dir = os.path.abspath(os.path.expanduser(spec.manual_dir))
+        if not os.path.isdir(manual_dir):
+            raise UserError(f"data.manual_dir is {manual_dir!r}: there is no such directory")
+        if not os.access(manual_dir, os.R_OK | os.X_OK):
+            raise UserError(f"data.manual_dir is {manual_dir!r}: it may not be read")
+        missing = [name for name in files if not os.path.isfile(os.path.join(manual_dir, name))]
+        if missing:
+            raise UserError(
+                f"data.manual_dir is {manual_dir!r}, which lacks {', '.join(missing)}: it must "
+                f"hold the original files of {builder.name}, as they are published"
+            )
+        download = tfds.download.DownloadConfig(manual_dir=manual_dir)
+    elif builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        raise UserError(
+            f"{builder.name} is not prepared in {where} and can't be downloaded: "
+            f"{' '.join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())} Name that directory with "
+            "--config.data.manual_dir=DIR"
+        )
+    else:
+        _check_reachable(builder, where, files)
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # else TensorFlow prints a page about it
+    print(f"preparing {builder.name} in {builder.data_path}", flush=True)
+    try:
+        builder.download_and_prepare(download_config=download, file_format="array_record")
+    except UserError:
+        raise
+    except ImportError as error:
+        raise UserError(
+            f"{builder.name} is not prepared in {where}, and preparing it needs "
+            f"{error.name or 'TensorFlow'}: pip install 'aae-jax[data]'"
+        ) from error
+    except Exception as error:  # the libraries below raise whatever they like
+        raise UserError(
+            f"{builder.name} could not be prepared in {where} from "
+            f"{spec.manual_dir or 'the network'}: {_first_line(error)}"
+        ) from error
+
+
+def _check_reachable(builder, where, files):
+    """Asks a server once: without a network tensorflow-datasets tries for minutes."""
+    import requests
+
+    for url in list(builder.url_infos or {})[:1]:
+        try:
+            requests.head(url, timeout=10)
+        except requests.RequestException as error:
+            raise UserError(
+                f"{builder.name} is not prepared in {where} and its server can't be reached: put "
+                f"the original files ({', '.join(files)}) in a directory and name it with "
+                "--config.data.manual_dir=DIR, or name prepared data with "
+                "--config.data.data_dir=DIR"
+            ) from error
+
+
+def _first_line(error):
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def image_name(builder) -> str:
+    """The feature that holds the image."""
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    images = [name for name, value in features.items() if type(value) is tfds.features.Image]
+    supervised = builder.info.supervised_keys or ("image",)
+    if supervised[0] in images:
+        return supervised[0]
+    if len(images) != 1:
+        raise UserError(
+            f"data.name is {builder.name!r}, which has {len(images)} images an example: one is needed"
+        )
+    return images[0]
+
+
+def label_name(builder) -> str | None:
+    """The feature that holds the class, or None: then every image is unlabelled."""
+    import tensorflow_datasets as tfds
+
+    name = (builder.info.supervised_keys or (None, "label"))[1]
+    found = dict(builder.info.features.items()).get(name)
+    return name if isinstance(found, tfds.features.ClassLabel) else None
+
+
+def read_split(builder, split: str, field: str = "split") -> "data.Split":
+    """One split, `"train"` or a slice or sum of splits as tensorflow-datasets writes them.
+
+    Args:
+        builder: a prepared builder.
+        split: for instance "train[:90%]+extra"; in the order in which it is stored, which a hash
+            has shuffled and which is the same on every machine.
+        field: what the split is called in errors.
+
+    Returns:
+        `{"image": LazyImages, "label": i32[N]}`; an array where the data are stored as tfrecord.
+    """
+    import tensorflow_datasets as tfds
+
+    image, label = image_name(builder), label_name(builder)
+    feature = builder.info.features[image]
+    shape = feature.shape
+    if None in shape or feature.np_dtype != np.uint8:
+        raise UserError(
+            f"data.name is {builder.name!r}, whose images are {shape} of {feature.np_dtype}: all "
+            "must have one size, and be uint8"
+        )
+    try:
+        source = _open(builder, split)
+    except NotImplementedError:  # prepared as tfrecord, tensorflow-datasets' default elsewhere
+        return _read_tfrecord(builder, split, image, label)
+    except (ValueError, AssertionError, KeyError) as error:
+        there = [f"{name!r} ({info.num_examples})" for name, info in builder.info.splits.items()]
+        raise UserError(
+            f"{field} is {split!r}: {builder.name} has {', '.join(there)}, and slices and sums of "
+            f"them such as 'train[:90%]' ({_first_line(error)})"
+        ) from error
+
+    def read(rows):
+        name = f"an image of {builder.name} in {builder.data_path}"
+        images = [
+            decode(example[image].bytes_list.value[0], shape, name)
+            for example in _examples(source, rows)
+        ]
+        return np.stack(images) if images else np.empty((0, *shape), np.uint8)
+
+    labels = np.full(len(source), -1, np.int32)
+    if label is not None:
+        labels = _integers(source, label)[:, 0]
+    return {"image": data.LazyImages(read, len(source), shape), "label": labels}
+
+
+def read_integers(builder, split: str, feature: str) -> np.ndarray:
+    """A feature of whole numbers, i32[N, K], in the order of `read_split`."""
+    return _integers(_open(builder, split), feature)
+
+
+def _open(builder, split):
+    """Random access to the stored records, as tf.train.Example messages.
+
+    Parsing and decoding them here is several times faster than by tensorflow-datasets' features.
+    """
+    import tensorflow_datasets as tfds
+
+    return builder.as_data_source(
+        split=split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+    )
+
+
+def _examples(source, rows):
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    parse = tf_example_pb2.Example.FromString
+    return [parse(record).features.feature for record in source.__getitems__(list(map(int, rows)))]
+
+
+def _integers(source, feature):
+    examples = _examples(source, range(len(source)))
+    return np.array([example[feature].int64_list.value for example in examples], np.int32)
+
+
+def _read_tfrecord(builder, split, image, label):
+    import tensorflow_datasets as tfds
+
+    try:
+        stored = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
+    except ImportError:
+        raise UserError(
+            f"{builder.name} in {builder.data_path} is in tfrecord format, which needs TensorFlow: "
+            "pip install 'aae-jax[data]', or name another --config.data.data_dir=DIR"
+        ) from None
+    images = stored[image]
+    labels = np.full(len(images), -1) if label is None else stored[label]
+    return {"image": images, "label": labels.astype(np.int32)}
+
+
+def decode(encoded: bytes, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """PNG, JPEG and what else OpenCV reads → uint8[H, W, C].
+
+    Raises:
+        UserError: saying of `name` that it is no image, is damaged, or has another shape or depth.
+    """
+    import cv2
+
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the error says it
+    flag = cv2.IMREAD_UNCHANGED
+    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flag) if encoded else None
+    if pixels is None:
+        raise UserError(f"{name} is no image, or damaged or cut off")
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.shape != shape or pixels.dtype != np.uint8:
+        raise UserError(
+            f"{name} is {pixels.shape} of {pixels.dtype}, (height, width, channels): it must be "
+            f"{shape}, data.image_shape, of uint8"
+        )
+    return pixels[..., ::-1] if shape[2] == 3 else pixels  # OpenCV has blue first

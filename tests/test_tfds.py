@@ -1,0 +1,411 @@
+"""What comes through tensorflow-datasets: MNIST, SVHN, TFD, a builder of one's own."""
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT
+from scipy.io import loadmat, savemat
+from sklearn.datasets import load_digits
+
+tfds = pytest.importorskip("tensorflow_datasets")
+
+from aae_jax import data
+from aae_jax.data import mnist, tfd, tfds_images
+from aae_jax.errors import UserError
+from aae_jax.spec import DataSpec
+
+DIGITS = load_digits()
+IMAGES = (DIGITS.images * 15).astype(np.uint8)
+FACES = ROOT.parent / "shared" / "data" / "faces" / "FER2013_in_TFD_layout_48x48.mat"
+MNIST_NAMES = [
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+]
+
+
+def spec(name, shape=(28, 28, 1), num_classes=10, **fields):
+    return DataSpec(name=name, image_shape=shape, num_classes=num_classes, **fields)
+
+
+def hashes(split):
+    images = np.asarray(split["image"])
+    return {hashlib.sha256(np.ascontiguousarray(image)).hexdigest() for image in images}
+
+
+def block_network(monkeypatch):
+    import requests
+
+    def unreachable(*args, **kwargs):
+        raise requests.ConnectionError
+
+    monkeypatch.setattr(requests, "head", unreachable)
+
+
+# MNIST
+
+
+def test_original_order_undoes_the_hash_of_tensorflow_datasets():
+    from tensorflow_datasets.core import hashing
+
+    hasher = hashing.Hasher("train")
+    stored = sorted(range(1_000), key=hasher.hash_key)  # what lies where in the prepared files
+    np.testing.assert_array_equal(
+        np.array(stored)[mnist._original_order("train", 1_000)], np.arange(1_000)
+    )
+
+
+def test_missing_mnist_files_are_named(tmp_path):
+    (tmp_path / MNIST_NAMES[0]).touch()
+    with pytest.raises(UserError) as error:
+        data.load(spec("mnist", data_dir=str(tmp_path / "tfds"), manual_dir=str(tmp_path)))
+    message = str(error.value)
+    assert all(name in message for name in MNIST_NAMES[1:]) and MNIST_NAMES[0] not in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["mnist", "svhn_cropped"])
+def test_without_files_or_network_it_says_how_to_get_them(name, tmp_path, monkeypatch):
+    block_network(monkeypatch)
+    with pytest.raises(UserError) as error:
+        data.load(spec(name, data_dir=str(tmp_path)))
+    message = str(error.value)
+    assert "--config.data.manual_dir=DIR" in message and str(tmp_path) in message
+    files = MNIST_NAMES if name == "mnist" else ["extra_32x32.mat", "test_32x32.mat"]
+    assert all(name in message for name in files) and "\n" not in message
+
+
+def test_mnist_from_the_original_files(mnist_files, mnist_images, tmp_path):
+    pytest.importorskip("tensorflow")
+    where = spec("mnist", data_dir=str(tmp_path), manual_dir=str(mnist_files))
+    loaded = data.load(where)
+    parts = [loaded.train, loaded.validation, loaded.test]
+    assert [len(part["image"]) for part in parts] == [50_000, 10_000, 10_000]
+    expected = [
+        mnist_images["train"][:50_000],
+        mnist_images["train"][50_000:],
+        mnist_images["t10k"],
+    ]
+    for part, images in zip(parts, expected):
+        assert part["image"].dtype == np.uint8
+        np.testing.assert_array_equal(part["image"].reshape(-1, 784) / np.float32(255), images)
+    again = data.load(spec("mnist", data_dir=str(tmp_path)))  # prepared: no files needed
+    np.testing.assert_array_equal(again.test["image"], loaded.test["image"])
+    np.testing.assert_array_equal(again.test["label"], loaded.test["label"])
+    np.testing.assert_array_equal(loaded.train["label"][:10], [5, 0, 4, 1, 9, 2, 1, 3, 1, 4])
+    train, validation, test = map(hashes, parts)
+    assert not train & validation and not train & test and not validation & test
+
+
+@pytest.mark.parametrize("damage", ["cut", "magic"])
+def test_damaged_mnist_files_are_refused(damage, mnist_files, tmp_path):
+    pytest.importorskip("tensorflow")
+    for name in MNIST_NAMES:
+        shutil.copy(mnist_files / name, tmp_path / name)
+    path = tmp_path / MNIST_NAMES[1]
+    path.chmod(0o644)
+    content = path.read_bytes()
+    path.write_bytes(content[:1_000] if damage == "cut" else b"\x00" + content[1:])
+    with pytest.raises(UserError, match="mnist could not be prepared.*hecksum") as error:
+        data.load(spec("mnist", data_dir=str(tmp_path / "tfds"), manual_dir=str(tmp_path)))
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="could not be prepared"):  # nothing is half there
+        data.load(spec("mnist", data_dir=str(tmp_path / "tfds"), manual_dir=str(tmp_path)))
+
+
+def test_mnist_in_another_order_is_refused(monkeypatch, tmp_path):
+    class Prepared:
+        data_path = tmp_path
+
+    stored = {"image": np.zeros((60_000, 28, 28, 1), np.uint8), "label": np.zeros(60_000, np.int32)}
+    monkeypatch.setattr(tfds_images, "prepared_builder", lambda spec: Prepared)
+    monkeypatch.setattr(tfds_images, "read_split", lambda *_: stored)
+    with pytest.raises(UserError, match="not in the order"):
+        mnist.load(spec("mnist"))
+
+
+# SVHN, through tensorflow-datasets' own builder
+
+
+@pytest.fixture
+def svhn_files(tmp_path, monkeypatch):
+    """The three files in SVHN's format, small; their checksums take the place of the real ones."""
+    pytest.importorskip("tensorflow")
+    directory = tmp_path / "svhn"
+    directory.mkdir()
+    infos = {}
+    builder_class = tfds.builder_cls("svhn_cropped")
+    for i, name in enumerate(("train", "test", "extra")):
+        grey = np.kron(IMAGES[i * 60 : i * 60 + 60], np.ones((1, 4, 4), np.uint8))
+        images = np.stack([grey, grey // 2, grey // 3], axis=-1)
+        labels = DIGITS.target[i * 60 : i * 60 + 60]
+        path = directory / f"{name}_32x32.mat"
+        savemat(
+            path,
+            {"X": np.moveaxis(images, 0, -1), "y": np.where(labels == 0, 10, labels)[:, None]},
+            do_compression=True,
+        )
+        url = next(url for url in builder_class.url_infos if path.name in url)
+        infos[url] = tfds.core.download.checksums.UrlInfo(
+            size=path.stat().st_size,
+            checksum=hashlib.sha256(path.read_bytes()).hexdigest(),
+            filename=path.name,
+        )
+    monkeypatch.setattr(builder_class, "url_infos", infos)
+    return directory
+
+
+def test_svhn_from_its_files(svhn_files, tmp_path):
+    where = {
+        "data_dir": str(tmp_path / "tfds"),
+        "train_split": "train[:50]+extra",
+        "validation_split": "train[50:]",
+    }
+    loaded = data.load(spec("svhn_cropped", (32, 32, 3), manual_dir=str(svhn_files), **where))
+    parts = [loaded.train, loaded.validation, loaded.test]
+    assert [len(part["image"]) for part in parts] == [110, 10, 60]
+    assert isinstance(loaded.train["image"], data.LazyImages)
+    known = {IMAGES[i].tobytes(): DIGITS.target[i] for i in range(180)}
+    for part in parts:
+        for image, label in zip(np.asarray(part["image"]), part["label"]):
+            assert known[image[::4, ::4, 0].tobytes()] == label
+            np.testing.assert_array_equal(image[..., 1], image[..., 0] // 2)
+            np.testing.assert_array_equal(image[..., 2], image[..., 0] // 3)
+    train, validation, test = map(hashes, parts)
+    assert not train & validation and not train & test and not validation & test
+    again = data.load(spec("svhn_cropped", (32, 32, 3), **where))
+    np.testing.assert_array_equal(
+        np.asarray(again.train["image"]), np.asarray(loaded.train["image"])
+    )
+    with pytest.raises(UserError, match="data.test_split is 'testing'.*'extra' .60."):
+        data.load(spec("svhn_cropped", (32, 32, 3), **where, test_split="testing"))
+
+
+# A builder of one's own: the example of docs/data.md
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """The documented builder as a module (tfds registers a name once), and its images."""
+    code = re.search(
+        r"```python\n(# my_data.py\n.*?)```", (ROOT / "docs/data.md").read_text(), re.S
+    )
+    assert code[1].count("\n") <= 26
+    directory = tmp_path_factory.mktemp("shapes")
+    (directory / "my_data.py").write_text(code[1])
+    sys.path.insert(0, str(directory))
+    for i in range(100):
+        cv2.imwrite(str(directory / f"{('circle', 'square')[i % 2]}_{i}.png"), IMAGES[i])
+    yield directory
+    sys.path.remove(str(directory))
+
+
+SPLITS = {
+    "train_split": "train[:80%]",
+    "validation_split": "train[80%:90%]",
+    "test_split": "train[90%:]",
+}
+
+
+@pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
+def test_documented_builder(file_format, shapes, tmp_path):
+    where = {"data_dir": str(tmp_path / "tfds"), "manual_dir": str(shapes), **SPLITS}
+    if file_format == "tfrecord":  # as others prepare their data
+        pytest.importorskip("tensorflow")
+        import my_data
+
+        my_data.Shapes(data_dir=where["data_dir"]).download_and_prepare(
+            download_config=tfds.download.DownloadConfig(manual_dir=str(shapes)),
+            file_format="tfrecord",
+        )
+    loaded = data.load(spec("my_data:Shapes", (8, 8, 1), 2, **where))
+    parts = [loaded.train, loaded.validation, loaded.test]
+    assert [len(part["label"]) for part in parts] == [80, 10, 10]
+    known = {IMAGES[i].tobytes(): i % 2 for i in range(100)}
+    for part in parts:
+        for image, label in zip(np.asarray(part["image"]), part["label"]):
+            assert known.pop(image.tobytes()) == label
+    assert not known
+
+
+def test_preparing_and_reading_need_no_tensorflow(shapes, tmp_path):
+    code = f"""
+import importlib.util, sys
+class Without:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] == "tensorflow":
+            raise ImportError("No module named 'tensorflow'", name="tensorflow")
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *a: None if name == "tensorflow" else found(name, *a)
+sys.meta_path.insert(0, Without()); sys.path.insert(0, {str(shapes)!r})
+from aae_jax import data; from aae_jax.spec import DataSpec
+loaded = data.load(DataSpec("my_data:Shapes", (8, 8, 1), 2, data_dir={str(tmp_path)!r},
+    manual_dir={str(shapes)!r}, train_split="train[:50%]", validation_split="train[50%:75%]",
+    test_split="train[75%:]"))
+assert len(loaded.train["image"]) == 50
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    "name, match",
+    [
+        (
+            "no_such_data",
+            "data.name is 'no_such_data': it must be 'digits', 'mnist', 'tfd', 'files'",
+        ),
+        ("my_data:Circles", "data.name is 'my_data:Circles': write 'package.module:name'"),
+        ("not_there:Shapes", "No module named 'not_there'"),
+    ],
+)
+def test_unknown_builders(name, match, shapes, tmp_path):
+    with pytest.raises(UserError, match=match) as error:
+        data.load(spec(name, data_dir=str(tmp_path)))
+    assert "\n" not in str(error.value)
+
+
+def test_manual_directory_is_asked_for_by_name(shapes, tmp_path):
+    where = {"data_dir": str(tmp_path / "tfds"), **SPLITS}
+    with pytest.raises(UserError, match="can't be downloaded: Put circle.*manual_dir=DIR"):
+        data.load(spec("my_data:Shapes", (8, 8, 1), 2, **where))
+    with pytest.raises(UserError, match="there is no such directory"):
+        data.load(spec("my_data:Shapes", (8, 8, 1), 2, manual_dir=str(tmp_path / "no"), **where))
+
+
+def test_a_disk_that_fills_leaves_nothing_half_prepared(shapes, tmp_path, monkeypatch):
+    from tensorflow_datasets.core import writer
+
+    where = {"data_dir": str(tmp_path / "tfds"), "manual_dir": str(shapes), **SPLITS}
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer.Writer, "finalize", full)
+        with pytest.raises(UserError, match="could not be prepared.*No space left on device"):
+            data.load(spec("my_data:Shapes", (8, 8, 1), 2, **where))
+    assert not list((tmp_path / "tfds").rglob("*.array_record*"))
+    assert len(data.load(spec("my_data:Shapes", (8, 8, 1), 2, **where)).train["label"]) == 80
+
+
+# The Toronto Face Dataset's layout, with digits for faces
+
+
+def tfd_file(size=48):
+    rng = np.random.default_rng(0)
+    images = np.kron(IMAGES[:200], np.ones((1, size // 8, size // 8), np.uint8))
+    images[[3, 150]] = 0
+    folds = np.zeros((200, 5), np.uint8)
+    for k in range(5):
+        folds[100:, k] = rng.permutation(np.repeat([1, 2, 3], [60, 20, 20]))
+    expression = np.where(np.arange(200) < 100, -1, 1 + np.arange(200) % 7)
+    return {
+        "images": images,
+        "labs_ex": expression[:, None].astype(np.int16),
+        "labs_id": np.full((200, 1), -1, np.int16),
+        "folds": folds,
+    }
+
+
+def save_tfd(tmp_path, file, name="TFD_48x48.mat"):
+    directory = tmp_path / "manual"
+    directory.mkdir(exist_ok=True)
+    savemat(directory / name, file)
+    return {"data_dir": str(tmp_path / "tfds"), "manual_dir": str(directory)}
+
+
+@pytest.mark.parametrize(
+    "name, size", [("TFD_48x48.mat", 48), ("TFD_ranzato_48x48.mat", 48), ("TFD_96x96.mat", 96)]
+)
+def test_tfd(name, size, tmp_path):
+    file = tfd_file(size)
+    where = save_tfd(tmp_path, file, name)
+    loaded = data.load(spec("tfd", (size, size, 1), 7, **where))
+    np.testing.assert_array_equal(loaded.train["image"][..., 0], file["images"][:100])
+    assert (loaded.train["label"] == -1).all() and len(loaded.folds) == 5
+    for k, fold in enumerate(loaded.folds):
+        for split, part in ((fold.validation, 2), (fold.test, 3)):
+            rows = file["folds"][:, k] == part
+            np.testing.assert_array_equal(split["image"][..., 0], file["images"][rows])
+            np.testing.assert_array_equal(split["label"], file["labs_ex"][rows, 0] - 1)
+    third = data.load(spec("tfd", (size, size, 1), 7, **where, fold=3))
+    np.testing.assert_array_equal(third.test["image"], loaded.folds[2].test["image"])
+    assert len(third.folds) == 1
+    bright = data.load(spec("tfd", (size, size, 1), 7, **where, drop_black=True))
+    assert len(bright.train["image"]) == 99
+    for fold, bright_fold in zip(loaded.folds, bright.folds):
+        before, after = (sum(len(s["label"]) for s in f) for f in (fold, bright_fold))
+        assert before - after in (0, 1)
+
+
+def test_tfd_without_its_file_says_where_it_looked(tmp_path):
+    with pytest.raises(UserError, match="Ask the authors.*TFD_48x48.mat.*--config.data.manual_dir"):
+        data.load(spec("tfd", (48, 48, 1), 7, data_dir=str(tmp_path)))
+    (tmp_path / "manual").mkdir()
+    (tmp_path / "manual" / "other.mat").touch()
+    where = {"data_dir": str(tmp_path), "manual_dir": str(tmp_path / "manual")}
+    with pytest.raises(UserError, match="manual', which has neither of TFD_48x48.mat and TFD_ranz"):
+        data.load(spec("tfd", (48, 48, 1), 7, **where))
+    with pytest.raises(UserError, match="image_shape is .32, 32, 1.*48x48"):
+        data.load(spec("tfd", (32, 32, 1), 7, **where))
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        ({"folds": None}, "TFD_48x48.mat' lacks folds: it must hold images, labs_ex"),
+        ({"images": np.zeros((200, 40, 40))}, r"images is \(200, 40, 40\)"),
+        ({"labs_ex": np.ones((199, 1))}, r"labs_ex is \(199, 1\): with 200 images"),
+        ({"folds": np.zeros((200, 4))}, r"folds is \(200, 4\)"),
+        ({"images": np.full((200, 48, 48), np.nan)}, "images goes from nan"),
+        ({"images": np.full((200, 48, 48), 300.0)}, "images goes from 300.0 to 300.0.*0 … 255"),
+        ({"images": np.full((200, 48, 48), 0.5)}, "images has fractions"),
+        ({"labs_ex": np.full((200, 1), 8)}, "labs_ex goes from 8 to 8"),
+        ({"labs_ex": np.zeros((200, 1))}, "labs_ex has a 0"),
+        ({"folds": np.full((200, 5), 4)}, "folds goes from 4 to 4"),
+        ({"images": np.full((200, 48, 48), "a")}, "images"),
+        ("cut", "damaged, cut off or of another kind"),
+        ("magic", "damaged, cut off or of another kind"),
+    ],
+)
+def test_damaged_tfd_files(change, match, tmp_path):
+    file = tfd_file()
+    if isinstance(change, dict):
+        file = {name: value for name, value in (file | change).items() if value is not None}
+    where = save_tfd(tmp_path, file)
+    path = tmp_path / "manual" / "TFD_48x48.mat"
+    if change == "cut":
+        path.write_bytes(path.read_bytes()[:100_000])
+    if change == "magic":
+        path.write_bytes(b"\x00\x01\x02\x03" * 1_000)
+    for _ in range(2):  # what failed once is not there the second time
+        with pytest.raises(UserError, match=match) as error:
+            data.load(spec("tfd", (48, 48, 1), 7, **where))
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(not FACES.exists(), reason="needs the FER2013 faces in ../shared/data/faces")
+def test_real_faces_in_the_layout_of_tfd(tmp_path):
+    (tmp_path / "manual").mkdir()
+    (tmp_path / "manual" / "TFD_48x48.mat").symlink_to(FACES)
+    where = {"data_dir": str(tmp_path / "tfds"), "manual_dir": str(tmp_path / "manual")}
+    loaded = data.load(spec("tfd", (48, 48, 1), 7, **where))
+    file = loadmat(FACES)
+    unlabelled = (file["folds"] == 0).all(axis=1)
+    np.testing.assert_array_equal(loaded.train["image"][..., 0], file["images"][unlabelled])
+    for k, fold in enumerate(loaded.folds):
+        rows = file["folds"][:, k] == 3
+        np.testing.assert_array_equal(fold.test["image"][..., 0], file["images"][rows])
+        np.testing.assert_array_equal(fold.test["label"], file["labs_ex"][rows, 0] - 1)
+    train = hashes(loaded.train)
+    assert not train & hashes(loaded.validation) and not train & hashes(loaded.test)
+    assert not hashes(loaded.validation) & hashes(loaded.test)
