@@ -92,7 +92,7 @@ def stored_stream(sampler, key, num_samples):
     return np.concatenate(chunks)[:num_samples]
 
 
-@pytest.mark.parametrize("num_samples", [10, 4_000, 9_500])
+@pytest.mark.parametrize("num_samples", [10, 9_500])
 def test_any_number_of_devices_gives_the_same_answer(num_samples):
     """10 samples leave three of four devices without any."""
     x, _ = points(5, 1, 8)
@@ -102,7 +102,7 @@ def test_any_number_of_devices_gives_the_same_answer(num_samples):
         return jax.random.uniform(key, (n, 8))
 
     expected = parzen.log_likelihood(x, stored_stream(sampler, key, num_samples), sigmas)
-    for count in (1, 2, 4):
+    for count in (1, 4):
         devices = jax.devices()[:count]
         mesh = jax.make_mesh(
             (count,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices

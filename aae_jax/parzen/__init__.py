@@ -24,6 +24,7 @@ from aae_jax.parzen.running import (
 )
 
 __all__ = [
+    "CHUNK",
     "Sampler",
     "Sums",
     "add_drawn",
