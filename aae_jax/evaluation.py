@@ -1,7 +1,9 @@
 """The protocol of Table 1."""
 
 import functools
-from typing import Any
+import hashlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +15,31 @@ from aae_jax.spec import EvaluationSpec
 from aae_jax.train_state import TrainState, decode, encode, generate, to_unit
 
 
+class Pass(NamedTuple):
+    """A pass over a stream of samples, to be run in as many calls as one likes."""
+
+    label: str  # what is scored
+    identity: str  # a hash of all that the sums depend on
+    num_samples: int
+    samples_per_round: int
+    num_rounds: int
+    empty: parzen.Sums
+    add: Callable[[parzen.Sums, int, int], parzen.Sums]  # (sums, first, last): rounds first…last−1
+
+
+def at_once(one_pass: Pass) -> parzen.Sums:
+    """All rounds of a pass in one call."""
+    return one_pass.add(one_pass.empty, 0, one_pass.num_rounds)
+
+
 def evaluate(
     state: TrainState,
     validation: np.ndarray,
     test: dict[str, np.ndarray],
     spec: EvaluationSpec,
     key: jax.Array,
+    mesh: jax.sharding.Mesh | None = None,
+    run: Callable[[Pass], parzen.Sums] = at_once,
 ) -> dict[str, Any]:
     """Scores a trained model on hold-out images.
 
@@ -33,17 +54,19 @@ def evaluate(
             likelihood.
         spec: the config's `evaluation` section.
         key: a PRNG key for the samples.
+        mesh, run: see `log_likelihoods`.
 
     Returns:
         Numbers and lists for `results.json`; log-likelihoods in nats.
     """
-    valid = _flat(validation[: spec.num_validation])
-    sigmas = jnp.asarray(spec.sigmas, valid.dtype)
-    valid_ll = np.asarray(_streamed(state, valid, key, spec.num_samples, sigmas)).mean(axis=1)
+
+    def score(images, sigmas, label):
+        return log_likelihoods(state, images, key, spec.num_samples, sigmas, label, mesh, run)
+
+    valid = validation[: spec.num_validation]
+    valid_ll = score(valid, spec.sigmas, "validation").mean(axis=1)
     best = int(valid_ll.argmax())
-    test_ll = np.asarray(
-        _streamed(state, _flat(test["image"]), key, spec.num_samples, sigmas[best]), np.float64
-    )
+    test_ll = score(test["image"], spec.sigmas[best : best + 1], "test")[0].astype(np.float64)
     return {
         "parzen/log_likelihood": float(test_ll.mean()),
         "parzen/standard_error": float(test_ll.std() / np.sqrt(len(test_ll))),
@@ -57,17 +80,67 @@ def evaluate(
     }
 
 
-@functools.partial(jax.jit, static_argnames="num_samples")
-def _streamed(state, x, key, num_samples, sigma):
+def log_likelihoods(
+    state: TrainState,
+    images: np.ndarray,
+    key: jax.Array,
+    num_samples: int,
+    sigmas: tuple[float, ...],
+    label: str,
+    mesh: jax.sharding.Mesh | None = None,
+    run: Callable[[Pass], parzen.Sums] = at_once,
+) -> np.ndarray:
+    """Log-density of images under Parzen windows fitted to samples of the model.
+
+    Args:
+        state: a trained state.
+        images: uint8, or floats in [0, 1], [T, H, W, C].
+        key: a PRNG key for the samples: `parzen.log_likelihood_streamed` says which they are.
+        num_samples: N.
+        sigmas: S bandwidths.
+        label: a word for the images, where the pass is reported.
+        mesh: the devices that share the samples between them; None for one.
+        run: takes the pass from its empty sums to its last round; where the rounds are cut, and
+            whether the sums are saved in between, changes no bit of the result.
+
+    Returns:
+        f[S, T], nats.
+    """
+    x = to_unit(jnp.asarray(images)).reshape(len(images), -1)
+    sigma = jnp.asarray(sigmas, x.dtype)
+    arrays = (state.step, state.params, state.pixel_mean, state.pixel_std)
+    num_devices = 1 if mesh is None else mesh.size
+    one_pass = Pass(
+        label=label,
+        identity=_hash(
+            *jax.tree.leaves(arrays), x, sigma, jax.random.key_data(key), num_samples,
+            num_devices, jax.__version__,
+        ),
+        num_samples=num_samples,
+        samples_per_round=parzen.CHUNK * num_devices,
+        num_rounds=parzen.num_rounds(num_samples, mesh),
+        empty=parzen.start(x, sigma, mesh),
+        add=lambda sums, first, last: _add(
+            sums, state, x, key, num_samples, sigma, first, last, mesh
+        ),
+    )  # fmt: skip
+    return np.asarray(parzen.finish(run(one_pass), x, num_samples, sigma))
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _add(sums, state, x, key, num_samples, sigma, first, last, mesh):
     def sampler(key, n):
         return generate(state, key, n).reshape(n, -1)
 
-    return parzen.log_likelihood_streamed(x, sampler, key, num_samples, sigma)
+    return parzen.add_drawn(sums, x, sampler, key, num_samples, sigma, first, last, mesh)
 
 
-def _flat(images):
-    """Images as rows of [0, 1] pixels."""
-    return to_unit(jnp.asarray(images)).reshape(len(images), -1)
+def _hash(*values):
+    """SHA-256 of arrays, numbers and strings with their shapes and types."""
+    digest = hashlib.sha256()
+    for value in map(np.asarray, values):
+        digest.update(f"{value.dtype}{value.shape}".encode() + value.tobytes())
+    return digest.hexdigest()
 
 
 def _hold_out(state, test, key):

@@ -9,19 +9,25 @@ import shutil
 import signal
 import sys
 import time
+import zipfile
+import zlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aae_jax import data, parallel
+from aae_jax import data, parallel, parzen
 from aae_jax.checkpoint import Checkpoints
 from aae_jax.errors import UserError
 from aae_jax.priors import check_prior
 from aae_jax.spec import Settings, Spec, parse_config, spec_from_config
 from aae_jax.train_state import TrainState, create_train_state
 from aae_jax.training import train_batches, train_steps
+
+_DISPATCH_SECONDS = 1.0  # of a scoring pass: signals and progress wait for its end
+_SAVE_SECONDS = 30.0  # between two saves of a scoring pass
+_QUIET_SECONDS = 5.0  # shorter passes show no progress
 
 # Fields that may change between two starts in one workdir: they don't touch the training.
 _FREE = ("evaluation.", "run.", "data.data_dir", "data.manual_dir")
@@ -82,7 +88,7 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
     if signals.received:
         _exit_interrupted(state, signals.received, workdir)
     if mode == "evaluate" or (mode == "run" and not _is_evaluated(state, settings, workdir)):
-        _evaluate(state, dataset, settings, jax.random.fold_in(key, 1), workdir)
+        _evaluate(state, dataset, settings, jax.random.fold_in(key, 1), mesh, workdir)
     if mode == "figures" or (mode == "run" and not _is_drawn(state, workdir)):
         _draw(state, dataset, jax.random.fold_in(key, 2), workdir)
     _summarise(state, workdir)
@@ -216,31 +222,84 @@ def _exit_interrupted(state, signum, workdir):
     raise SystemExit(128 + signum)
 
 
-def _evaluate(state, dataset, settings: Settings, key, workdir) -> None:
+def _evaluate(state, dataset, settings: Settings, key, mesh, workdir) -> None:
     from aae_jax import evaluation  # compiled code that training alone does not need
 
     print(f"scoring with {settings.evaluation.num_samples} samples", flush=True)
     start = time.monotonic()
-    scores = evaluation.evaluate(
-        state, dataset.validation["image"], dataset.test, settings.evaluation, key
-    )
-    if scores["parzen/sigma_on_grid_edge"]:
+    with _Signals() as signals:
+        scores = evaluation.evaluate(
+            state,
+            dataset.validation["image"],
+            dataset.test,
+            settings.evaluation,
+            key,
+            mesh,
+            lambda one_pass: _run_pass(one_pass, signals, workdir),
+        )
+        if scores["parzen/sigma_on_grid_edge"]:
+            print(
+                f"warning: σ = {scores['parzen/sigma']:.4g} lies on the edge of evaluation.sigmas",
+                flush=True,
+            )
+        results = {
+            "data": settings.data.name,
+            "seed": settings.seed,
+            "steps": int(state.step),
+            "seconds": _MetricsLog.last_seconds(workdir),
+            "evaluation_seconds": time.monotonic() - start,
+            **scores,
+            "evaluation": _evaluation_fields(settings),
+            "devices": [str(device.device_kind) for device in jax.devices()],
+            "jax": jax.__version__,
+        }
+        _write_json(os.path.join(workdir, "results.json"), results)
+        shutil.rmtree(_partial_directory(workdir), ignore_errors=True)
+    if signals.received:
+        print(f"interrupted after scoring: {workdir} holds the scores", flush=True)
+        raise SystemExit(128 + signals.received)
+
+
+def _run_pass(one_pass, signals, workdir):
+    """Runs a pass about a second at a time, or goes on with one that was cut.
+
+    The sums are saved every half minute under the hash of all that they depend on, so those of
+    another model, grid or number of samples are never taken for its own.
+    """
+    path = os.path.join(_partial_directory(workdir), f"{one_pass.identity}.npz")
+    total = one_pass.num_samples
+
+    def samples(rounds):
+        return min(rounds * one_pass.samples_per_round, total)
+
+    done, sums = _read_partial(path) or (0, one_pass.empty)
+    if done:
+        print(f"{one_pass.label}: going on from sample {samples(done)}", flush=True)
+    size = 1
+    begun = saved = time.monotonic()
+    with _Progress(total, "sample", one_pass.label) as progress:
+        while done < one_pass.num_rounds:
+            before = time.monotonic()
+            count = min(size, one_pass.num_rounds - done)
+            sums = jax.block_until_ready(one_pass.add(sums, done, done + count))
+            now = time.monotonic()
+            done += count
+            size = max(1, min(2 * size, int(count * _DISPATCH_SECONDS / (now - before))))
+            if now - begun > _QUIET_SECONDS:
+                progress.show(samples(done))
+            if now - saved > _SAVE_SECONDS or signals.received:
+                _write_partial(path, done, sums)
+                saved = now
+            if signals.received:
+                break
+    if signals.received:
         print(
-            f"warning: σ = {scores['parzen/sigma']:.4g} lies on the edge of evaluation.sigmas",
+            f"interrupted at sample {samples(done)} of {total} ({one_pass.label}), saved in "
+            f"{workdir}: the same command goes on from there",
             flush=True,
         )
-    results = {
-        "data": settings.data.name,
-        "seed": settings.seed,
-        "steps": int(state.step),
-        "seconds": _MetricsLog.last_seconds(workdir),
-        "evaluation_seconds": time.monotonic() - start,
-        **scores,
-        "evaluation": _evaluation_fields(settings),
-        "devices": [str(device.device_kind) for device in jax.devices()],
-        "jax": jax.__version__,
-    }
-    _write_json(os.path.join(workdir, "results.json"), results)
+        raise SystemExit(128 + signals.received)
+    return sums
 
 
 def figure_files(spec: Spec) -> tuple[str, ...]:
@@ -365,8 +424,8 @@ class _MetricsLog:
 class _Progress:
     """A bar with rate and time left on a terminal, about ten plain lines elsewhere."""
 
-    def __init__(self, num_steps):
-        self._bar, self._num_steps = None, num_steps
+    def __init__(self, total, unit="step", label=None):
+        self._bar, self._total, self._unit, self._label = None, total, unit, label
         self._begun = None  # step and time of the first report: the rate leaves out compilation
         self._next = 0
         # Some pseudo-terminals say that they have no columns, and a bar would be nothing there.
@@ -379,10 +438,10 @@ class _Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def show(self, step, metrics):
+    def show(self, done, metrics=None):
         losses = {
             name.removeprefix("loss/"): f"{value:.3g}"
-            for name, value in metrics.items()
+            for name, value in (metrics or {}).items()
             if name.startswith("loss/")
         }
         if self._wants_bar:
@@ -390,20 +449,29 @@ class _Progress:
                 from tqdm import tqdm
 
                 self._bar = tqdm(
-                    total=self._num_steps, initial=step, unit="step", dynamic_ncols=True
+                    total=self._total,
+                    initial=done,
+                    unit=self._unit,
+                    unit_scale=self._unit != "step",
+                    desc=self._label,
+                    dynamic_ncols=True,
                 )
-            self._bar.update(step - self._bar.n)
+            self._bar.update(done - self._bar.n)
             return
         now = time.monotonic()
-        self._begun = self._begun or (step, now)
-        if step >= self._next or step == self._num_steps:
-            self._next = step + self._num_steps / 10
-            parts = [f"step {step}/{self._num_steps}"]
-            if step > self._begun[0]:
-                rate = (step - self._begun[0]) / (now - self._begun[1])
-                parts += [f"{rate:.1f} steps/s", f"{(self._num_steps - step) / rate:.0f} s left"]
+        self._begun = self._begun or (done, now)
+        if done >= self._next or done == self._total:
+            self._next = done + self._total / 10
+            label = f"{self._label}: " if self._label else ""
+            parts = [f"{label}{self._unit} {done}/{self._total}"]
+            if done > self._begun[0]:
+                rate = (done - self._begun[0]) / (now - self._begun[1])
+                parts += [
+                    f"{rate:.1f} {self._unit}s/s",
+                    f"{(self._total - done) / rate:.0f} s left",
+                ]
             shown = ", ".join(f"{name} {value}" for name, value in losses.items())
-            print(f"{', '.join(parts)}, loss: {shown}", flush=True)
+            print(", ".join(parts) + (f", loss: {shown}" if shown else ""), flush=True)
 
 
 class _Signals:
@@ -466,6 +534,7 @@ def _remove_stale(workdir):
     """Scores and pictures of an earlier step must not pass for those of the finished model."""
     with contextlib.suppress(FileNotFoundError):
         os.remove(os.path.join(workdir, "results.json"))
+    shutil.rmtree(_partial_directory(workdir), ignore_errors=True)
     shutil.rmtree(os.path.join(workdir, "figures"), ignore_errors=True)
 
 
@@ -491,6 +560,27 @@ def _evaluation_fields(settings):
         "num_validation": spec.num_validation,
         "sigmas": list(spec.sigmas),
     }
+
+
+def _partial_directory(workdir):
+    """Sums of a scoring pass under way; it goes when results.json is written."""
+    return os.path.join(workdir, "partial")
+
+
+def _write_partial(path, done, sums):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path + ".part", "wb") as file:
+        np.savez(file, done=done, nearest=sums.nearest, total=sums.total)
+    os.replace(path + ".part", path)
+
+
+def _read_partial(path):
+    """Rounds done and their sums; None where there are none, or none that can be read."""
+    try:
+        with np.load(path) as saved:
+            return int(saved["done"]), parzen.Sums(saved["nearest"], saved["total"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
 
 
 def _write_json(path, value):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import pathlib
+import shutil
 import signal
 
 import jax
@@ -10,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 import aae_jax as aae
-from aae_jax import data, experiment
+from aae_jax import data, evaluation, experiment
 from aae_jax.errors import UserError
 from aae_jax.spec import spec_from_config
 from experiments import digits
@@ -199,6 +201,112 @@ def test_evaluation_may_change_and_training_may_not(whole):
         experiment.run(small_config(**{"train.num_steps": 40}), whole)
 
 
+LONG = {"evaluation.num_samples": 20_500}  # 6 rounds of 1,000 samples on each of 4 devices
+
+
+@pytest.fixture
+def dispatches(monkeypatch):
+    """Every dispatch of a scoring pass is one round, and its sums are saved; returns their count."""
+    monkeypatch.setattr(experiment, "_DISPATCH_SECONDS", 0.0)
+    monkeypatch.setattr(experiment, "_SAVE_SECONDS", -1.0)
+    done = []
+    original = evaluation._add
+    monkeypatch.setattr(
+        evaluation, "_add", lambda *arguments: done.append(arguments[6]) or original(*arguments)
+    )
+    return done
+
+
+@pytest.fixture(scope="module")
+def long_results(whole, tmp_path_factory):
+    """An uncut evaluation with `LONG`."""
+    workdir = shutil.copytree(whole, tmp_path_factory.mktemp("long") / "run")
+    experiment.run(small_config(**LONG), str(workdir), "evaluate")
+    return results(workdir)
+
+
+@pytest.mark.parametrize(
+    "at, how", [(1, Killed), (3, signal.SIGTERM), (6, signal.SIGINT), (8, Killed)], ids=str
+)
+def test_a_cut_evaluation_goes_on_bit_identical(
+    whole, long_results, tmp_path, monkeypatch, capsys, dispatches, how, at
+):
+    """6 dispatches for the validation images, then 6 for the test images."""
+    workdir = str(shutil.copytree(whole, tmp_path / "run"))
+    with monkeypatch.context() as patch:
+        counted = evaluation._add
+
+        def add(*arguments):
+            if len(dispatches) == at - 1:
+                if how is Killed:
+                    raise Killed
+                signal.raise_signal(how)
+            return counted(*arguments)
+
+        patch.setattr(evaluation, "_add", add)
+        with pytest.raises((Killed, SystemExit)) as stopped:
+            experiment.run(small_config(**LONG), workdir, "evaluate")
+    if how is not Killed:
+        assert stopped.value.code == 128 + how
+        assert "the same command goes on from there" in capsys.readouterr().out
+    assert results(workdir)["parzen/num_samples"] == 200
+    # Sums of another model, or damaged ones, are not taken.
+    partial = os.path.join(workdir, "partial")
+    os.makedirs(partial, exist_ok=True)
+    with open(os.path.join(partial, "0" * 64 + ".npz"), "wb") as file:
+        file.write(b"damaged")
+    first = len(dispatches)
+    experiment.run(small_config(**LONG), workdir, "evaluate")
+    assert results(workdir) == long_results
+    assert not os.path.exists(partial)
+    # What was saved is not done again; a signal is obeyed after the dispatch that it came in.
+    assert len(dispatches) == 12 and first == (at - 1 if how is Killed else at)
+    if how is not Killed:
+        resumed = f"validation: going on from sample {min(at * 4_000, 20_500)}\n"
+        assert resumed in capsys.readouterr().out
+
+
+def test_damaged_and_foreign_sums_are_not_used(whole, long_results, tmp_path, dispatches):
+    workdir = str(shutil.copytree(whole, tmp_path / "run"))
+    partial = tmp_path / "run" / "partial"
+    saved = []
+    original = experiment._write_partial
+
+    def spoil(path, done, sums):
+        original(path, done, sums)
+        saved.append(path)
+        if len(saved) == 2:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "_write_partial", spoil)
+        with pytest.raises(Killed):
+            experiment.run(small_config(**LONG), workdir, "evaluate")
+    content = pathlib.Path(saved[0]).read_bytes()
+    pathlib.Path(saved[0]).write_bytes(content[: len(content) // 2])
+    dispatches.clear()
+    experiment.run(small_config(**LONG), workdir, "evaluate")
+    assert len(dispatches) == 12 and results(workdir) == long_results
+    # A whole file of 20,500 samples says nothing about 200.
+    partial.mkdir()
+    (partial / os.path.basename(saved[0])).write_bytes(content)
+    experiment.run(small_config(), workdir, "evaluate")
+    assert results(workdir) == results(whole)
+
+
+def test_long_evaluations_show_progress(whole, tmp_path, monkeypatch, capsys, dispatches):
+    monkeypatch.setattr(experiment, "_QUIET_SECONDS", 0.0)
+    workdir = str(shutil.copytree(whole, tmp_path / "run"))
+    experiment.run(small_config(**LONG), workdir, "evaluate")
+    lines = capsys.readouterr().out.splitlines()
+    for label in ("validation", "test"):
+        shown = [line for line in lines if line.startswith(f"{label}: sample ")]
+        assert [line.split()[2].split("/")[0].strip(",") for line in shown] == [
+            "4000", "8000", "12000", "16000", "20000", "20500"
+        ]  # fmt: skip
+        assert "samples/s" in shown[-1] and "s left" in shown[-1]
+
+
 def test_divergence_names_step_and_loss(tmp_path):
     config = small_config(
         **{
@@ -248,9 +356,9 @@ def test_only_validation_images_choose_sigma_and_neighbours_are_training_images(
 
     seen = {}
 
-    def evaluate(state, validation, test, spec, key):
+    def evaluate(state, validation, test, spec, key, *rest):
         seen.update(validation=validation, test=test["image"], evaluation_key=key)
-        return original(state, validation, test, spec, key)
+        return original(state, validation, test, spec, key, *rest)
 
     original = evaluation.evaluate
     monkeypatch.setattr(evaluation, "evaluate", evaluate)

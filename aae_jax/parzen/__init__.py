@@ -4,26 +4,45 @@
 
 in nats, natural logarithm (Breuleux et al. 2011, Bengio et al. 2013, Goodfellow et al. 2014). The
 distances are one matrix product at full float32 precision: they are divided by 2σ² ≈ 0.05, so a
-TF32 or bfloat16 product costs nats. Only JAX is needed.
+TF32 or bfloat16 product costs nats. Only JAX is needed. `python -m aae_jax.parzen --help` scores
+arrays in files.
 """
-
-import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-Sampler = Callable[[jax.Array, int], jax.Array]
+from aae_jax.parzen.running import (
+    CHUNK,
+    Sampler,
+    Sums,
+    add_drawn,
+    add_samples,
+    finish,
+    num_rounds,
+    start,
+)
 
-_CHUNK = 1_000  # samples at a time
-_BLOCK = 1_000  # test points at a time
+__all__ = [
+    "CHUNK",
+    "Sampler",
+    "Sums",
+    "add_drawn",
+    "add_samples",
+    "finish",
+    "log_likelihood",
+    "log_likelihood_streamed",
+    "num_rounds",
+    "select_sigma",
+    "start",
+]
 
 
 def log_likelihood(x: jax.Array, samples: jax.Array, sigma: jax.Array | float) -> jax.Array:
     """Log-density of test points under a Gaussian Parzen window fitted to samples.
 
-    Memory beyond the arguments: a copy of x, T · (S + 1) numbers and about 5 MB, whatever N. May
-    be jitted and vmapped.
+    Memory beyond the arguments: a copy of x, T · (S + 1) numbers and a few chunks of samples,
+    whatever N. May be jitted and vmapped.
 
     Args:
         x: f[T, D], test points; for Table 1 pixels in [0, 1].
@@ -34,66 +53,68 @@ def log_likelihood(x: jax.Array, samples: jax.Array, sigma: jax.Array | float) -
         f[T], or f[S, T] for S bandwidths: nats.
 
     Raises:
-        ValueError: the shapes don't fit, something is empty, or σ is not positive.
+        ValueError: the shapes don't fit, something is empty or not floating, or σ is not positive.
     """
-    x, samples, sigma = jnp.asarray(x), jnp.asarray(samples), jnp.asarray(sigma)
+    x, samples, sigma = _array("x", x), _array("samples", samples), jnp.asarray(sigma)
     _check(x, sigma)
     if samples.ndim != 2 or samples.shape[1] != x.shape[1] or samples.shape[0] == 0:
         raise ValueError(
             f"samples has shape {samples.shape}: it must be [N, {x.shape[1]}] with N at least 1"
         )
-    return _stored(x, samples, sigma)
-
-
-@jax.jit
-def _stored(x, samples, sigma):
-    num_samples = samples.shape[0]
-    chunk = min(_CHUNK, num_samples)
-    num_chunks = -(-num_samples // chunk)
-
-    def read(index):
-        # The last chunk is moved back to end with the samples; what it repeats is masked.
-        start = jnp.minimum(index * chunk, num_samples - chunk)
-        rows = start + jnp.arange(chunk)
-        return jax.lax.dynamic_slice_in_dim(samples, start, chunk), rows >= index * chunk
-
-    return _log_likelihood(x, read, num_chunks, num_samples, sigma)
+    sigmas = jnp.atleast_1d(sigma)
+    sums = add_samples(start(x, sigmas), x, samples, sigmas)
+    return finish(sums, x, len(samples), sigmas).reshape(*sigma.shape, len(x))
 
 
 def log_likelihood_streamed(
-    x: jax.Array, sampler: Sampler, key: jax.Array, num_samples: int, sigma: jax.Array | float
+    x: jax.Array,
+    sampler: Sampler,
+    key: jax.Array,
+    num_samples: int,
+    sigma: jax.Array | float,
+    mesh: Mesh | None = None,
 ) -> jax.Array:
     """The same for samples that are drawn on the device in chunks and never stored.
 
     Chunk i holds `sampler(fold_in(key, i), 1000)`; of the last one only the rows that are needed
-    count. Every call traces the sampler anew: jit what calls this more than once.
+    count. The devices of a mesh take chunks in turn: the samples are the same for any number of
+    devices, and log-likelihoods differ by rounding only. Every call traces the sampler anew: jit
+    what calls this more than once.
 
     Args:
         x: f[T, D], test points.
-        sampler: (key, n) → f[n, D].
+        sampler: (key, n) → f[n, D]; pure JAX.
         key: a PRNG key.
         num_samples: N.
         sigma: f[] or f[S], bandwidths.
+        mesh: the devices to use, all of its axes; None for one device.
 
     Returns:
         f[T], or f[S, T] for S bandwidths: nats.
 
     Raises:
-        ValueError: the shapes don't fit, something is empty, or σ is not positive.
+        ValueError: the shapes don't fit, something is empty or not floating, or σ is not positive.
     """
-    x, sigma = jnp.asarray(x), jnp.asarray(sigma)
+    x, sigma = _array("x", x), jnp.asarray(sigma)
     _check(x, sigma)
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}: it must be at least 1")
-    drawn = jax.eval_shape(lambda key: sampler(key, _CHUNK), key)
-    if drawn.shape != (_CHUNK, x.shape[1]):
-        raise ValueError(f"sampler(key, {_CHUNK}) gives {drawn.shape}: not {(_CHUNK, x.shape[1])}")
+    drawn = jax.eval_shape(lambda key: sampler(key, CHUNK), key)
+    if drawn.shape != (CHUNK, x.shape[1]) or not jnp.issubdtype(drawn.dtype, jnp.floating):
+        raise ValueError(
+            f"sampler(key, {CHUNK}) gives {drawn.dtype}{drawn.shape}: it must give floats "
+            f"{(CHUNK, x.shape[1])}"
+        )
+    sigmas = jnp.atleast_1d(sigma)
 
-    def draw(index):
-        samples = sampler(jax.random.fold_in(key, index), _CHUNK)
-        return samples, index * _CHUNK + jnp.arange(_CHUNK) < num_samples
+    @jax.jit
+    def total(x, key, sigmas):
+        rounds = num_rounds(num_samples, mesh)
+        sums = start(x, sigmas, mesh)
+        sums = add_drawn(sums, x, sampler, key, num_samples, sigmas, 0, rounds, mesh)
+        return finish(sums, x, num_samples, sigmas)
 
-    return _log_likelihood(x, draw, -(-num_samples // _CHUNK), num_samples, sigma)
+    return total(x, key, sigmas).reshape(*sigma.shape, len(x))
 
 
 def select_sigma(
@@ -108,68 +129,31 @@ def select_sigma(
 
     Returns:
         The chosen σ, f[], and the mean validation log-likelihood of every candidate, f[S] nats.
+
+    Raises:
+        ValueError: as `log_likelihood`.
     """
     sigmas = jnp.atleast_1d(jnp.asarray(sigmas))
     mean = log_likelihood(valid, samples, sigmas).mean(axis=-1)
     return sigmas[jnp.argmax(mean)], mean
 
 
+def _array(name, value):
+    """As an array of floats: object arrays would be pickles, integers images on another scale."""
+    if getattr(value, "dtype", None) == object:
+        raise ValueError(f"{name} is an array of Python objects: it must be an array of floats")
+    value = jnp.asarray(value)
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(
+            f"{name} is {value.dtype}: it must be floating; images are divided by 255 first"
+        )
+    return value
+
+
 def _check(x, sigma):
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"x has shape {x.shape}: it must be [T, D], neither of them 0")
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"x is {x.dtype}: it must be floating; images are divided by 255 first")
     if sigma.ndim > 1 or sigma.size == 0:
         raise ValueError(f"sigma has shape {sigma.shape}: it must be [] or [S]")
-    if not isinstance(sigma, jax.core.Tracer) and not (sigma > 0).all():
+    if not isinstance(sigma, jax.core.Tracer) and not ((sigma > 0) & jnp.isfinite(sigma)).all():
         raise ValueError(f"sigma is {sigma}: it must be positive")
-
-
-def _log_likelihood(x, read, num_chunks, num_samples, sigma):
-    """Running log-sum-exp over chunks; `read(i)` gives chunk i and which of its rows count."""
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-    x = x.astype(dtype)
-    sigma = jnp.asarray(sigma, dtype)
-    scale = 1 / (2 * jnp.atleast_1d(sigma) ** 2)  # [S]
-    # Distances don't change when both sides move; near the origin they round less.
-    centre = x.mean(axis=0)
-    num_points, dim = x.shape
-    block = min(_BLOCK, num_points)
-    num_blocks = -(-num_points // block)
-    padded = jnp.pad(x - centre, ((0, num_blocks * block - num_points), (0, 0)))
-    blocks = padded.reshape(num_blocks, block, dim)
-
-    def one_chunk(carry, index):
-        samples, counts = read(index)
-        samples = samples.astype(dtype) - centre
-        squared_norm = jnp.where(counts, (samples**2).sum(axis=1), jnp.inf)
-
-        def one_point(point, nearest, total):
-            """Folds the chunk into one test point: [D], [], [S] → [], [S]."""
-            product = jnp.matmul(samples, point, precision=jax.lax.Precision.HIGHEST)
-            distance = jnp.maximum(squared_norm - 2 * product + (point**2).sum(), 0.0)
-            # The nearest sample is the largest term for every σ, so one minimum serves them all.
-            closer = jnp.minimum(nearest, distance.min())
-            terms = jnp.exp(-scale[:, None] * (distance - closer))
-            shrink = jnp.exp(-scale * (nearest - closer))
-            return closer, total * shrink + terms.sum(axis=1)
-
-        def one_block(arguments):
-            return jax.vmap(one_point)(*arguments)
-
-        return jax.lax.map(one_block, (blocks, *carry)), None
-
-    start = (
-        jnp.full((num_blocks, block), jnp.inf, dtype),
-        jnp.zeros((num_blocks, block, scale.shape[0]), dtype),
-    )
-    # The first chunk has at least one row that counts, so `nearest` is finite from there on.
-    carry, _ = jax.lax.scan(one_chunk, start, jnp.arange(num_chunks))
-    nearest = carry[0].reshape(-1)[:num_points]
-    total = carry[1].reshape(-1, scale.shape[0])[:num_points]
-    log_sum = jnp.log(total).T - scale[:, None] * nearest
-    normaliser = math.log(num_samples) + dim * jnp.log(
-        sigma.reshape(-1, 1) * math.sqrt(2 * math.pi)
-    )
-    result = log_sum - normaliser
-    return result[0] if sigma.ndim == 0 else result

@@ -1,0 +1,231 @@
+"""Scores samples of any model by the Parzen window.
+
+python -m aae_jax.parzen --samples=a.npy --test=b.npy --validation=c.npy
+python -m aae_jax.parzen --samples=arrays.npz:samples --test=arrays.npz:test --sigma=0.2
+
+The rows of an array are points; images [N, H, W, C] are flattened. An npy file of samples is read
+from the disk as it is needed, so it may be larger than the memory.
+"""
+
+import sys
+import zipfile
+import zlib
+
+import numpy as np
+from absl import app, flags, logging
+
+from aae_jax.errors import UserError
+
+_SAMPLES = flags.DEFINE_string("samples", None, "The model's samples: npy, npz or npz:name.")
+_TEST = flags.DEFINE_string("test", None, "The points to score: the same.")
+_VALIDATION = flags.DEFINE_string("validation", None, "The points that choose σ: never test data.")
+_SIGMA = flags.DEFINE_string("sigma", None, "A fixed σ, instead of validation data.")
+_SIGMAS = flags.DEFINE_string(
+    "sigmas", None, "The σ to choose from, with commas (default: ten from 0.1 to 1, log-spaced)."
+)
+_DIVIDE = flags.DEFINE_bool("divide_by_255", False, "Scale integer images from 0…255 to [0, 1].")
+
+_PIECE = 20_000  # samples that are in memory at a time
+
+
+def _load(flag):
+    """The rows of a file as a 2-D array, memory-mapped where it is an npy file."""
+    value = flag.value
+    if value is None:
+        raise UserError(f"--{flag.name} is missing: give an npy or npz file")
+    path, name = value, None
+    if ".npz:" in value:
+        path, _, name = value.rpartition(":")
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(6)
+        if magic != b"\x93NUMPY" and not magic.startswith(b"PK"):
+            raise UserError(
+                f"--{flag.name}: {path!r} is neither an npy nor an npz file; pickles are not read"
+            )
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(array, np.lib.npyio.NpzFile):
+            with array as members:
+                array = members[_member(flag, path, name, members.files)]
+    except FileNotFoundError:
+        raise UserError(f"--{flag.name} is {path!r}: there is no such file") from None
+    except UserError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if "object" in str(error).lower():
+            raise UserError(
+                f"--{flag.name}: {value!r} holds Python objects, which are not read: store numbers"
+            ) from None
+        raise UserError(
+            f"--{flag.name}: {value!r} can't be read, it may be cut short or damaged ({error})"
+        ) from None
+    if array.ndim < 2 or 0 in array.shape:
+        raise UserError(
+            f"--{flag.name}: {value!r} has shape {array.shape}: it must be [N, D] or images "
+            "[N, H, W, C], and not empty"
+        )
+    if array.dtype.kind not in "iuf":
+        raise UserError(f"--{flag.name}: {value!r} holds {array.dtype}: it must hold numbers")
+    return array.reshape(len(array), -1)
+
+
+def _member(flag, path, name, names):
+    """Which array of an npz file is meant."""
+    if name is None and len(names) == 1:
+        return names[0]
+    if name in names:
+        return name
+    wanted = f"no array {name!r}" if name is not None else f"{len(names)} arrays"
+    raise UserError(
+        f"--{flag.name}: {path!r} holds {wanted}: write {path}:NAME, with NAME one of "
+        f"{', '.join(names)}"
+    )
+
+
+def _check_values(flag, rows):
+    """Every value, once, before anything compiles: finite, and on the scale of pixels."""
+    low, high = np.inf, -np.inf
+    for start in range(0, len(rows), _PIECE):
+        piece = rows[start : start + _PIECE]
+        low, high = np.minimum(low, piece.min()), np.maximum(high, piece.max())
+        if not np.isfinite([low, high]).all():
+            bad = start + np.flatnonzero(~np.isfinite(piece).all(axis=1))[0]
+            raise UserError(f"--{flag.name}: {flag.value!r} has NaN or inf, first in row {bad}")
+    if rows.dtype.kind == "f":
+        if low < 0 or high > 1:
+            print(
+                f"warning: --{flag.name} has values from {low:.4g} to {high:.4g}: log-likelihoods "
+                "can be compared with published ones for pixels in [0, 1] only",
+                file=sys.stderr,
+            )
+        return
+    if not _DIVIDE.value:
+        raise UserError(
+            f"--{flag.name}: {flag.value!r} holds integers ({rows.dtype}, {low:g} to {high:g}), not "
+            "pixels in [0, 1]: add --divide_by_255, or store floats"
+        )
+    if low < 0 or not 1 < high <= 255:
+        raise UserError(
+            f"--divide_by_255 is for integers from 0 to 255: --{flag.name} holds {low:g} to {high:g}; "
+            "store floats"
+        )
+
+
+def _floats(rows):
+    """Rows as f32, integers divided by 255."""
+    return np.float32(rows) if rows.dtype.kind == "f" else np.float32(rows) / np.float32(255)
+
+
+def _numbers(flag):
+    """Positive numbers with commas between them."""
+    try:
+        values = np.array([float(part) for part in flag.value.split(",")])
+    except ValueError:
+        raise UserError(
+            f"--{flag.name} is {flag.value!r}: it must be numbers, as 0.1,0.2"
+        ) from None
+    if not ((values > 0) & np.isfinite(values)).all():
+        raise UserError(f"--{flag.name} is {flag.value!r}: σ must be positive")
+    return values
+
+
+def _grid():
+    """The candidates for σ; one where it is fixed."""
+    if _SIGMA.value is not None:
+        if _VALIDATION.value is not None or _SIGMAS.value is not None:
+            raise UserError("--sigma fixes σ: leave out --validation and --sigmas")
+        sigma = _numbers(_SIGMA)
+        if len(sigma) > 1:
+            raise UserError(f"--sigma is {_SIGMA.value!r}: give one, or --sigmas and --validation")
+        return sigma
+    if _VALIDATION.value is None:
+        raise UserError("--validation and --sigma are missing: σ comes from one of them")
+    # Goodfellow et al. 2014.
+    return np.logspace(-1, 0, 10) if _SIGMAS.value is None else _numbers(_SIGMAS)
+
+
+def _score(points, samples, sigmas):
+    """Log-likelihoods f64[S, T], the samples read a piece at a time."""
+    import jax  # here, so that a mistake is answered at once
+    import jax.numpy as jnp
+
+    from aae_jax import parzen
+
+    x, sigmas = jnp.asarray(_floats(points)), jnp.asarray(sigmas, jnp.float32)
+    sums = parzen.start(x, sigmas)
+    for start in range(0, len(samples), _PIECE):
+        piece = jnp.asarray(_floats(samples[start : start + _PIECE]))
+        # Waiting keeps the pieces that are read ahead from filling the memory.
+        sums = jax.block_until_ready(parzen.add_samples(sums, x, piece, sigmas))
+    return np.asarray(parzen.finish(sums, x, len(samples), sigmas), np.float64)
+
+
+def report() -> list[str]:
+    """Checks the flags and the files, scores, and returns the lines to print.
+
+    Raises:
+        UserError: anything that the user can put right, in one line.
+    """
+    sigmas = _grid()
+    read = (_SAMPLES, _TEST) if _SIGMA.value is not None else (_SAMPLES, _TEST, _VALIDATION)
+    arrays = {flag.name: _load(flag) for flag in read}
+    for flag in read:
+        rows = arrays[flag.name]
+        if rows.shape[1] != arrays["samples"].shape[1]:
+            raise UserError(
+                f"--{flag.name} has {rows.shape[1]} numbers a row, --samples has "
+                f"{arrays['samples'].shape[1]}: they must be the same"
+            )
+    for flag in read:
+        _check_values(flag, arrays[flag.name])
+    samples, test = arrays["samples"], arrays["test"]
+    sigma, how = sigmas[0], "given"
+    if "validation" in arrays:
+        means = _score(arrays["validation"], samples, sigmas).mean(axis=1)
+        best = int(means.argmax())
+        sigma, how = sigmas[best], f"the best of {len(sigmas)} on validation data"
+        if len(sigmas) > 1 and sigma in (sigmas.min(), sigmas.max()):
+            print(
+                f"warning: σ = {sigma:.4g} lies on the edge of the grid: try others with --sigmas",
+                file=sys.stderr,
+            )
+    scores = _score(test, samples, [sigma])[0]
+    lines = [f"sigma           {sigma:.5g}  ({how})"]
+    if "validation" in arrays:
+        lines.append(
+            f"validation      {means[best]:.2f} nats  ({len(arrays['validation'])} points)"
+        )
+    mean, error = scores.mean(), scores.std() / np.sqrt(len(scores))
+    return [
+        *lines,
+        f"log-likelihood  {mean:.2f} ± {error:.2f} nats  (± standard deviation over points / √T)",
+        f"samples         {len(samples)}",
+        f"test points     {len(test)}",
+        f"dimensions      {test.shape[1]}",
+    ]
+
+
+def _parse_flags(argv):
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        _fail(error)
+
+
+def _fail(message):
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def main(argv):
+    if len(argv) > 1:
+        _fail(f"{argv[1]!r} is not a flag: write --samples=FILE --test=FILE --validation=FILE")
+    logging.set_verbosity(logging.ERROR)  # JAX narrates
+    try:
+        print("\n".join(report()))
+    except UserError as error:
+        _fail(error)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse_flags)

@@ -1,0 +1,169 @@
+"""Sums over samples that come in pieces: the kernel of the Parzen window.
+
+With the running sums of `start`, samples are added in any number of calls, and `finish` turns the
+sums into log-likelihoods. The sums are plain arrays, so a long evaluation can save them.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+Sampler = Callable[[jax.Array, int], jax.Array]
+
+CHUNK = (
+    1_000  # samples at a time; it also defines the stream: chunk i is drawn with fold_in(key, i)
+)
+_BLOCK = 500  # test points at a time: 500 × 1,000 distances stay in the cache of a CPU core
+
+
+class Sums(NamedTuple):
+    """A log-sum-exp under way, one for each device (P of them), test point and σ.
+
+    Both are measured from offset(x, s) = ‖s‖² − 2 s·x, about the mean of the test points: the
+    squared distance less ‖x‖², which is the same for all samples.
+    """
+
+    nearest: jax.Array  # f[P, T], the smallest offset so far
+    total: jax.Array  # f[P, T, S], Σ exp((nearest − offset) / 2σ²)
+
+
+def start(x: jax.Array, sigma: jax.Array, mesh: Mesh | None = None) -> Sums:
+    """Sums over no samples: x f[T, D], σ f[S]."""
+    devices = 1 if mesh is None else mesh.size
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    return Sums(
+        jnp.full((devices, len(x)), _far(dtype)), jnp.zeros((devices, len(x), len(sigma)), dtype)
+    )
+
+
+@jax.jit
+def add_samples(sums: Sums, x: jax.Array, samples: jax.Array, sigma: jax.Array) -> Sums:
+    """Adds stored samples f[N, D] to sums that were started without a mesh."""
+    num_samples = samples.shape[0]
+    chunk = min(CHUNK, num_samples)
+
+    def read(index):
+        # The last chunk is moved back to end with the samples; what it repeats is masked.
+        first = jnp.minimum(index * chunk, num_samples - chunk)
+        rows = first + jnp.arange(chunk)
+        return jax.lax.dynamic_slice_in_dim(samples, first, chunk), rows >= index * chunk
+
+    return _add(sums, x, read, 0, -(-num_samples // chunk), sigma)
+
+
+def num_rounds(num_samples: int, mesh: Mesh | None = None) -> int:
+    """How many rounds `add_drawn` takes: in a round every device adds one chunk."""
+    return -(-num_samples // (CHUNK * (1 if mesh is None else mesh.size)))
+
+
+def add_drawn(
+    sums: Sums,
+    x: jax.Array,
+    sampler: Sampler,
+    key: jax.Array,
+    num_samples: int,
+    sigma: jax.Array,
+    first: jax.Array | int,
+    last: jax.Array | int,
+    mesh: Mesh | None = None,
+) -> Sums:
+    """Adds the samples that rounds `first` to `last − 1` of a stream of `num_samples` draw.
+
+    Chunk i is `sampler(fold_in(key, i), CHUNK)` whatever the mesh; its devices take chunks in turn.
+    `first` and `last` may be traced: however the rounds are split into calls of one compiled
+    function, the sums end bit-identical.
+    """
+
+    def rounds(sums, device, num_devices):
+        def draw(index):
+            chunk = index * num_devices + device
+            samples = sampler(jax.random.fold_in(key, chunk), CHUNK)
+            return samples, chunk * CHUNK + jnp.arange(CHUNK) < num_samples
+
+        return _add(sums, x, draw, first, last, sigma)
+
+    if mesh is None:
+        return rounds(sums, 0, 1)
+    axes = mesh.axis_names
+    # Without check_vma: nothing is differentiated here, and the sums don't mix until `finish`.
+    return jax.shard_map(
+        lambda sums: rounds(sums, jax.lax.axis_index(axes), mesh.size),
+        mesh=mesh,
+        in_specs=PartitionSpec(axes),
+        out_specs=PartitionSpec(axes),
+        check_vma=False,
+    )(sums)
+
+
+@functools.partial(jax.jit, static_argnames="num_samples")
+def finish(sums: Sums, x: jax.Array, num_samples: int, sigma: jax.Array) -> jax.Array:
+    """Log-likelihoods f[S, T] in nats under the window of all samples that were added."""
+    x, _, scale = _prepare(x, sigma)
+    nearest = sums.nearest.min(axis=0)
+    total = (sums.total * _shrink(scale, nearest - sums.nearest)).sum(axis=0)
+    distance = nearest + (x**2).sum(axis=1)
+    log_sum = jnp.log(total).T - scale[:, None] * distance
+    dim = x.shape[1]
+    log_volume = dim * jnp.log(sigma.astype(x.dtype)[:, None] * math.sqrt(2 * math.pi))
+    return log_sum - math.log(num_samples) - log_volume
+
+
+def _far(dtype):
+    """An offset beyond any other, yet finite: the difference of two of them is 0, not NaN."""
+    return jnp.finfo(dtype).max / 4
+
+
+def _prepare(x, sigma):
+    """Test points about their mean, that mean, and 1 / 2σ²."""
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    x = x.astype(dtype)
+    # Distances don't change when both sides move; near the origin they round less.
+    centre = x.mean(axis=0)
+    return x - centre, centre, 1 / (2 * sigma.astype(dtype) ** 2)
+
+
+def _shrink(scale, difference):
+    """What a sum is multiplied by when its reference falls: [...] and [S] → [..., S]."""
+    return jnp.exp(scale * difference[..., None])
+
+
+def _add(sums, x, read, first, last, sigma):
+    """Folds in chunks `first` to `last − 1`; `read(i)` gives chunk i and which rows count.
+
+    The sums are those of one device: P is 1.
+    """
+    x, centre, scale = _prepare(x, sigma)
+    num_points = len(x)
+    num_blocks = -(-num_points // _BLOCK)
+    block = -(-num_points // num_blocks)
+    padding = num_blocks * block - num_points
+
+    def into_blocks(value):
+        value = jnp.pad(value, ((0, padding),) + ((0, 0),) * (value.ndim - 1))
+        return value.reshape(num_blocks, block, *value.shape[1:])
+
+    def one_chunk(index, sums):
+        samples, counts = read(index)
+        samples = samples.astype(x.dtype) - centre
+        squared_norm = jnp.where(counts, (samples**2).sum(axis=1), _far(x.dtype))
+
+        def one_point(point, nearest, total):
+            """Folds the chunk into one test point: [D], [], [S] → [], [S]."""
+            product = jnp.matmul(point, samples.T, precision=jax.lax.Precision.HIGHEST)
+            offset = squared_norm - 2 * product
+            # The nearest sample is the largest term for every σ, so one minimum serves them all.
+            closer = jnp.minimum(nearest, offset.min())
+            terms = jnp.exp(scale[:, None] * (closer - offset)).sum(axis=1)
+            return closer, total * _shrink(scale, closer - nearest) + terms
+
+        # The distances of a block of points are one matrix product.
+        return jax.lax.map(lambda block: jax.vmap(one_point)(*block), (blocks, *sums))
+
+    blocks = into_blocks(x)
+    added = jax.lax.fori_loop(first, last, one_chunk, tuple(into_blocks(v[0]) for v in sums))
+    return Sums(*(v.reshape(-1, *v.shape[2:])[None, :num_points] for v in added))

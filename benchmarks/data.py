@@ -1,0 +1,106 @@
+"""Images a second that the two ways of reading deliver, beside what a training step needs.
+
+    python -m benchmarks.data [--data_dir=DIR]
+
+MNIST must be prepared there. "On the device": batches gathered from uint8 and scaled, as
+`train_steps` does it. "Streamed": decoded on the host and handed over in order; from the prepared
+records, and from a directory of as many PNG files.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+import aae_jax as aae
+from aae_jax.data import files, streaming, tfds_images
+from aae_jax.spec import DataSpec
+from aae_jax.train_state import to_unit
+from aae_jax.training import epoch_rows
+from benchmarks import machine
+from experiments import mnist
+
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Of tensorflow-datasets; None: its default.")
+STEPS, STREAMED, REPEATS, BATCH = 100, 300, 7, 100
+_LOAD = """
+import sys, time; start = time.monotonic()
+from aae_jax import data; from aae_jax.spec import DataSpec
+data.load(DataSpec("mnist", (28, 28, 1), 10, data_dir=sys.argv[1] or None))
+print(time.monotonic() - start)
+"""
+
+
+def loading(data_dir):
+    """Seconds to load prepared MNIST in a fresh process, imports included."""
+    command = [sys.executable, "-c", _LOAD, data_dir or ""]
+    return [
+        float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        for _ in range(5)
+    ]
+
+
+def streamed(train):
+    """A function that reads 300 batches from a new stream, which ends there: nothing is read ahead
+    while another function is timed."""
+
+    def read():
+        stream = streaming.batches(train, jax.random.key(0), 0, STREAMED, BATCH)
+        return sum(len(batch["label"]) for batch in stream)
+
+    return read
+
+
+def main(argv):
+    del argv
+    where = DataSpec("mnist", (28, 28, 1), 10, data_dir=_DATA_DIR.value)
+    train = tfds_images.read_split(tfds_images.prepared_builder(where), "train")
+    images = jnp.asarray(train["image"])
+    state = aae.create_train_state(aae.spec_from_config(mnist.get_config()), jax.random.key(0))
+    dataset = {"image": images, "label": jnp.asarray(train["label"])}
+
+    @jax.jit
+    def gather(images):
+        rows = epoch_rows(state.rng, 0, STEPS, BATCH, len(images))
+        return jax.lax.map(lambda row: to_unit(images[row]).sum(), rows)
+
+    with tempfile.TemporaryDirectory() as directory:
+        import cv2
+
+        for i, image in enumerate(np.asarray(images)):
+            cv2.imwrite(os.path.join(directory, f"{i:05d}.png"), image)
+        start = time.monotonic()
+        spec = DataSpec("files", (28, 28, 1), 10, path=directory)
+        from_files = files.load(spec).train
+        listing = time.monotonic() - start
+        times = machine.interleaved(
+            {
+                "needed by a training step": lambda: aae.train_steps(state, dataset, STEPS),
+                "on the device": lambda: gather(images),
+                "streamed from prepared records": streamed(train),
+                "streamed from PNG files": streamed(from_files),
+            },
+            REPEATS,
+        )
+    report = dict(machine.describe())
+    load, spread = machine.median_and_spread(loading(_DATA_DIR.value))
+    report["seconds to load MNIST, imports included"] = load
+    report["± (half the quartile range)"] = spread
+    report["seconds to list, hash and split 60,000 files"] = listing
+    for name, values in times.items():
+        steps = STREAMED if "streamed" in name else STEPS
+        rates = [steps * BATCH / value for value in values]
+        report[f"images/s {name}"], report[f"± {name}"] = machine.median_and_spread(rates)
+    for name, value in report.items():
+        print(f"{name:55} {value:,.4g}" if isinstance(value, float) else f"{name:55} {value}")
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    app.run(main)
