@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,9 @@ from aae_jax import matching, parzen
 from aae_jax.priors import PRIORS, sample_prior
 from aae_jax.spec import EvaluationSpec
 from aae_jax.train_state import TrainState, decode, encode, generate, to_unit
+
+
+Split = dict[str, np.ndarray]  # {"image": [N, H, W, C], "label": i32[N]}
 
 
 class Pass(NamedTuple):
@@ -34,8 +37,7 @@ def at_once(one_pass: Pass) -> parzen.Sums:
 
 def evaluate(
     state: TrainState,
-    validation: np.ndarray,
-    test: dict[str, np.ndarray],
+    folds: Sequence[tuple[Split, Split]],
     spec: EvaluationSpec,
     key: jax.Array,
     mesh: jax.sharding.Mesh | None = None,
@@ -47,11 +49,14 @@ def evaluate(
     log-likelihood of the first `num_validation` validation images; every test image scored with
     it; ± is the standard deviation over test images divided by √T.
 
+    With several folds, as TFD has, the same model is scored on each with a σ of its own, and the
+    mean over the folds is given with their standard error (Goodfellow et al. 2014); beside it the
+    same with one σ for all folds, the best over their validation images (as Li et al. 2015 do).
+
     Args:
         state: a trained state.
-        validation: uint8, or floats in [0, 1], [V, H, W, C].
-        test: `{"image": the same, [T, H, W, C], "label": i32[T]}`; labels don't enter the
-            likelihood.
+        folds: pairs of validation and test images, each `{"image": [N, H, W, C] uint8, or floats
+            in [0, 1], "label": i32[N]}`; labels don't enter the likelihood.
         spec: the config's `evaluation` section.
         key: a PRNG key for the samples.
         mesh, run: see `log_likelihoods`.
@@ -60,23 +65,67 @@ def evaluate(
         Numbers and lists for `results.json`; log-likelihoods in nats.
     """
 
-    def score(images, sigmas, label):
-        return log_likelihoods(state, images, key, spec.num_samples, sigmas, label, mesh, run)
+    def score(splits, sigmas, label):
+        """f64[S, T] for each split; all are scored in one pass over the samples."""
+        images = np.concatenate(splits)
+        found = log_likelihoods(state, images, key, spec.num_samples, sigmas, label, mesh, run)
+        ends = np.cumsum([len(split) for split in splits])[:-1]
+        return np.split(found.astype(np.float64), ends, axis=1)
 
-    valid = validation[: spec.num_validation]
-    valid_ll = score(valid, spec.sigmas, "validation").mean(axis=1)
-    best = int(valid_ll.argmax())
-    test_ll = score(test["image"], spec.sigmas[best : best + 1], "test")[0].astype(np.float64)
+    valid_ll = score(
+        [validation["image"][: spec.num_validation] for validation, _ in folds],
+        spec.sigmas,
+        "validation",
+    )
+    own = [int(ll.mean(axis=1).argmax()) for ll in valid_ll]
+    shared = int(np.mean([ll.mean(axis=1) for ll in valid_ll], axis=0).argmax())
+    used = sorted({*own, shared}) if len(folds) > 1 else own
+    test_ll = score(
+        [test["image"] for _, test in folds], tuple(spec.sigmas[i] for i in used), "test"
+    )
+    by_fold = [
+        {
+            "log_likelihood": float(test[used.index(best)].mean()),
+            "standard_error": _standard_error(test[used.index(best)]),
+            "sigma": float(spec.sigmas[best]),
+            "validation_log_likelihood": float(valid[best].mean()),
+            "num_test": test.shape[1],
+            "num_validation": valid.shape[1],
+        }
+        for best, valid, test in zip(own, valid_ll, test_ll)
+    ]
+    found = {
+        **by_fold[0],
+        "num_samples": spec.num_samples,
+        "sigma_on_grid_edge": len(spec.sigmas) > 1
+        and any(best in (0, len(spec.sigmas) - 1) for best in used),
+    }
+    if len(folds) > 1:
+        found.update(_over_folds(by_fold))
+        one_sigma = [test[used.index(shared)] for test in test_ll]
+        found["shared_sigma"] = {
+            **_over_folds([{"log_likelihood": ll.mean()} for ll in one_sigma]),
+            "standard_error_over_images": _standard_error(np.concatenate(one_sigma)),
+            "sigma": float(spec.sigmas[shared]),
+        }
+        found["by_fold"] = by_fold
     return {
-        "parzen/log_likelihood": float(test_ll.mean()),
-        "parzen/standard_error": float(test_ll.std() / np.sqrt(len(test_ll))),
-        "parzen/sigma": float(spec.sigmas[best]),
-        "parzen/num_samples": spec.num_samples,
-        "parzen/num_test": len(test_ll),
-        "parzen/num_validation": len(valid),
-        "parzen/validation_log_likelihood": float(valid_ll[best]),
-        "parzen/sigma_on_grid_edge": best in (0, len(valid_ll) - 1) and len(valid_ll) > 1,
-        **_hold_out(state, test, key),
+        **{f"parzen/{name}": value for name, value in found.items()},
+        **_hold_out(state, folds[0][1], key),
+    }
+
+
+def _standard_error(log_likelihood):
+    """Standard deviation over test images divided by √T."""
+    return float(log_likelihood.std() / np.sqrt(len(log_likelihood)))
+
+
+def _over_folds(by_fold):
+    """Mean over the folds, and its standard error from their sample standard deviation."""
+    means = np.array([fold["log_likelihood"] for fold in by_fold])
+    return {
+        "log_likelihood": float(means.mean()),
+        "standard_error": float(means.std(ddof=1) / np.sqrt(len(means))),
     }
 
 

@@ -30,7 +30,7 @@ _SAVE_SECONDS = 30.0  # between two saves of a scoring pass
 _QUIET_SECONDS = 5.0  # shorter passes show no progress
 
 # Fields that may change between two starts in one workdir: they don't touch the training.
-_FREE = ("evaluation.", "run.", "data.data_dir", "data.manual_dir")
+_FREE = ("evaluation.", "run.", "data.data_dir", "data.manual_dir", "data.fold")
 
 
 def run(config: Any, workdir: str, mode: str = "run") -> None:
@@ -54,12 +54,12 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
     dataset = data.load(settings.data)
     spec = spec_from_config(config, dataset.image_shape, dataset.num_classes)
     available = min(len(fold.validation["image"]) for fold in dataset.folds)
-    if settings.evaluation.num_validation > available:
+    wanted = settings.evaluation.num_validation
+    if wanted is not None and wanted > available:
         raise UserError(
-            f"evaluation.num_validation is {settings.evaluation.num_validation}: the data "
-            f"{settings.data.name!r} have {available} validation images"
+            f"evaluation.num_validation is {wanted}: the data {settings.data.name!r} have "
+            f"{available} validation images"
         )
-
     train = dataset.train
     if settings.data.num_labelled is not None:
         train = data.keep_labels(
@@ -230,8 +230,7 @@ def _evaluate(state, dataset, settings: Settings, key, mesh, workdir) -> None:
     with _Signals() as signals:
         scores = evaluation.evaluate(
             state,
-            dataset.validation["image"],
-            dataset.test,
+            dataset.folds,
             settings.evaluation,
             key,
             mesh,
@@ -348,10 +347,12 @@ def _summarise(state, workdir) -> None:
     lines = [f"{workdir}: {int(state.step)} of {state.spec.train.num_steps} steps"]
     results = _read_json(os.path.join(workdir, "results.json"))
     if results:
+        by_fold = results.get("parzen/by_fold")
+        how = f"{len(by_fold)} folds" if by_fold else f"σ {results['parzen/sigma']:.4g}"
         lines.append(
             f"  results.json   test log-likelihood {results['parzen/log_likelihood']:.1f} ± "
             f"{results['parzen/standard_error']:.1f} nats (Parzen window, "
-            f"{results['parzen/num_samples']} samples, σ {results['parzen/sigma']:.4g})"
+            f"{results['parzen/num_samples']} samples, {how})"
         )
     drawn = [
         name for name in figure_files(state.spec) if os.path.exists(_figure_path(workdir, name))

@@ -355,13 +355,14 @@ class EvaluationSpec:
     """The Parzen protocol of Table 1: see `aae_jax.evaluation`."""
 
     num_samples: int = 10_000
-    num_validation: int = 1_000
+    num_validation: int | None = 1_000  # images that choose σ, the first of them; None: all
     sigmas: tuple[float, ...] = ()
 
     def __post_init__(self):
         _check_types(self, "evaluation")
         _check_positive("evaluation.num_samples", self.num_samples)
-        _check_positive("evaluation.num_validation", self.num_validation)
+        if self.num_validation is not None:
+            _check_positive("evaluation.num_validation", self.num_validation)
         if not self.sigmas:
             raise UserError("evaluation.sigmas is empty: give the grid that σ is chosen from")
         for sigma in self.sigmas:

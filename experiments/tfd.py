@@ -8,6 +8,8 @@ dimension across the whole training set"; the output is linear, and samples are 
 [0, 1] before they are shown or scored.
 """
 
+from ml_collections import config_dict
+
 from experiments import default
 
 
@@ -27,4 +29,5 @@ def get_config(argument=""):
     config.model.output = "linear"
     config.prior.std = 10.0
     config.train.num_steps = 20_000
+    config.evaluation.num_validation = config_dict.placeholder(int)  # all of a fold's
     return config

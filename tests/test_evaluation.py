@@ -11,13 +11,14 @@ from aae_jax import evaluation
 
 def test_protocol():
     state = aae.create_train_state(make_spec(), jax.random.key(0))
-    validation = np.asarray(make_dataset(30, seed=1)["image"])
+    valid_split = {name: np.asarray(v) for name, v in make_dataset(30, seed=1).items()}
+    validation = valid_split["image"]
     hold_out = {name: np.asarray(v) for name, v in make_dataset(40, seed=2).items()}
     test = hold_out["image"]
     sigmas = (0.1, 0.2, 0.3, 0.5, 0.9)
     spec = aae.EvaluationSpec(num_samples=1_500, num_validation=25, sigmas=sigmas)
     key = jax.random.key(7)
-    found = evaluation.evaluate(state, validation, hold_out, spec, key)
+    found = evaluation.evaluate(state, [(valid_split, hold_out)], spec, key)
 
     samples = np.concatenate(
         [np.asarray(aae.generate(state, jax.random.fold_in(key, i), 1_000)) for i in range(2)]
@@ -43,8 +44,55 @@ def test_protocol():
 def test_edge_of_the_grid_is_noticed():
     state = aae.create_train_state(make_spec(), jax.random.key(0))
     hold_out = {name: np.asarray(v) for name, v in make_dataset().items()}
-    images = hold_out["image"]
     for sigmas, edge in (((2.0, 3.0), True), ((1e-3, 1e-2), True), ((0.01, 0.4, 5.0), False)):
         spec = aae.EvaluationSpec(num_samples=100, num_validation=20, sigmas=sigmas)
-        found = evaluation.evaluate(state, images, hold_out, spec, jax.random.key(0))
+        found = evaluation.evaluate(state, [(hold_out, hold_out)], spec, jax.random.key(0))
         assert found["parzen/sigma_on_grid_edge"] is edge
+
+
+def test_folds_each_with_its_own_sigma_and_all_with_one():
+    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    key, sigmas = jax.random.key(7), (0.25, 0.3, 0.35, 0.4, 0.45)
+    folds = []
+    for i, (num_validation, num_test) in enumerate([(7, 11), (5, 9), (6, 30)]):
+        images = make_dataset(num_validation + num_test, seed=i)
+        # Folds of different contrast, so that they differ in the σ that suits them.
+        split = {"image": np.asarray(images["image"]) // (2 * i + 1), "label": images["label"]}
+        split = {name: np.asarray(values) for name, values in split.items()}
+        folds.append(
+            tuple(
+                {name: values[rows] for name, values in split.items()}
+                for rows in (slice(num_validation), slice(num_validation, None))
+            )
+        )
+    spec = aae.EvaluationSpec(num_samples=500, num_validation=None, sigmas=sigmas)
+    found = evaluation.evaluate(state, folds, spec, key)
+
+    samples = np.asarray(aae.generate(state, jax.random.fold_in(key, 0), 1_000))[:500]
+    samples = samples.reshape(500, -1)
+
+    def scores(split, sigma):
+        return reference(split["image"].reshape(len(split["label"]), -1) / 255, samples, sigma)
+
+    valid = np.array([[scores(v, sigma).mean() for sigma in sigmas] for v, _ in folds])
+    own = [sigmas[i] for i in valid.argmax(axis=1)]
+    assert len(set(own)) > 1  # else the test shows nothing
+    assert [fold["sigma"] for fold in found["parzen/by_fold"]] == own
+    means = [scores(t, sigma).mean() for (_, t), sigma in zip(folds, own)]
+    errors = [scores(t, s).std() / np.sqrt(len(t["label"])) for (_, t), s in zip(folds, own)]
+    for fold, mean, error in zip(found["parzen/by_fold"], means, errors):
+        np.testing.assert_allclose(fold["log_likelihood"], mean, atol=0.01)
+        np.testing.assert_allclose(fold["standard_error"], error, atol=0.01)
+    np.testing.assert_allclose(found["parzen/log_likelihood"], np.mean(means), atol=0.01)
+    over_folds = np.sqrt(((means - np.mean(means)) ** 2).sum() / 2) / np.sqrt(3)
+    np.testing.assert_allclose(found["parzen/standard_error"], over_folds, atol=0.01)
+
+    shared = sigmas[valid.mean(axis=0).argmax()]
+    every = [scores(t, shared) for _, t in folds]
+    one = found["parzen/shared_sigma"]
+    assert one["sigma"] == shared
+    np.testing.assert_allclose(one["log_likelihood"], np.mean([v.mean() for v in every]), atol=0.01)
+    pooled = np.concatenate(every)
+    np.testing.assert_allclose(
+        one["standard_error_over_images"], pooled.std() / np.sqrt(50), atol=0.01
+    )

@@ -356,9 +356,10 @@ def test_only_validation_images_choose_sigma_and_neighbours_are_training_images(
 
     seen = {}
 
-    def evaluate(state, validation, test, spec, key, *rest):
-        seen.update(validation=validation, test=test["image"], evaluation_key=key)
-        return original(state, validation, test, spec, key, *rest)
+    def evaluate(state, folds, spec, key, *rest):
+        ((validation, test),) = folds
+        seen.update(validation=validation["image"], test=test["image"], evaluation_key=key)
+        return original(state, folds, spec, key, *rest)
 
     original = evaluation.evaluate
     monkeypatch.setattr(evaluation, "evaluate", evaluate)

@@ -359,6 +359,44 @@ def test_tfd_without_its_file_says_where_it_looked(tmp_path):
         data.load(spec("tfd", (32, 32, 1), 7, **where))
 
 
+def test_tfd_from_its_file_to_its_scores(tmp_path, capsys):
+    """All folds with one model, then one of them; the checkpoint knows the training statistics."""
+    import json
+
+    import aae_jax as aae
+    from aae_jax import experiment
+    from experiments import tfd as config_file
+
+    file = tfd_file()
+    where = save_tfd(tmp_path, file)
+
+    def run(argument, mode):
+        config = config_file.get_config(argument)
+        for network in ("encoder", "decoder", "discriminator"):
+            config.model[f"{network}_hidden"] = (16,)
+        config.train.num_steps, config.evaluation.num_samples = 8, 200
+        config.train.batch_size = 20
+        config.data.update(where)
+        workdir = tmp_path / "run"
+        experiment.run(config, str(workdir), mode)
+        return json.loads((workdir / "results.json").read_text())
+
+    results = run("", "run")
+    assert len(results["parzen/by_fold"]) == 5 and results["parzen/num_samples"] == 200
+    assert "5 folds" in capsys.readouterr().out
+    third = run("fold=3", "evaluate")
+    assert third["parzen/log_likelihood"] == pytest.approx(
+        results["parzen/by_fold"][2]["log_likelihood"], abs=0.01
+    )
+    assert "parzen/by_fold" not in third
+    state = aae.load_state(str(tmp_path / "run"))
+    train = file["images"][:100].reshape(100, -1) / 255
+    np.testing.assert_allclose(state.pixel_mean, train.mean(axis=0), atol=1e-6)
+    for wrong in ("fold=6", "fold=x", "3"):
+        with pytest.raises((UserError, ValueError), match="1 … 5|fold=1 … fold=5"):
+            run(wrong, "evaluate")
+
+
 @pytest.mark.parametrize(
     "change, match",
     [
