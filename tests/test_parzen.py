@@ -64,6 +64,12 @@ def test_far_samples_do_not_underflow():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_float64_is_exact(x64):
+    x, samples = points(6, 1_234, 40)
+    found = parzen.log_likelihood(x.astype(np.float64), samples.astype(np.float64), 0.1)
+    np.testing.assert_allclose(found, reference(x, samples, 0.1), rtol=1e-12)
+
+
 def test_vmapped_and_jitted():
     x, samples = points(6, 30, 4)
     batched = jax.jit(jax.vmap(parzen.log_likelihood, in_axes=(0, None, None)))
@@ -232,6 +238,21 @@ def test_memory_does_not_grow_with_the_samples():
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temporary(200_000) < 1.1 * temporary(2_000) < 10e6
+
+
+def test_ten_million_samples_fit_in_two_gigabytes():
+    """Table 1's 10M column, ten σ, compiled and not run: arguments, results and all between."""
+
+    def score(x, sigmas):
+        def sampler(key, n):
+            return jax.random.uniform(key, (n, 784))
+
+        return parzen.log_likelihood_streamed(x, sampler, jax.random.key(0), 10_000_000, sigmas)
+
+    x, sigmas = jax.ShapeDtypeStruct((10_000, 784), jnp.float32), jnp.ones(10)
+    memory = jax.jit(score).lower(x, sigmas).compile().memory_analysis()
+    parts = ("temp_size_in_bytes", "argument_size_in_bytes", "output_size_in_bytes")
+    assert sum(getattr(memory, part) for part in parts) < 0.2e9
 
 
 def test_products_run_at_full_precision():
