@@ -1,5 +1,6 @@
 """The Parzen window against float64 NumPy, and the anchor on MNIST."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -139,6 +140,7 @@ print(jax.device_count(), np.isfinite(one).all(), abs(one - eight).max() < 1e-3)
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
+        check=False,
         env={**os.environ, "XLA_FLAGS": flags},
     )
     assert printed.stdout.split() == ["8", "True", "True"], printed
@@ -162,7 +164,7 @@ def test_sums_in_pieces_are_bit_identical():
     whole = add(empty, 0, 5)
     for cuts in ((0, 1, 5), (0, 2, 3, 5)):
         sums = empty
-        for first, last in zip(cuts, cuts[1:]):
+        for first, last in itertools.pairwise(cuts):
             sums = add(parzen.Sums(*(np.asarray(v) for v in sums)), first, last)
         for found, expected in zip(sums, whole):
             np.testing.assert_array_equal(found, expected)
@@ -307,5 +309,7 @@ def test_imports_nothing_beyond_jax():
         "import sys, jax.numpy; before = set(sys.modules); import aae_jax.parzen; "
         "print({m.split('.')[0] for m in set(sys.modules) - before})"
     )
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
     assert printed.stdout.strip() == "{'aae_jax'}", printed
