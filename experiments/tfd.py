@@ -6,6 +6,10 @@
 "Data points are subtracted by the mean and divided by the standard deviation along each input
 dimension across the whole training set"; the output is linear, and samples are mapped back to
 [0, 1] before they are shown or scored.
+
+Rates are lower than for MNIST: 2,304 standardised pixels, most of them correlated, move a hidden
+unit many times further for the same change of its weights, and at 1e-3 the reconstruction stays
+near that of a single component.
 """
 
 from ml_collections import config_dict
@@ -28,6 +32,9 @@ def get_config(argument=""):
     config.model.code_dim = 15
     config.model.output = "linear"
     config.prior.std = 10.0
+    config.optimizer.reconstruction.learning_rate = 2e-4
+    config.optimizer.discriminator.learning_rate = 4e-4
+    config.optimizer.generator.learning_rate = 1e-4
     config.train.num_steps = 20_000
     config.evaluation.num_validation = config_dict.placeholder(int)  # all of a fold's
     return config

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from small import make_dataset, make_spec
 from test_parzen import reference
 
@@ -96,3 +97,53 @@ def test_folds_each_with_its_own_sigma_and_all_with_one():
     np.testing.assert_allclose(
         one["standard_error_over_images"], pooled.std() / np.sqrt(50), atol=0.01
     )
+
+
+def test_devices_and_cuts_change_nothing():
+    """The pass over the samples may be cut anywhere, and shared by devices."""
+    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    images = np.asarray(make_dataset(6)["image"])
+
+    def score(mesh, run):
+        arguments = state, images, jax.random.key(7), 9_500, (0.2, 0.5), "test", mesh, run
+        return evaluation.log_likelihoods(*arguments)
+
+    def in_two(one_pass):
+        seen.append(one_pass.identity)
+        sums = one_pass.add(one_pass.empty, 0, 1)
+        return one_pass.add(sums, 1, one_pass.num_rounds)
+
+    seen = []
+    mesh = aae.make_mesh()
+    one, four = (score(m, evaluation.at_once) for m in (None, mesh))
+    np.testing.assert_array_equal(score(None, in_two), one)
+    np.testing.assert_array_equal(score(mesh, in_two), four)
+    np.testing.assert_allclose(one, four, atol=1e-3)
+    # Sums of four devices are not those of one.
+    assert len(set(seen)) == 2 == len(seen)
+
+
+def test_whatever_the_sums_depend_on_is_in_their_identity():
+    class Stop(Exception):
+        pass
+
+    def stop(one_pass):
+        seen.append(one_pass.identity)
+        raise Stop
+
+    seen = []
+    state, other = (aae.create_train_state(make_spec(), jax.random.key(i)) for i in range(2))
+    images, key, sigmas = np.asarray(make_dataset(6)["image"]), jax.random.key(7), (0.2, 0.5)
+    for arguments in (
+        (state, images, key, 9_500, sigmas),
+        (other, images, key, 9_500, sigmas),
+        (state.replace(step=state.step + 1), images, key, 9_500, sigmas),
+        (state, images[::-1], key, 9_500, sigmas),
+        (state, images, jax.random.key(8), 9_500, sigmas),
+        (state, images, key, 9_501, sigmas),
+        (state, images, key, 9_500, (0.2, 0.6)),
+        (state, images, key, 9_500, sigmas),
+    ):
+        with pytest.raises(Stop):
+            evaluation.log_likelihoods(*arguments, "test", run=stop)
+    assert seen[0] == seen[-1] and len(set(seen)) == len(seen) - 1

@@ -1,5 +1,6 @@
 """The Parzen window against float64 NumPy, and the anchor on MNIST."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -62,6 +63,12 @@ def test_far_samples_do_not_underflow():
     expected = reference(x, samples + 3, 0.02)
     assert (expected < -1e5).all()
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_float64_is_exact(x64):
+    x, samples = points(6, 1_234, 40)
+    found = parzen.log_likelihood(x.astype(np.float64), samples.astype(np.float64), 0.1)
+    np.testing.assert_allclose(found, reference(x, samples, 0.1), rtol=1e-12)
 
 
 def test_vmapped_and_jitted():
@@ -133,6 +140,7 @@ print(jax.device_count(), np.isfinite(one).all(), abs(one - eight).max() < 1e-3)
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
+        check=False,
         env={**os.environ, "XLA_FLAGS": flags},
     )
     assert printed.stdout.split() == ["8", "True", "True"], printed
@@ -156,7 +164,7 @@ def test_sums_in_pieces_are_bit_identical():
     whole = add(empty, 0, 5)
     for cuts in ((0, 1, 5), (0, 2, 3, 5)):
         sums = empty
-        for first, last in zip(cuts, cuts[1:]):
+        for first, last in itertools.pairwise(cuts):
             sums = add(parzen.Sums(*(np.asarray(v) for v in sums)), first, last)
         for found, expected in zip(sums, whole):
             np.testing.assert_array_equal(found, expected)
@@ -234,6 +242,21 @@ def test_memory_does_not_grow_with_the_samples():
     assert temporary(200_000) < 1.1 * temporary(2_000) < 10e6
 
 
+def test_ten_million_samples_fit_in_two_gigabytes():
+    """Table 1's 10M column, ten σ, compiled and not run: arguments, results and all between."""
+
+    def score(x, sigmas):
+        def sampler(key, n):
+            return jax.random.uniform(key, (n, 784))
+
+        return parzen.log_likelihood_streamed(x, sampler, jax.random.key(0), 10_000_000, sigmas)
+
+    x, sigmas = jax.ShapeDtypeStruct((10_000, 784), jnp.float32), jnp.ones(10)
+    memory = jax.jit(score).lower(x, sigmas).compile().memory_analysis()
+    parts = ("temp_size_in_bytes", "argument_size_in_bytes", "output_size_in_bytes")
+    assert sum(getattr(memory, part) for part in parts) < 0.2e9
+
+
 def test_products_run_at_full_precision():
     """Where a matrix product would be TF32 or bfloat16 by default, it costs nats."""
     x, samples = points(3, 5, 4)
@@ -286,5 +309,7 @@ def test_imports_nothing_beyond_jax():
         "import sys, jax.numpy; before = set(sys.modules); import aae_jax.parzen; "
         "print({m.split('.')[0] for m in set(sys.modules) - before})"
     )
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
     assert printed.stdout.strip() == "{'aae_jax'}", printed

@@ -37,7 +37,8 @@ def start(x: jax.Array, sigma: jax.Array, mesh: Mesh | None = None) -> Sums:
     devices = 1 if mesh is None else mesh.size
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     return Sums(
-        jnp.full((devices, len(x)), _far(dtype)), jnp.zeros((devices, len(x), len(sigma)), dtype)
+        nearest=jnp.full((devices, len(x)), _far(dtype), dtype),
+        total=jnp.zeros((devices, len(x), len(sigma)), dtype),
     )
 
 

@@ -1,0 +1,276 @@
+"""The Parzen kernel beside the matrix product that it is made of, and beside other libraries.
+
+    python -m benchmarks.parzen                            # rates, as shares of the product rate
+    python -m benchmarks.parzen --num_samples=10_000_000   # one whole evaluation: time and memory
+
+PyTorch's rows appear where it is installed: `pip install torch==2.13.0`; its compiled rows need a
+C++ compiler. Work is 2·T·N·D for the distances and 2·(8·1000 + 1000·1000 + 1000·784) for each
+sample that is drawn from the decoder; exponentials and sums are not counted. A share is of the
+fastest float32 product of the same library, in the same round.
+"""
+
+import functools
+import json
+import resource
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+
+import aae_jax as aae
+from aae_jax import evaluation, parzen
+from benchmarks import machine
+
+_NUM_SAMPLES = flags.DEFINE_integer(
+    "num_samples", None, "Run one whole evaluation with so many samples instead."
+)
+_REPEATS = flags.DEFINE_integer("repeats", 7, "Rounds, in which everything is timed in turn.")
+
+POINTS, SAMPLES, DIM = 10_000, 10_000, 784  # of a timed call: the 10K column of Table 1
+FEW = 100  # points for the naive version
+DECODER = 2 * (8 * 1_000 + 1_000 * 1_000 + 1_000 * DIM)  # operations a sample
+SHAPES = ((500, 1_000), (1_000, 1_000), (2_000, 2_000))  # points × samples of a product
+PRODUCTS = 20  # of each shape in a timed call
+CHUNK = 1_000  # samples at a time in the other libraries' versions of the kernel
+BLOCKS = (500, 2_000)  # test points at a time in them
+SIGMA, SIGMAS = 0.2, np.logspace(-1, 0, 10, dtype=np.float32)
+
+
+def distances(num_points, num_samples=SAMPLES):
+    """Operations of the distances between points and samples."""
+    return 2 * num_points * num_samples * DIM
+
+
+def repeat(function, *arguments):
+    """Calls it `PRODUCTS` times; the last result."""
+    for _ in range(PRODUCTS - 1):
+        function(*arguments)
+    return function(*arguments)
+
+
+def jax_rows(x, samples):
+    """Name → (operations, function), for the product, the kernel and the naive version."""
+
+    @jax.jit
+    def product(a, b):
+        return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
+
+    @jax.jit
+    def naive(x, samples):
+        def one_point(point):
+            squared = ((point - samples) ** 2).sum(axis=1)
+            return jax.nn.logsumexp(-squared / (2 * SIGMA**2))
+
+        return jax.lax.map(one_point, x)
+
+    state = aae.create_train_state(aae.Spec(image_shape=(28, 28, 1)), jax.random.key(0))
+
+    @jax.jit
+    def streamed(state, x, sigma):
+        def sampler(key, n):
+            return aae.generate(state, key, n).reshape(n, -1)
+
+        return parzen.log_likelihood_streamed(x, sampler, jax.random.key(1), SAMPLES, sigma)
+
+    x, samples, sigmas = jnp.asarray(x), jnp.asarray(samples), jnp.asarray(SIGMAS)
+    drawn = distances(POINTS) + SAMPLES * DECODER
+    rows = {
+        f"product {m}×{DIM}×{n}": (
+            PRODUCTS * distances(m, n),
+            functools.partial(repeat, product, x[:m], samples[:n]),
+        )
+        for m, n in SHAPES
+    }
+    rows["one σ"] = distances(POINTS), lambda: parzen.log_likelihood(x, samples, SIGMA)
+    rows["ten σ"] = distances(POINTS), lambda: parzen.log_likelihood(x, samples, sigmas)
+    rows["one σ, drawn from the decoder"] = drawn, lambda: streamed(state, x, sigmas[3])
+    rows["ten σ, drawn from the decoder"] = drawn, lambda: streamed(state, x, sigmas)
+    rows["one σ, naive: a point at a time"] = distances(FEW), lambda: naive(x[:FEW], samples)
+    return rows
+
+
+def numpy_rows(x, samples):
+    """The product, and the same algorithm as the kernel."""
+
+    def kernel(block):
+        scale = np.float32(1 / (2 * SIGMA**2))
+        nearest = np.full(len(x), np.float32(1e30))
+        total = np.zeros_like(nearest)
+        for s in np.split(samples, len(samples) // CHUNK):
+            squared_norm = (s**2).sum(axis=1)
+            for start in range(0, len(x), block):
+                rows = slice(start, start + block)
+                offset = x[rows] @ s.T
+                offset *= -2
+                offset += squared_norm
+                closer = np.minimum(nearest[rows], offset.min(axis=1))
+                np.subtract(closer[:, None], offset, out=offset)
+                offset *= scale
+                np.exp(offset, out=offset)
+                shrink = np.exp(scale * (closer - nearest[rows]))
+                total[rows] = total[rows] * shrink + offset.sum(axis=1)
+                nearest[rows] = closer
+        return np.log(total) - scale * (nearest + (x**2).sum(axis=1))
+
+    rows = {
+        f"product {m}×{DIM}×{n}": (
+            PRODUCTS * distances(m, n),
+            functools.partial(repeat, np.matmul, x[:m], samples[:n].T),
+        )
+        for m, n in SHAPES
+    }
+    for block in BLOCKS:
+        rows[f"one σ, blocks of {block}"] = distances(POINTS), functools.partial(kernel, block)
+    return rows
+
+
+def torch_rows(x, samples):
+    """Products and kernels, eager and compiled, by the default library and by oneDNN."""
+    import torch
+
+    x, samples = torch.from_numpy(x), torch.from_numpy(samples)
+
+    def default(a, b):
+        return a @ b.T
+
+    def onednn(a, b):
+        return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+
+    def fold(product, squared_norm, nearest, total, scale):
+        offset = squared_norm - 2 * product
+        closer = torch.minimum(nearest, offset.amin(dim=1))
+        terms = torch.exp(scale[:, None, None] * (closer[:, None] - offset)).sum(dim=2)
+        return closer, total * torch.exp(scale[:, None] * (closer - nearest)) + terms
+
+    def kernel(multiply, fold, block, sigma):
+        scale = 1 / (2 * torch.atleast_1d(torch.as_tensor(sigma)) ** 2)
+        nearest = torch.full((len(x),), 1e30)
+        total = torch.zeros(len(scale), len(x))
+        for s in samples.split(CHUNK):
+            squared_norm = (s**2).sum(dim=1)
+            for start in range(0, len(x), block):
+                rows = slice(start, start + block)
+                nearest[rows], total[:, rows] = fold(
+                    multiply(x[rows], s), squared_norm, nearest[rows], total[:, rows], scale
+                )
+        return torch.log(total) - scale[:, None] * (nearest + (x**2).sum(dim=1))
+
+    # `fold` is everything but the product, which a compiler hands to the same library.
+    compiled = torch.compile(fold, dynamic=False)
+    rows = {}
+    for library, multiply in (("default", default), ("oneDNN", onednn)):
+        for m, n in SHAPES:
+            rows[f"product {m}×{DIM}×{n}, {library}"] = (
+                PRODUCTS * distances(m, n),
+                functools.partial(repeat, multiply, x[:m], samples[:n]),
+            )
+        for how, folded in (("eager", fold), ("compiled", compiled)):
+            for block in BLOCKS:
+                rows[f"one σ, {how}, {library}, blocks of {block}"] = (
+                    distances(POINTS),
+                    functools.partial(kernel, multiply, folded, block, SIGMA),
+                )
+        rows[f"ten σ, compiled, {library}, blocks of {BLOCKS[0]}"] = (
+            distances(POINTS),
+            functools.partial(kernel, multiply, compiled, BLOCKS[0], SIGMAS),
+        )
+    inference = torch.inference_mode()
+    return {name: (work, inference(function)) for name, (work, function) in rows.items()}
+
+
+def rates(repeats):
+    """Rates of all rows in GFLOP/s and as shares: [(library, row, rate, ±, share, ±)]."""
+    rng = np.random.default_rng(0)
+    x, samples = (rng.uniform(size=(n, DIM)).astype(np.float32) for n in (POINTS, SAMPLES))
+    libraries = {"JAX": jax_rows(x, samples), "NumPy": numpy_rows(x, samples)}
+    try:
+        libraries["PyTorch"] = torch_rows(x, samples)
+    except ImportError:
+        print("PyTorch is not installed: its rows are left out", file=sys.stderr)
+    rows = {
+        (library, name): row for library, named in libraries.items() for name, row in named.items()
+    }
+    times = machine.interleaved({name: row[1] for name, row in rows.items()}, repeats)
+    found = {name: rows[name][0] / np.array(times[name]) / 1e9 for name in rows}
+    table = []
+    for library in libraries:
+        own = {name: values for (of, name), values in found.items() if of == library}
+        products = [values for name, values in own.items() if name.startswith("product")]
+        fastest = max(products, key=np.median)
+        for name, values in own.items():
+            rate, share = (
+                machine.median_and_spread(list(v)) for v in (values, values / fastest)
+            )  # fmt: skip
+            table.append((library, name, *rate, *share))
+    return table
+
+
+def whole(num_samples):
+    """The protocol of Table 1 on the MNIST model: 1,000 points with ten σ, 10,000 with one.
+
+    What is scored, and whether the model is trained, makes no difference to time and memory.
+    """
+    state = aae.create_train_state(aae.Spec(image_shape=(28, 28, 1)), jax.random.key(0))
+    images = np.random.default_rng(0).integers(0, 256, (POINTS, 28, 28, 1), dtype=np.uint8)
+
+    def run(one_pass):
+        sums, last = one_pass.empty, one_pass.num_rounds
+        step = max(1, last // 100)
+        for done in range(0, last, step):
+            sums = one_pass.add(sums, done, min(done + step, last))
+            jax.block_until_ready(sums)
+            print(f"\r{one_pass.label} {done}/{last}", end="", file=sys.stderr)
+        print(file=sys.stderr)
+        return sums
+
+    report, work = {}, 0
+    mesh = aae.make_mesh()
+    for label, points, sigmas in (("validation", 1_000, SIGMAS), ("test", POINTS, SIGMAS[3:4])):
+        start = time.perf_counter()
+        scores = evaluation.log_likelihoods(
+            state, images[:points], jax.random.key(1), num_samples, sigmas, label, mesh, run
+        )
+        seconds = time.perf_counter() - start
+        assert np.isfinite(scores).all()
+        work += distances(points, num_samples) + num_samples * DECODER
+        report[f"seconds, {label}: {points} points, {len(sigmas)} σ"] = seconds
+    total = sum(report.values())
+    return {
+        "samples": num_samples,
+        **report,
+        "seconds, both": total,
+        "GFLOP/s, distances and decoder": work / total / 1e9,
+        "peak memory of the process, GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+    }
+
+
+def main(argv):
+    del argv
+    logging.set_verbosity(logging.ERROR)  # JAX narrates
+    for name, value in machine.describe().items():
+        print(f"{name:12} {value}")
+    if _NUM_SAMPLES.value is not None:
+        report = whole(_NUM_SAMPLES.value)
+        for name, value in report.items():
+            print(f"{name:45} {value:,.2f}" if isinstance(value, float) else f"{name:45} {value:,}")
+        print(json.dumps(report))
+        return
+    print(f"{'numpy':12} {np.__version__}")
+    table = rates(_REPEATS.value)
+    if "torch" in sys.modules:
+        torch = sys.modules["torch"]
+        print(f"{'torch':12} {torch.__version__}, {torch.get_num_threads()} threads")
+    print(f"\n{POINTS} points × {SAMPLES} samples × {DIM}; median ± half the quartile range")
+    print(f"{'':8} {'':42} {'GFLOP/s':>15} {'share of product':>18}")
+    for library, name, rate, spread, share, share_spread in table:
+        print(
+            f"{library:8} {name:42} {rate:8.1f} ± {spread:4.1f} {share:11.2f} ± {share_spread:.2f}"
+        )
+    print(json.dumps(table))
+
+
+if __name__ == "__main__":
+    app.run(main)
