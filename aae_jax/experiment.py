@@ -30,6 +30,7 @@ _SAVE_SECONDS = 30.0  # between two saves of a scoring pass
 _QUIET_SECONDS = 5.0  # shorter passes show no progress
 
 # Fields that may change between two starts in one workdir: they don't touch the training.
+_STREAMED_BYTES = 2**26  # of images that are handed to the device at a time
 _FREE = ("evaluation.", "run.", "data.data_dir", "data.manual_dir", "data.fold")
 
 
@@ -57,7 +58,7 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
     wanted = settings.evaluation.num_validation
     if wanted is not None and wanted > available:
         raise UserError(
-            f"evaluation.num_validation is {wanted}: the data {settings.data.name!r} have "
+            f"evaluation.num_validation is {wanted}: the data {settings.data.name!r} have only "
             f"{available} validation images"
         )
     train = dataset.train
@@ -177,17 +178,29 @@ def _stepper(state, train, settings, mesh):
         slice(first_row, first_row + share),
     )
 
+    per_call = max(1, _STREAMED_BYTES // (_num_bytes(train["image"]) * spec.batch_size))
+
     def advance(state, size):
-        batches = list(itertools.islice(source, size))
-        batches = {
-            name: jax.make_array_from_process_local_data(
-                parallel.split_batches(mesh), np.stack([batch[name] for batch in batches])
-            )
-            for name in train
-        }
-        return train_batches(state, batches, batch_sharding=sharding)
+        metrics = []
+        while size:
+            batches = list(itertools.islice(source, min(size, per_call)))
+            size -= len(batches)
+            batches = {
+                name: jax.make_array_from_process_local_data(
+                    parallel.split_batches(mesh), np.stack([batch[name] for batch in batches])
+                )
+                for name in train
+            }
+            state, found = train_batches(state, batches, batch_sharding=sharding)
+            metrics.append(found)
+        return state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *metrics)
 
     return advance
+
+
+def _num_bytes(images) -> int:
+    """Of one image."""
+    return math.prod(images.shape[1:]) * images.dtype.itemsize
 
 
 def _is_streamed(images, settings) -> bool:
@@ -198,7 +211,7 @@ def _is_streamed(images, settings) -> bool:
         memory = statistics["bytes_limit"]
     else:  # on a CPU the device's memory is the host's
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return math.prod(images.shape) * images.dtype.itemsize > memory / 2
+    return len(images) * _num_bytes(images) > memory / 2
 
 
 def _check_finite(state, workdir):
@@ -557,6 +570,7 @@ def _figure_path(workdir, name):
 def _evaluation_fields(settings):
     spec = settings.evaluation
     return {
+        "fold": settings.data.fold,
         "num_samples": spec.num_samples,
         "num_validation": spec.num_validation,
         "sigmas": list(spec.sigmas),

@@ -318,7 +318,7 @@ class DataSpec:
         _check_types(self, "data")
         _check_image_shape("data.image_shape", self.image_shape)
         _check_positive("data.num_classes", self.num_classes)
-        if (self.name == "files") != (self.path is not None):
+        if (self.name == "files") != bool(self.path):
             raise UserError(
                 f"data.name is {self.name!r} and data.path is {self.path!r}: 'files' needs a path, "
                 "and the other data sets take none"

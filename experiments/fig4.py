@@ -3,7 +3,7 @@
     python launch.py --config=experiments/fig4.py:a    # mixture; also Fig. 4b
     python launch.py --config=experiments/fig4.py:c    # swiss roll; also Fig. 4d
 
-On 2 CPU cores 5 minutes each; docs/gallery.md has the pictures and the numbers.
+On 2 CPU cores 6 minutes each; docs/gallery.md has the pictures and the numbers.
 
 10,000 labelled and 40,000 unlabelled MNIST images; `--config.data.num_labelled=1000` and others
 give the rest of the curve.
@@ -21,8 +21,8 @@ def get_config(panel="a"):
     config.data.num_labelled = 10_000
     config.model.code_dim = 2
     config.model.label_in_discriminator = True
-    config.train.num_steps = 10_000
-    config.train.input_noise = 0.1
+    config.train.num_steps = 15_000
+    config.train.input_noise = 0.2
     default.use_adversarial_rates(config)
     if panel == "a":
         default.use_mixture(config)

@@ -73,6 +73,15 @@ def test_mat_of_svhn_has_its_own_names_and_a_ten_for_zero(tmp_path):
     assert as_pairs(load(tmp_path / "a.mat", (8, 8, 3))) == expected
 
 
+def test_twenty_classes_under_the_names_of_svhn_stay_twenty(tmp_path):
+    images = np.moveaxis(IMAGES[..., None], 0, -1)
+    savemat(tmp_path / "a.mat", {"X": images, "y": np.arange(300)[:, None] % 21 - 1})
+    labels = np.concatenate(
+        [split["label"] for split in parts(load(tmp_path / "a.mat", num_classes=20))]
+    )
+    assert set(labels) == set(range(-1, 20))
+
+
 def test_floats_are_kept(tmp_path):
     np.savez(tmp_path / "a.npz", images=DIGITS.images[:300] / 16)
     loaded = load(tmp_path / "a.npz")
@@ -124,6 +133,32 @@ def test_splits_are_disjoint_and_do_not_move(kind, tmp_path):
         assert before <= after
 
 
+def test_equal_pictures_in_other_files_stay_together(tmp_path):
+    save_directory(tmp_path, IMAGES)
+    for i, image in enumerate(IMAGES):
+        cv2.imwrite(str(tmp_path / f"{i:04d}.bmp"), image)
+    train, validation, test = map(contents, parts(load(tmp_path)))
+    assert not train & validation and not train & test and not validation & test
+
+
+def test_named_splits_that_share_images_are_told(tmp_path, capsys):
+    arrays = {
+        "train_images": IMAGES[:200],
+        "val_images": IMAGES[190:250],
+        "test_images": IMAGES[250:],
+    }
+    np.savez(tmp_path / "a.npz", **arrays)
+    load(tmp_path / "a.npz")
+    assert "10 validation and 0 test images are training images" in capsys.readouterr().out
+
+
+def test_hidden_directories_are_no_classes(tmp_path):
+    save_directory(tmp_path, IMAGES, LABELS)
+    (tmp_path / ".checkpoints").mkdir()
+    (tmp_path / "__MACOSX").mkdir()
+    assert as_pairs(load(tmp_path)) == EXPECTED
+
+
 def test_split_is_the_same_on_every_machine(tmp_path):
     np.savez(tmp_path / "a.npz", images=IMAGES)
     sizes = [len(split["label"]) for split in parts(load(tmp_path / "a.npz"))]
@@ -165,18 +200,34 @@ def broken_files(tmp_path):
         "rank": {"images": IMAGES.reshape(300, 64)},
         "size": {"images": IMAGES[:, :7]},
         "few": {"images": IMAGES[:1]},
+        "large": {"images": IMAGES, "labels": LABELS + 2**32},
+        "complex": {"images": IMAGES, "labels": LABELS * 1j},
+        "shapes": {
+            "train_images": IMAGES,
+            "val_images": np.zeros((9, 9, 9), np.uint8),
+            "test_images": IMAGES,
+        },
     }
     for name, values in arrays.items():
         np.savez(tmp_path / f"{name}.npz", **values)
+    grey = np.moveaxis(IMAGES[..., None], 0, -1)
+    savemat(tmp_path / "twenty.mat", {"X": grey, "y": np.arange(300)[:, None] % 20 + 1})
     savemat(tmp_path / "cell.mat", {"images": np.array([IMAGES[0], "a"], object)})
     (tmp_path / "text.txt").touch()
-    for name in ("empty", "both", "cut_png", "wide", "alpha", "deep", "grey"):
+    for name in ("empty", "both", "cut_png", "wide", "alpha", "deep", "grey", "one_cut", "hole"):
         (tmp_path / name).mkdir()
     save_directory(tmp_path / "both", IMAGES[:5])
     save_directory(tmp_path / "both" / "class_0", IMAGES[:5])
     save_directory(tmp_path / "cut_png", IMAGES)
     for path in (tmp_path / "cut_png").iterdir():
         path.write_bytes(path.read_bytes()[:60])
+    save_directory(tmp_path / "one_cut", IMAGES)
+    path = tmp_path / "one_cut" / "0000.png"
+    path.write_bytes(path.read_bytes()[:60])
+    save_directory(tmp_path / "hole", IMAGES, LABELS)
+    for path in (tmp_path / "hole" / "class_3").iterdir():
+        path.unlink()
+    save_directory(tmp_path / "three", IMAGES, LABELS % 3)
     save_directory(tmp_path / "wide", IMAGES[:, :, :7])
     for i, image in enumerate(IMAGES):
         cv2.imwrite(str(tmp_path / "alpha" / f"{i}.png"), np.stack([image] * 4, axis=-1))
@@ -196,6 +247,7 @@ def broken_files(tmp_path):
         ("magic.mat", "damaged, cut off or of another kind"),
         ("seven.mat", "MATLAB 7.3"),
         ("pickled.npz", "pickled objects"),
+        ("twenty.mat", "labels go from 0 to 20; with data.num_classes = 10"),
         ("cell.mat", "images holds objects"),
         ("names.npz", "has pictures: it must have 'images'"),
         ("lengths.npz", "300 images but 299 labels"),
@@ -208,14 +260,20 @@ def broken_files(tmp_path):
         ("bool.npz", "images is bool"),
         ("rank.npz", r"images is \(300, 64\): it must be \(N, height, width\)"),
         ("size.npz", r"data.image_shape is \(8, 8, 1\).*are \(7, 8, 1\)"),
+        ("large.npz", "labels goes up to 42949"),
+        ("complex.npz", "labels is complex128"),
+        ("shapes.npz", r"validation images of 'files' are \(9, 9, 1\), the training images"),
+        ("one_cut", r"one_cut.0000.png' is no image, or damaged"),
+        ("hole", "no images in '.*class_3'"),
+        ("three", "holds 3 directories: with data.num_classes = 10"),
         ("few.npz", "images of 'files': there are none"),
-        ("empty", "there are no images in it"),
+        ("empty", "there are no images in"),
         ("both", "images alone, or one directory for each class"),
-        ("cut_png", r"cut_png.*png is no image, or damaged or cut off"),
-        ("wide", r"wide.*png is \(8, 7, 1\).*must be \(8, 8, 1\), data.image_shape"),
-        ("alpha", r"png is \(8, 8, 4\)"),
-        ("deep", r"png is \(8, 8, 1\) of uint16"),
-        ("grey", r"png is \(8, 8, 3\)"),
+        ("cut_png", r"cut_png.*png. is no image, or damaged or cut off"),
+        ("wide", r"wide.*png. is \(8, 7, 1\).*must be \(8, 8, 1\), data.image_shape"),
+        ("alpha", r"png. is \(8, 8, 4\)"),
+        ("deep", r"png. is \(8, 8, 1\) of uint16"),
+        ("grey", r"png. is \(8, 8, 3\)"),
     ],
 )
 def test_bad_files_each_say_what_is_wrong(name, match, tmp_path):
@@ -248,21 +306,23 @@ def launch(*arguments):
         [sys.executable, str(ROOT / "launch.py"), *map(str, arguments)],
         capture_output=True,
         text=True,
+        cwd=ROOT,
     )
 
 
 def test_own_images_by_flags_alone_and_a_mistake_in_one_line(tmp_path):
     np.savez(tmp_path / "a.npz", images=IMAGES, labels=LABELS)
     flags = [
-        "--config.data.name=files",
+        "--config=experiments/files.py",
+        "--config.data.image_shape=(8,8,1)",
         f"--config.data.path={tmp_path / 'a.npz'}",
         "--config.train.num_steps=20",
         "--config.evaluation.num_samples=100",
-        "--config.evaluation.num_validation=20",
         f"--workdir={tmp_path / 'run'}",
     ]
     assert (result := launch(*flags)).returncode == 0, result.stderr
     assert (tmp_path / "run" / "results.json").exists()
-    result = launch(*flags[:-1], f"--workdir={tmp_path / 'b'}", "--config.data.image_shape=(9,9,1)")
+    flags[1] = "--config.data.image_shape=(9,9,1)"
+    result = launch(*flags[:-1], f"--workdir={tmp_path / 'b'}")
     assert result.returncode == 2 and not (tmp_path / "b").exists()
     assert result.stderr.count("\n") == 1 and "data.image_shape is (9, 9, 1)" in result.stderr

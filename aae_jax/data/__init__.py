@@ -14,6 +14,7 @@ from aae_jax.errors import UserError
 from aae_jax.spec import DataSpec
 
 _BLOCK = 1_000  # images that one thread decodes at a time
+_STATISTICS_BYTES = 2**26  # of the images whose sums are taken at a time, as 8-byte numbers
 
 
 class LazyImages:
@@ -24,15 +25,15 @@ class LazyImages:
     def __init__(self, read: Callable, num_images: int, image_shape: tuple[int, ...]):
         """`read`: i64[n] → uint8[n, H, W, C]; called from several threads at once."""
         self._read = read
+        self._numbers = np.arange(num_images)
         self.shape = (num_images, *image_shape)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows) -> np.ndarray:
-        if isinstance(rows, slice):
-            rows = np.arange(*rows.indices(len(self)))
-        return self._read(np.asarray(rows))
+        rows = self._numbers[rows]  # slices, masks, lists: whatever NumPy takes
+        return self._read(rows) if rows.ndim else self._read(rows[None])[0]
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         del copy
@@ -90,6 +91,9 @@ def load(spec: DataSpec) -> Dataset:
         UserError: no such data set, its files are not there, or something in them is not as it
             should be.
     """
+    own = ("digits", "mnist", "tfd", "files")
+    if spec.name not in own and spec.name.lower() in own:
+        raise UserError(f"data.name is {spec.name!r}: write {spec.name.lower()!r}")
     # Imported here so that one source's libraries are no other's requirement.
     if spec.name == "digits":
         from aae_jax.data import digits as source
@@ -111,15 +115,22 @@ def load(spec: DataSpec) -> Dataset:
     for fold in dataset.folds:
         splits.update(validation=fold.validation, test=fold.test)
         for name, split in splits.items():
-            _check_split(f"the {name} images of {spec.name!r}", split, dataset.num_classes)
+            _check_split(
+                f"the {name} images of {spec.name!r}",
+                split,
+                dataset.image_shape,
+                dataset.num_classes,
+            )
     return dataset
 
 
-def _check_split(name, split, num_classes):
+def _check_split(name, split, image_shape, num_classes):
     """What every source promises, whatever its files held."""
     image, label = split["image"], split["label"]
     if len(image) == 0:
         raise UserError(f"{name}: there are none; more images are needed")
+    if image.shape[1:] != image_shape:
+        raise UserError(f"{name} are {image.shape[1:]}, the training images {image_shape}")
     if len(image) != len(label):
         raise UserError(f"{name}: {len(image)} images but {len(label)} labels")
     low, high = label.min(), label.max()
@@ -182,16 +193,19 @@ def pixel_statistics(images: np.ndarray | LazyImages) -> tuple[np.ndarray, np.nd
 
     A pixel that never changes gets the standard deviation 1, and so stays at 0 when standardised.
     """
-    total = np.zeros(images.shape[1:], np.float64)
+    whole = images.dtype == np.uint8
+    total = np.zeros(images.shape[1:], np.uint64 if whole else np.float64)
     squares = np.zeros_like(total)
-    for start in range(0, len(images), _BLOCK):
-        block = images[start : start + _BLOCK].astype(np.float64)
-        total += block.sum(axis=0)
-        squares += (block**2).sum(axis=0)
+    block = max(1, _STATISTICS_BYTES // (8 * total.size))
+    for start in range(0, len(images), block):
+        values = images[start : start + block].astype(total.dtype)
+        total += values.sum(axis=0)
+        squares += np.square(values, out=values).sum(axis=0)
+    total, squares = total.astype(np.float64), squares.astype(np.float64)
     mean = total / len(images)
     variance = squares / len(images) - mean**2
     # Of a float pixel that never changes rounding leaves about 1e-16.
     std = np.sqrt(np.where(variance > 1e-12 * squares / len(images), variance, 0))
-    scale = 255 if images.dtype == np.uint8 else 1
+    scale = 255 if whole else 1
     mean, std = mean / scale, np.where(std > 0, std / scale, 1)
     return mean.astype(np.float32), std.astype(np.float32)

@@ -1,14 +1,14 @@
 """A user's own images: an .npz, a MATLAB .mat, or a directory of image files.
 
-Where a file says which images train, it is obeyed. Otherwise a hash of each image decides: a tenth
-validates, a tenth is for the test. So the split is the same on every machine and in every order,
-images that are added later leave the others where they are, and equal images are never split.
+Where a file says which images train, it is obeyed. Otherwise a hash of each image's pixels decides: a
+tenth validates, a tenth is for the test. So the split is the same on every machine and in every
+order, images that are added later leave the others where they are, and equal images are never split.
 """
 
 import hashlib
 import os
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,6 +21,7 @@ from aae_jax.spec import DataSpec
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 _MEDMNIST = ("train", "val", "test")
+_BLOCK = 10_000  # files whose hashes are under way at a time
 
 
 def load(spec: DataSpec) -> "data.Dataset":
@@ -55,25 +56,52 @@ def load(spec: DataSpec) -> "data.Dataset":
         train, validation, test = (
             _split(path, stored, f"{name}_images", f"{name}_labels") for name in _MEDMNIST
         )
+        _warn_of_overlap(path, train, validation, test)
         return data.Dataset(train, (data.Fold(validation, test),), spec.num_classes)
     if "X" in stored and "images" not in stored:
         stored["images"] = np.moveaxis(stored["X"], -1, 0)
-        if "y" in stored:
-            stored["labels"] = stored["y"] % 10
-    split = _split(path, stored, "images", "labels")
-    return _divide(
-        (image.tobytes() for image in split["image"]),
-        lambda rows: {name: values[rows] for name, values in split.items()},
-        spec,
-    )
+        split = _split(path, stored, "images", "y")
+        if spec.num_classes == 10:  # SVHN writes the digit 0 as 10
+            split["label"] = np.where(split["label"] == 10, 0, split["label"])
+    else:
+        split = _split(path, stored, "images", "labels")
+    hashes = [_hash(image) for image in split["image"]]
+    return _divide(hashes, lambda rows: {k: values[rows] for k, values in split.items()}, spec)
 
 
 def _load_directory(path, spec):
+    files, labels = _list_directory(path, spec.num_classes)
+
+    def read(name):
+        return decode(_read(name), spec.image_shape, repr(str(name)))
+
+    def split(rows):
+        chosen = files[rows]
+
+        def images(indices):
+            found = [read(name) for name in chosen[indices]]
+            return np.stack(found) if found else np.empty((0, *spec.image_shape), np.uint8)
+
+        return {
+            "image": data.LazyImages(images, len(chosen), spec.image_shape),
+            "label": labels[rows],
+        }
+
+    # Every file is decoded once before anything is trained: a damaged one is found now.
+    hashes = []
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(files), _BLOCK):
+            block = files[start : start + _BLOCK]
+            hashes += pool.map(lambda name: _hash(read(name)), block)
+    return _divide(hashes, split, spec)
+
+
+def _list_directory(path, num_classes):
+    """Image files and their labels; −1 where there are no directories of classes."""
     try:
-        entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-        classes = [entry.path for entry in entries if entry.is_dir()]
-        found = [(_image_files(directory), i) for i, directory in enumerate(classes)]
-        flat = _image_files(path)
+        entries = [entry for entry in os.scandir(path) if not entry.name.startswith((".", "__"))]
+        classes = sorted(entry.path for entry in entries if entry.is_dir())
+        flat, by_class = _image_files(path), [_image_files(directory) for directory in classes]
     except PermissionError as error:
         raise UserError(f"data.path: {error.filename!r} may not be read") from error
     if flat and classes:
@@ -81,29 +109,17 @@ def _load_directory(path, spec):
             f"data.path is {path!r}, which holds images and directories: it must hold images "
             "alone, or one directory for each class"
         )
-    found = found or [(flat, -1)]
-    files = np.array([file for names, _ in found for file in names])
-    labels = np.array([label for names, label in found for _ in names], np.int32)
-    if len(files) == 0:
+    if classes and len(classes) != num_classes:
         raise UserError(
-            f"data.path is {path!r}: there are no images in it, or in directories of classes in it "
-            f"({', '.join(SUFFIXES)})"
+            f"data.path is {path!r}, which holds {len(classes)} directories: with "
+            f"data.num_classes = {num_classes} there must be one for each class"
         )
-
-    def split(rows):
-        chosen = files[rows]
-
-        def read(indices):
-            images = [decode(_read(name), spec.image_shape, name) for name in chosen[indices]]
-            return np.stack(images) if images else np.empty((0, *spec.image_shape), np.uint8)
-
-        return {
-            "image": data.LazyImages(read, len(chosen), spec.image_shape),
-            "label": labels[rows],
-        }
-
-    with ThreadPoolExecutor() as pool:
-        return _divide(pool.map(_read, files), split, spec)
+    files = np.array(flat + [file for names in by_class for file in names])
+    labels = np.repeat(np.arange(len(classes)), [len(names) for names in by_class])
+    for directory, names in zip(classes or [path], by_class or [flat]):
+        if not names:
+            raise UserError(f"there are no images in {directory!r} ({', '.join(SUFFIXES)})")
+    return files, np.full(len(files), -1, np.int32) if flat else labels.astype(np.int32)
 
 
 def _image_files(directory):
@@ -119,11 +135,28 @@ def _read(name):
         raise UserError(f"{str(name)!r} can't be read: {error.strerror}") from error
 
 
+def _warn_of_overlap(path, train, validation, test):
+    """The file says what trains; where that is not apart from what scores, so does this."""
+    seen = set(map(_hash, train["image"]))
+    shared = [sum(_hash(i) in seen for i in split["image"]) for split in (validation, test)]
+    if any(shared):
+        print(
+            f"warning: {path!r}: {shared[0]} validation and {shared[1]} test images are training "
+            "images too",
+            flush=True,
+        )
+
+
+def _hash(image):
+    """16 bytes that equal images share, whatever file they come from."""
+    return hashlib.md5(np.ascontiguousarray(image).tobytes()).digest()
+
+
 def _divide(
-    contents: Iterable[bytes], split: Callable[[np.ndarray], "data.Split"], spec: DataSpec
+    hashes: list[bytes], split: Callable[[np.ndarray], "data.Split"], spec: DataSpec
 ) -> "data.Dataset":
     """Divides by hash; `split` gives the images of some rows."""
-    tenth = np.array([int.from_bytes(hashlib.md5(c).digest()[:8], "big") % 10 for c in contents])
+    tenth = np.array([int.from_bytes(value[:8], "big") % 10 for value in hashes])
     train, validation, test = (
         split(np.flatnonzero(rows)) for rows in (tenth > 1, tenth == 0, tenth == 1)
     )
@@ -158,8 +191,10 @@ def _split(path, stored, images_name, labels_name):
         labels = stored[labels_name]
         if labels.size != len(images):
             raise UserError(f"{name}: {len(images)} images but {labels.size} labels")
-        if not np.issubdtype(labels.dtype, np.number) or (labels != np.floor(labels)).any():
+        if labels.dtype.kind not in "iuf" or (labels != np.floor(labels)).any():
             raise UserError(f"{path!r}: {labels_name} is {labels.dtype}: it must be whole numbers")
+        if abs(labels).max(initial=0) >= 2**31:
+            raise UserError(f"{path!r}: {labels_name} goes up to {labels.max()}: not a class")
         labels = labels.reshape(-1).astype(np.int32)
     return {"image": images, "label": labels}
 
@@ -168,8 +203,9 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
     """All arrays of an .npz; pickled objects are refused, never unpickled."""
 
     def read():
-        if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle
-            raise ValueError("it is no zip archive")
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):  # NumPy would take it for a pickle
+                raise ValueError("it is no zip archive")
         return dict(np.load(path, allow_pickle=False).items())
 
     return _readable(path, read)

@@ -48,6 +48,10 @@ def batches(
         raise UserError(
             "the images are streamed from the host, which needs grain: pip install 'aae-jax[data]'"
         ) from None
+    # On this process alone: the threads below run programs in an order of their own.
+    rng = jax.random.wrap_key_data(
+        np.asarray(jax.random.key_data(rng)), impl=jax.random.key_impl(rng)
+    )
     num_examples = len(train["image"])
     lock = threading.Lock()
 

@@ -13,6 +13,8 @@ from aae_jax import data
 from aae_jax.errors import UserError
 from aae_jax.spec import DataSpec, import_path
 
+_BLOCK = 10_000  # records that are parsed at a time
+
 
 def load(spec: DataSpec) -> "data.Dataset":
     """Loads the splits that `data.train_split`, `validation_split` and `test_split` name."""
@@ -21,6 +23,9 @@ def load(spec: DataSpec) -> "data.Dataset":
     for role in ("train", "validation", "test"):
         splits[role] = read_split(builder, getattr(spec, f"{role}_split"), f"data.{role}_split")
     label = label_name(builder)
+    check_disjoint(
+        builder, {f"data.{role}_split": getattr(spec, f"{role}_split") for role in splits}
+    )
     return data.Dataset(
         train=splits["train"],
         folds=(data.Fold(in_memory(splits["validation"]), in_memory(splits["test"])),),
@@ -56,6 +61,11 @@ def prepared_builder(spec: DataSpec, builder_class: type | None = None, **argume
     builder = _find_builder(tfds, spec, builder_class, arguments)
     if not builder.is_prepared():
         _prepare(tfds, builder, spec)
+    elif spec.manual_dir is not None:
+        print(
+            f"{builder.name} is prepared in {builder.data_path}: data.manual_dir is not read",
+            flush=True,
+        )
     return builder
 
 
@@ -67,7 +77,7 @@ def _find_builder(tfds, spec, builder_class, arguments):
         if builder_class is not None:
             return builder_class(data_dir=data_dir, **arguments)
         return tfds.builder(spec.name, data_dir=data_dir)
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+    except (tfds.core.DatasetNotFoundError, ValueError, TypeError) as error:
         raise UserError(
             f"data.name is {spec.name!r}: it must be 'digits', 'mnist', 'tfd', 'files', a builder "
             "of tensorflow-datasets or one of your own, 'package.module:Builder' "
@@ -75,6 +85,11 @@ def _find_builder(tfds, spec, builder_class, arguments):
         ) from error
     except PermissionError as error:
         raise UserError(f"data.data_dir: {error.filename!r} may not be read") from error
+    except Exception as error:  # of the JSON that lies beside prepared data
+        raise UserError(
+            f"what is prepared of {spec.name!r} in {data_dir or 'the default data_dir'} is damaged: "
+            f"remove its directory and let it be prepared again ({_first_line(error)})"
+        ) from error
 
 
 def _prepare(tfds, builder, spec):
@@ -192,6 +207,8 @@ def read_split(builder, split: str, field: str = "split") -> "data.Split":
     except NotImplementedError:  # prepared as tfrecord, tensorflow-datasets' default elsewhere
         return _read_tfrecord(builder, split, image, label)
     except (ValueError, AssertionError, KeyError) as error:
+        if not builder.info.splits:
+            raise _damaged(builder, error) from error
         there = [f"{name!r} ({info.num_examples})" for name, info in builder.info.splits.items()]
         raise UserError(
             f"{field} is {split!r}: {builder.name} has {', '.join(there)}, and slices and sums of "
@@ -206,15 +223,52 @@ def read_split(builder, split: str, field: str = "split") -> "data.Split":
         ]
         return np.stack(images) if images else np.empty((0, *shape), np.uint8)
 
-    labels = np.full(len(source), -1, np.int32)
-    if label is not None:
-        labels = _integers(source, label)[:, 0]
+    try:
+        labels = np.full(len(source), -1, np.int32)
+        if label is not None and len(source):
+            labels = _integers(source, label)[:, 0]
+    except Exception as error:  # array_record raises whatever it likes
+        raise _damaged(builder, error) from error
     return {"image": data.LazyImages(read, len(source), shape), "label": labels}
 
 
 def read_integers(builder, split: str, feature: str) -> np.ndarray:
     """A feature of whole numbers, i32[N, K], in the order of `read_split`."""
-    return _integers(_open(builder, split), feature)
+    try:
+        source = _open(builder, split)
+    except NotImplementedError:
+        return _tfrecord(builder, split)[feature].astype(np.int32)
+    return _integers(source, feature)
+
+
+def _damaged(builder, error):
+    return UserError(
+        f"what is prepared in {builder.data_path} is damaged: remove that directory and let it be "
+        f"prepared again ({_first_line(error)})"
+    )
+
+
+def check_disjoint(builder, splits: dict[str, str]) -> None:
+    """Refuses slices that share images: `splits` maps a field of the config to its slice."""
+    import tensorflow_datasets as tfds
+
+    ranges = [
+        (
+            field,
+            part.splitname,
+            part.from_ or 0,
+            part.to or builder.info.splits[part.splitname].num_examples,
+        )
+        for field, split in splits.items()
+        for part in tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits)
+    ]
+    for i, (field, name, start, end) in enumerate(ranges):
+        for other, other_name, other_start, other_end in ranges[:i]:
+            if name == other_name and start < other_end and other_start < end:
+                raise UserError(
+                    f"{other} is {splits[other]!r} and {field} is {splits[field]!r}: they share "
+                    f"images {max(start, other_start)} to {min(end, other_end) - 1} of {name!r}"
+                )
 
 
 def _open(builder, split):
@@ -237,23 +291,32 @@ def _examples(source, rows):
 
 
 def _integers(source, feature):
-    examples = _examples(source, range(len(source)))
-    return np.array([example[feature].int64_list.value for example in examples], np.int32)
+    found = []
+    for start in range(0, len(source), _BLOCK):
+        examples = _examples(source, range(start, min(start + _BLOCK, len(source))))
+        found.append(np.array([e[feature].int64_list.value for e in examples], np.int32))
+    return np.concatenate(found)
 
 
 def _read_tfrecord(builder, split, image, label):
+    stored = _tfrecord(builder, split)
+    images = stored[image]
+    labels = np.full(len(images), -1) if label is None else stored[label]
+    return {"image": images, "label": labels.astype(np.int32)}
+
+
+def _tfrecord(builder, split):
+    """All of a split that is stored as tfrecord, in the order in which array_record has it."""
     import tensorflow_datasets as tfds
 
+    in_order = tfds.ReadConfig(interleave_cycle_length=1)
     try:
-        stored = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
+        return tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1, read_config=in_order))
     except ImportError:
         raise UserError(
             f"{builder.name} in {builder.data_path} is in tfrecord format, which needs TensorFlow: "
             "pip install 'aae-jax[data]', or name another --config.data.data_dir=DIR"
         ) from None
-    images = stored[image]
-    labels = np.full(len(images), -1) if label is None else stored[label]
-    return {"image": images, "label": labels.astype(np.int32)}
 
 
 def decode(encoded: bytes, shape: tuple[int, ...], name: str) -> np.ndarray:
@@ -271,9 +334,9 @@ def decode(encoded: bytes, shape: tuple[int, ...], name: str) -> np.ndarray:
         raise UserError(f"{name} is no image, or damaged or cut off")
     if pixels.ndim == 2:
         pixels = pixels[..., None]
-    if pixels.shape != shape or pixels.dtype != np.uint8:
+    if pixels.shape != shape or pixels.dtype != np.uint8 or shape[2] not in (1, 3):
         raise UserError(
             f"{name} is {pixels.shape} of {pixels.dtype}, (height, width, channels): it must be "
-            f"{shape}, data.image_shape, of uint8"
+            f"{shape}, data.image_shape, of uint8, grey or RGB"
         )
     return pixels[..., ::-1] if shape[2] == 3 else pixels  # OpenCV has blue first
