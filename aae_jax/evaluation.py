@@ -14,7 +14,6 @@ from aae_jax.priors import PRIORS, sample_prior
 from aae_jax.spec import EvaluationSpec
 from aae_jax.train_state import TrainState, decode, encode, generate, to_unit
 
-
 Split = dict[str, np.ndarray]  # {"image": [N, H, W, C], "label": i32[N]}
 
 

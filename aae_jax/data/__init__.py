@@ -43,9 +43,14 @@ class LazyImages:
         def decode(block):
             found[block] = self[block]
 
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(1 if is_small(self.shape[1:]) else None) as pool:
             list(pool.map(decode, blocks))
         return found if dtype is None else found.astype(dtype)
+
+
+def is_small(image_shape: tuple[int, ...]) -> bool:
+    """Whether threads would wait for Python's lock longer than they decode such images."""
+    return int(np.prod(image_shape)) < 2**14
 
 
 Split = dict[str, np.ndarray | LazyImages]  # {"image": [N, H, W, C], "label": i32[N]}

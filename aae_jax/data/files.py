@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from aae_jax import data
-from aae_jax.data.tfds_images import decode, in_memory
+from aae_jax.data.tfds_images import decode
 from aae_jax.errors import UserError
 from aae_jax.spec import DataSpec
 
@@ -89,7 +89,7 @@ def _load_directory(path, spec):
 
     # Every file is decoded once before anything is trained: a damaged one is found now.
     hashes = []
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(2 if data.is_small(spec.image_shape) else None) as pool:
         for start in range(0, len(files), _BLOCK):
             block = files[start : start + _BLOCK]
             hashes += pool.map(lambda name: _hash(read(name)), block)
@@ -157,12 +157,9 @@ def _divide(
 ) -> "data.Dataset":
     """Divides by hash; `split` gives the images of some rows."""
     tenth = np.array([int.from_bytes(value[:8], "big") % 10 for value in hashes])
-    train, validation, test = (
-        split(np.flatnonzero(rows)) for rows in (tenth > 1, tenth == 0, tenth == 1)
-    )
-    return data.Dataset(
-        train, (data.Fold(in_memory(validation), in_memory(test)),), spec.num_classes
-    )
+    train, *hold_out = (split(np.flatnonzero(rows)) for rows in (tenth > 1, tenth == 0, tenth == 1))
+    fold = data.Fold(*({**split, "image": np.asarray(split["image"])} for split in hold_out))
+    return data.Dataset(train, (fold,), spec.num_classes)
 
 
 def _split(path, stored, images_name, labels_name):

@@ -37,7 +37,7 @@ def load(spec: DataSpec) -> "data.Dataset":
 
 def _read(builder, split):
     """One split in the original order: uint8[N, 28, 28, 1] and i32[N]."""
-    stored = tfds_images.in_memory(tfds_images.read_split(builder, split))
+    stored = tfds_images.read_split(builder, split)
     order = _original_order(split, len(stored["label"]))
     labels = stored["label"][order]
     if zlib.crc32(labels.astype(np.uint8).tobytes()) != _LABELS_CRC[split]:

@@ -5,18 +5,19 @@ makes no difference to a run which of the two it uses, or whether it was cut in 
 """
 
 import functools
+import os
 import threading
 from collections.abc import Iterator
 
 import jax
 import numpy as np
 
+from aae_jax import data
 from aae_jax.data import Split
 from aae_jax.errors import UserError
 from aae_jax.training import epoch_permutation
 
 _AHEAD = 2**28  # bytes of images that are read ahead
-_THREADS = 16
 
 
 def batches(
@@ -75,7 +76,9 @@ def batches(
         batch_size * int(np.prod(train["image"].shape[1:])) * train["image"].dtype.itemsize
     )
     ahead = max(2, min(_AHEAD // batch_bytes, 500))
-    options = grain.ReadOptions(num_threads=min(_THREADS, ahead), prefetch_buffer_size=ahead)
+    # More threads only wait for each other's Python where images are small.
+    threads = 2 if data.is_small(train["image"].shape[1:]) else os.cpu_count()
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
     for batch in grain.MapDataset.range(first_step, last_step).map(read).to_iter_dataset(options):
         if isinstance(batch, UserError):
             raise batch

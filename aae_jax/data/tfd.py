@@ -158,8 +158,8 @@ def load(spec: DataSpec) -> "data.Dataset":
             f"data.image_shape is {spec.image_shape}: the Toronto Face Dataset has {sizes}, grey"
         )
     builder = tfds_images.prepared_builder(spec, Tfd, config=f"{height}x{width}")
-    train = tfds_images.in_memory(tfds_images.read_split(builder, "unlabelled"))
-    labelled = tfds_images.in_memory(tfds_images.read_split(builder, "labelled"))
+    train = tfds_images.read_split(builder, "unlabelled")
+    labelled = tfds_images.read_split(builder, "labelled")
     folds = tfds_images.read_integers(builder, "labelled", "folds")
     if spec.drop_black:
         train = _rows(train, train["image"].any(axis=(1, 2, 3)))

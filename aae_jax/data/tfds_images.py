@@ -13,7 +13,7 @@ from aae_jax import data
 from aae_jax.errors import UserError
 from aae_jax.spec import DataSpec, import_path
 
-_BLOCK = 10_000  # records that are parsed at a time
+_BLOCK = 1_000  # records that are parsed at a time
 
 
 def load(spec: DataSpec) -> "data.Dataset":
@@ -21,21 +21,17 @@ def load(spec: DataSpec) -> "data.Dataset":
     builder = prepared_builder(spec)
     splits = {}
     for role in ("train", "validation", "test"):
-        splits[role] = read_split(builder, getattr(spec, f"{role}_split"), f"data.{role}_split")
+        field = f"{role}_split"
+        splits[role] = read_split(builder, getattr(spec, field), f"data.{field}", role == "train")
     label = label_name(builder)
     check_disjoint(
         builder, {f"data.{role}_split": getattr(spec, f"{role}_split") for role in splits}
     )
     return data.Dataset(
         train=splits["train"],
-        folds=(data.Fold(in_memory(splits["validation"]), in_memory(splits["test"])),),
+        folds=(data.Fold(splits["validation"], splits["test"]),),
         num_classes=spec.num_classes if label is None else builder.info.features[label].num_classes,
     )
-
-
-def in_memory(split: "data.Split") -> "data.Split":
-    """The split with its images as an array."""
-    return {**split, "image": np.asarray(split["image"])}
 
 
 def prepared_builder(spec: DataSpec, builder_class: type | None = None, **arguments):
@@ -180,7 +176,7 @@ def label_name(builder) -> str | None:
     return name if isinstance(found, tfds.features.ClassLabel) else None
 
 
-def read_split(builder, split: str, field: str = "split") -> "data.Split":
+def read_split(builder, split: str, field: str = "split", lazy: bool = False) -> "data.Split":
     """One split, `"train"` or a slice or sum of splits as tensorflow-datasets writes them.
 
     Args:
@@ -188,12 +184,12 @@ def read_split(builder, split: str, field: str = "split") -> "data.Split":
         split: for instance "train[:90%]+extra"; in the order in which it is stored, which a hash
             has shuffled and which is the same on every machine.
         field: what the split is called in errors.
+        lazy: whether images are decoded only when they are asked for.
 
     Returns:
-        `{"image": LazyImages, "label": i32[N]}`; an array where the data are stored as tfrecord.
+        `{"image": LazyImages or uint8[N, H, W, C], "label": i32[N]}`; an array in any case where
+        the data are stored as tfrecord.
     """
-    import tensorflow_datasets as tfds
-
     image, label = image_name(builder), label_name(builder)
     feature = builder.info.features[image]
     shape = feature.shape
@@ -215,21 +211,30 @@ def read_split(builder, split: str, field: str = "split") -> "data.Split":
             f"them such as 'train[:90%]' ({_first_line(error)})"
         ) from error
 
-    def read(rows):
-        name = f"an image of {builder.name} in {builder.data_path}"
-        images = [
-            decode(example[image].bytes_list.value[0], shape, name)
-            for example in _examples(source, rows)
-        ]
+    name = f"an image of {builder.name} in {builder.data_path}"
+
+    def read(rows, labels=None):
+        examples = _examples(source, rows)
+        if labels is not None and label is not None:
+            labels[rows] = [example[label].int64_list.value[0] for example in examples]
+        images = [decode(e[image].bytes_list.value[0], shape, name) for e in examples]
         return np.stack(images) if images else np.empty((0, *shape), np.uint8)
 
     try:
         labels = np.full(len(source), -1, np.int32)
-        if label is not None and len(source):
-            labels = _integers(source, label)[:, 0]
+        if lazy:
+            if label is not None:
+                labels = _integers(source, label).reshape(-1)
+            return {"image": data.LazyImages(read, len(source), shape), "label": labels}
+        images = np.empty((len(source), *shape), np.uint8)
+        for start in range(0, len(source), _BLOCK):  # images and labels in one pass
+            rows = np.arange(start, min(start + _BLOCK, len(source)))
+            images[rows] = read(rows, labels)
+        return {"image": images, "label": labels}
+    except UserError:
+        raise
     except Exception as error:  # array_record raises whatever it likes
         raise _damaged(builder, error) from error
-    return {"image": data.LazyImages(read, len(source), shape), "label": labels}
 
 
 def read_integers(builder, split: str, feature: str) -> np.ndarray:
@@ -291,7 +296,7 @@ def _examples(source, rows):
 
 
 def _integers(source, feature):
-    found = []
+    found = [np.empty((0, 1), np.int32)] if not len(source) else []
     for start in range(0, len(source), _BLOCK):
         examples = _examples(source, range(start, min(start + _BLOCK, len(source))))
         found.append(np.array([e[feature].int64_list.value for e in examples], np.int32))
