@@ -38,3 +38,17 @@ def make_dataset(num_examples=20, seed=0):
         "image": jnp.asarray(rng.integers(0, 256, (num_examples, *SHAPE), dtype=np.uint8)),
         "label": jnp.asarray(rng.integers(0, 10, num_examples, dtype=np.int32)),
     }
+
+
+def streamed_settings():
+    """The digits in double precision, streamed."""
+    from aae_jax.spec import parse_config
+    from experiments import digits
+
+    config = digits.get_config()
+    for network in ("encoder", "decoder", "discriminator"):
+        config.model[f"{network}_hidden"] = (16,)
+    config.model.param_dtype = config.model.compute_dtype = "float64"
+    config.train.num_steps, config.train.batch_size = 20, 20
+    config.run.stream = True
+    return parse_config(config)
