@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from aae_jax import data, parallel, parzen
-from aae_jax.checkpoint import Checkpoints
 from aae_jax.errors import UserError
 from aae_jax.priors import check_prior
 from aae_jax.spec import Settings, Spec, parse_config, spec_from_config
@@ -47,6 +46,8 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
         UserError: anything that the user can put right, in one line.
         SystemExit: after SIGINT or SIGTERM, with 128 + the signal's number; the state is saved.
     """
+    from aae_jax.checkpoint import Checkpoints  # orbax takes seconds to import
+
     settings = parse_config(config)
     mesh = parallel.make_mesh()
     parallel.check_batch_size(settings.spec.train.batch_size, mesh.size)
@@ -107,6 +108,8 @@ def load_state(workdir: str) -> TrainState:
     Raises:
         UserError: there is no run, or it can't be read.
     """
+    from aae_jax.checkpoint import Checkpoints
+
     config = _read_json(os.path.join(workdir, "config.json"))
     if config is None or not os.path.isdir(os.path.join(workdir, "checkpoints")):
         raise UserError(f"no checkpoint in {workdir!r}: it must be the --workdir of a run")
