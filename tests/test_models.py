@@ -136,8 +136,8 @@ def test_the_one_hot_has_an_extra_class_for_unlabelled_points():
     np.testing.assert_allclose(found, expected[:, 0], atol=1e-5)
 
 
-def test_positive_and_negative_samples_carry_the_labels_of_the_batch(monkeypatch):
-    """Labelled rows: prior samples of that component; unlabelled rows: of the full prior."""
+def record_discriminator(monkeypatch):
+    """A list that gets the labels and the prior sample of every discriminator phase from now on."""
     seen = []
 
     def record(spec, params, inputs):
@@ -146,6 +146,12 @@ def test_positive_and_negative_samples_carry_the_labels_of_the_batch(monkeypatch
 
     phase = phases.Phase("discriminator", ("discriminator",), record)
     monkeypatch.setitem(phases.ALGORITHMS, "aae", (phase,))
+    return seen
+
+
+def test_positive_and_negative_samples_carry_the_labels_of_the_batch(monkeypatch):
+    """Labelled rows: prior samples of that component; unlabelled rows: of the full prior."""
+    seen = record_discriminator(monkeypatch)
     state = state_of("label_in_discriminator")
     with jax.disable_jit():
         aae.train_steps(state, partly_labelled(), 10)
@@ -161,14 +167,7 @@ def test_positive_and_negative_samples_carry_the_labels_of_the_batch(monkeypatch
 
 
 def test_without_components_every_label_is_matched_to_the_whole_prior(monkeypatch):
-    seen = []
-
-    def record(spec, params, inputs):
-        seen.append((inputs.label, inputs.prior_sample))
-        return jnp.zeros(8), {}
-
-    phase = phases.Phase("discriminator", ("discriminator",), record)
-    monkeypatch.setitem(phases.ALGORITHMS, "aae", (phase,))
+    seen = record_discriminator(monkeypatch)
     with jax.disable_jit():
         aae.train_steps(state_of("label_in_both"), partly_labelled(), 20)
     for label, sample in seen:

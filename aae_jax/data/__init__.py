@@ -116,22 +116,18 @@ def load(spec: DataSpec) -> Dataset:
             f"data.image_shape is {spec.image_shape} in the config, but the images of "
             f"{spec.name!r} are {dataset.image_shape}: (height, width, channels)"
         )
-    splits = {"training": dataset.train}
+    splits = [("training", dataset.train)]
     for fold in dataset.folds:
-        splits.update(validation=fold.validation, test=fold.test)
-        for name, split in splits.items():
-            _check_split(
-                f"the {name} images of {spec.name!r}",
-                split,
-                dataset.image_shape,
-                dataset.num_classes,
-            )
+        splits += [("validation", fold.validation), ("test", fold.test)]
+    for name, split in splits:
+        _check_split(f"the {name} images of {spec.name!r}", split, dataset)
     return dataset
 
 
-def _check_split(name, split, image_shape, num_classes):
+def _check_split(name, split, dataset):
     """What every source promises, whatever its files held."""
     image, label = split["image"], split["label"]
+    image_shape, num_classes = dataset.image_shape, dataset.num_classes
     if len(image) == 0:
         raise UserError(f"{name}: there are none; more images are needed")
     if image.shape[1:] != image_shape:
