@@ -1,23 +1,18 @@
 """One run: data → train → checkpoint → evaluate → draw, in a workdir that can be taken up again."""
 
-import contextlib
 import itertools
 import json
 import math
 import os
 import shutil
-import signal
-import sys
 import time
-import zipfile
-import zlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aae_jax import data, parallel, parzen
+from aae_jax import data, parallel, records, terminal
 from aae_jax.errors import UserError
 from aae_jax.priors import check_prior
 from aae_jax.spec import Settings, Spec, parse_config, spec_from_config
@@ -28,9 +23,7 @@ _DISPATCH_SECONDS = 1.0  # of a scoring pass: signals and progress wait for its 
 _SAVE_SECONDS = 30.0  # between two saves of a scoring pass
 _QUIET_SECONDS = 5.0  # shorter passes show no progress
 
-# Fields that may change between two starts in one workdir: they don't touch the training.
 _STREAMED_BYTES = 2**26  # of images that are handed to the device at a time
-_FREE = ("evaluation.", "run.", "data.data_dir", "data.manual_dir", "data.fold")
 
 
 def run(config: Any, workdir: str, mode: str = "run") -> None:
@@ -52,7 +45,7 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
     mesh = parallel.make_mesh()
     parallel.check_batch_size(settings.spec.train.batch_size, mesh.size)
     config_json = json.loads(config.to_json_best_effort())
-    _check_workdir(workdir, config_json)
+    records.check(workdir, config_json)
     dataset = data.load(settings.data)
     spec = spec_from_config(config, dataset.image_shape, dataset.num_classes)
     available = min(len(fold.validation["image"]) for fold in dataset.folds)
@@ -74,14 +67,17 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
 
     if mode in ("run", "train"):
         os.makedirs(workdir, exist_ok=True)
-        _write_json(os.path.join(workdir, "config.json"), config_json)
+        records.write_json(os.path.join(workdir, "config.json"), config_json)
     elif not os.path.isdir(os.path.join(workdir, "checkpoints")):
         raise UserError(f"no checkpoint in {workdir!r}: train first, with --mode=train")
     key = jax.random.key(settings.seed)
     create = jax.jit(create_train_state, static_argnums=0, out_shardings=parallel.replicated(mesh))
     # From here to the end of the training a first signal is only noted, so that it can be obeyed
     # when the state is whole.
-    with _Signals() as signals, Checkpoints(os.path.join(workdir, "checkpoints")) as checkpoints:
+    with (
+        terminal.Signals() as signals,
+        Checkpoints(os.path.join(workdir, "checkpoints")) as checkpoints,
+    ):
         state = create(spec, jax.random.fold_in(key, 0), pixel_mean, pixel_std)
         if checkpoints.latest_step() is not None or mode in ("evaluate", "figures"):
             state = checkpoints.restore(state)
@@ -110,7 +106,7 @@ def load_state(workdir: str) -> TrainState:
     """
     from aae_jax.checkpoint import Checkpoints
 
-    config = _read_json(os.path.join(workdir, "config.json"))
+    config = records.read_json(os.path.join(workdir, "config.json"))
     if config is None or not os.path.isdir(os.path.join(workdir, "checkpoints")):
         raise UserError(f"no checkpoint in {workdir!r}: it must be the --workdir of a run")
     settings = parse_config(config)
@@ -130,13 +126,13 @@ def _train(state, train, settings, mesh, checkpoints, signals, workdir) -> Train
         print(f"training is finished: {step} steps", flush=True)
         return state
     advance = _stepper(state, train, settings, mesh)
-    log = _MetricsLog(workdir, step)
-    _remove_stale(workdir)
+    log = records.MetricsLog(workdir, step)
+    records.remove_stale(workdir)
     if step:
         print(f"going on from step {step}", flush=True)
     before, start = log.seconds, time.monotonic()
     pending = None  # metrics of the dispatch under way; read while the next one runs
-    with _Progress(num_steps) as progress:
+    with terminal.Progress(num_steps) as progress:
 
         def flush():
             if pending is not None:
@@ -243,7 +239,7 @@ def _evaluate(state, dataset, settings: Settings, key, mesh, workdir) -> None:
 
     print(f"scoring with {settings.evaluation.num_samples} samples", flush=True)
     start = time.monotonic()
-    with _Signals() as signals:
+    with terminal.Signals() as signals:
         scores = evaluation.evaluate(
             state,
             dataset.folds,
@@ -261,15 +257,15 @@ def _evaluate(state, dataset, settings: Settings, key, mesh, workdir) -> None:
             "data": settings.data.name,
             "seed": settings.seed,
             "steps": int(state.step),
-            "seconds": _MetricsLog.last_seconds(workdir),
+            "seconds": records.MetricsLog.last_seconds(workdir),
             "evaluation_seconds": time.monotonic() - start,
             **scores,
             "evaluation": _evaluation_fields(settings),
             "devices": [str(device.device_kind) for device in jax.devices()],
             "jax": jax.__version__,
         }
-        _write_json(os.path.join(workdir, "results.json"), results)
-        shutil.rmtree(_partial_directory(workdir), ignore_errors=True)
+        records.write_json(os.path.join(workdir, "results.json"), results)
+        shutil.rmtree(records.partial_directory(workdir), ignore_errors=True)
     if signals.received:
         print(f"interrupted after scoring: {workdir} holds the scores", flush=True)
         raise SystemExit(128 + signals.received)
@@ -281,18 +277,18 @@ def _run_pass(one_pass, signals, workdir):
     The sums are saved every half minute under the hash of all that they depend on, so those of
     another model, grid or number of samples are never taken for its own.
     """
-    path = os.path.join(_partial_directory(workdir), f"{one_pass.identity}.npz")
+    path = os.path.join(records.partial_directory(workdir), f"{one_pass.identity}.npz")
     total = one_pass.num_samples
 
     def samples(rounds):
         return min(rounds * one_pass.samples_per_round, total)
 
-    done, sums = _read_partial(path) or (0, one_pass.empty)
+    done, sums = records.read_partial(path) or (0, one_pass.empty)
     if done:
         print(f"{one_pass.label}: going on from sample {samples(done)}", flush=True)
     size = 1
     begun = saved = time.monotonic()
-    with _Progress(total, "sample", one_pass.label) as progress:
+    with terminal.Progress(total, "sample", one_pass.label) as progress:
         while done < one_pass.num_rounds:
             before = time.monotonic()
             count = min(size, one_pass.num_rounds - done)
@@ -303,7 +299,7 @@ def _run_pass(one_pass, signals, workdir):
             if now - begun > _QUIET_SECONDS:
                 progress.show(samples(done))
             if now - saved > _SAVE_SECONDS or signals.received:
-                _write_partial(path, done, sums)
+                records.write_partial(path, done, sums)
                 saved = now
             if signals.received:
                 break
@@ -346,7 +342,7 @@ def _draw(state, dataset, key, workdir) -> None:
         "samples.png": lambda: figures.samples(state, dataset.train["image"], keys[0]),
         "reconstructions.png": lambda: figures.reconstructions(state, test, keys[1]),
         "code_marginals.png": lambda: figures.code_marginals(state, test["image"], keys[2]),
-        "training_curves.png": lambda: figures.training_curves(_MetricsLog.read(workdir)),
+        "training_curves.png": lambda: figures.training_curves(records.MetricsLog.read(workdir)),
         "codes.png": lambda: figures.codes(state, test, keys[3]),
         "percentiles.png": lambda: figures.percentiles(state),
         "components.png": lambda: figures.components(state),
@@ -361,7 +357,7 @@ def _draw(state, dataset, key, workdir) -> None:
 
 def _summarise(state, workdir) -> None:
     lines = [f"{workdir}: {int(state.step)} of {state.spec.train.num_steps} steps"]
-    results = _read_json(os.path.join(workdir, "results.json"))
+    results = records.read_json(os.path.join(workdir, "results.json"))
     if results:
         by_fold = results.get("parzen/by_fold")
         how = f"{len(by_fold)} folds" if by_fold else f"σ {results['parzen/sigma']:.4g}"
@@ -379,184 +375,8 @@ def _summarise(state, workdir) -> None:
     print("\n".join(lines), flush=True)
 
 
-class _MetricsLog:
-    """`metrics.jsonl` and TensorBoard events, one entry a dispatch: means over its steps."""
-
-    def __init__(self, workdir, step):
-        from tensorboardX import SummaryWriter
-
-        # What was written after the checkpoint that is taken up will be written again.
-        kept = [line for line in self.read(workdir) if line["step"] <= step]
-        self.seconds = kept[-1]["seconds"] if kept else 0.0
-        path = self._path(workdir)
-        _write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = open(path, "a")
-        self._events = SummaryWriter(os.path.join(workdir, "tensorboard"), purge_step=step + 1)
-
-    def write(self, step, metrics, seconds) -> dict[str, float]:
-        """Waits for the metrics of a dispatch that ended at `step`; `seconds` is then called."""
-        metrics = {name: np.asarray(values, np.float64) for name, values in metrics.items()}
-        losses = {name: values for name, values in metrics.items() if name.startswith("loss/")}
-        bad = np.flatnonzero(~np.isfinite(list(losses.values())).all(axis=0))
-        if bad.size:
-            shown = ", ".join(f"{name} is {values[bad[0]]:.4g}" for name, values in losses.items())
-            raise UserError(
-                f"at step {step - len(next(iter(losses.values()))) + bad[0] + 1} {shown}: training "
-                "stopped, earlier checkpoints are kept; try lower optimizer.*.learning_rate"
-            )
-        line = {name: float(values.mean()) for name, values in sorted(metrics.items())}
-        # The kurtosis of a code that has collapsed to a point; JSON has no NaN.
-        line = {name: value if np.isfinite(value) else None for name, value in line.items()}
-        self._file.write(json.dumps({"step": step, "seconds": seconds(), **line}) + "\n")
-        self._file.flush()
-        for name, value in line.items():
-            if value is not None:
-                self._events.add_scalar(name, value, step)
-        return line
-
-    def close(self):
-        self._file.close()
-        self._events.close()
-
-    @staticmethod
-    def _path(workdir):
-        return os.path.join(workdir, "metrics.jsonl")
-
-    @classmethod
-    def read(cls, workdir) -> list[dict[str, float]]:
-        """All whole lines; a line cut short by a kill was not finished and does not count."""
-        try:
-            with open(cls._path(workdir)) as file:
-                text = file.read()
-        except FileNotFoundError:
-            return []
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-
-    @classmethod
-    def last_seconds(cls, workdir) -> float:
-        lines = cls.read(workdir)
-        return lines[-1]["seconds"] if lines else 0.0
-
-
-class _Progress:
-    """A bar with rate and time left on a terminal, about ten plain lines elsewhere."""
-
-    def __init__(self, total, unit="step", label=None):
-        self._bar, self._total, self._unit, self._label = None, total, unit, label
-        self._begun = None  # step and time of the first report: the rate leaves out compilation
-        self._next = 0
-        # Some pseudo-terminals say that they have no columns, and a bar would be nothing there.
-        self._wants_bar = sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        if self._bar is not None:
-            self._bar.close()
-
-    def show(self, done, metrics=None):
-        losses = {
-            name.removeprefix("loss/"): f"{value:.3g}"
-            for name, value in (metrics or {}).items()
-            if name.startswith("loss/")
-        }
-        if self._wants_bar:
-            if self._bar is None:
-                from tqdm import tqdm
-
-                self._bar = tqdm(
-                    total=self._total,
-                    initial=done,
-                    unit=self._unit,
-                    unit_scale=self._unit != "step",
-                    desc=self._label,
-                    dynamic_ncols=True,
-                )
-            self._bar.update(done - self._bar.n)
-            return
-        now = time.monotonic()
-        self._begun = self._begun or (done, now)
-        if done >= self._next or done == self._total:
-            self._next = done + self._total / 10
-            label = f"{self._label}: " if self._label else ""
-            parts = [f"{label}{self._unit} {done}/{self._total}"]
-            if done > self._begun[0]:
-                rate = (done - self._begun[0]) / (now - self._begun[1])
-                parts += [
-                    f"{rate:.1f} {self._unit}s/s",
-                    f"{(self._total - done) / rate:.0f} s left",
-                ]
-            shown = ", ".join(f"{name} {value}" for name, value in losses.items())
-            print(", ".join(parts) + (f", loss: {shown}" if shown else ""), flush=True)
-
-
-class _Signals:
-    """Notes SIGINT and SIGTERM, so that the loop can save first; a second one acts at once."""
-
-    def __enter__(self):
-        self.received = 0
-        self._previous = {}
-        # Python delivers signals to its main thread only, and only there may handlers be set.
-        with contextlib.suppress(ValueError):
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                self._previous[signum] = signal.signal(signum, self._note)
-        return self
-
-    def __exit__(self, *exception):
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
-
-    def _note(self, signum, frame):
-        del frame
-        self.received = signum
-        signal.signal(signum, self._previous[signum])
-
-
-def _check_workdir(workdir, config_json):
-    """Refuses a workdir that can't be used or holds another training, before data are loaded."""
-    if os.path.exists(workdir) and not os.path.isdir(workdir):
-        raise UserError(f"--workdir is {workdir!r}, which is a file: name a directory")
-    parent = os.path.abspath(workdir)
-    while not os.path.exists(parent):
-        parent = os.path.dirname(parent)
-    if not (os.path.isdir(parent) and os.access(parent, os.W_OK | os.X_OK)):
-        raise UserError(f"--workdir is {workdir!r}: {parent!r} can't be written to")
-    earlier = _read_json(os.path.join(workdir, "config.json"))
-    if earlier is None:
-        return
-    before, now = _flatten(earlier), _flatten(config_json)
-    differing = [
-        f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and not name.startswith(_FREE)
-    ]
-    if differing:
-        raise UserError(
-            f"{workdir!r} holds a run of another config ({'; '.join(differing)}): "
-            "name another --workdir, or remove that one"
-        )
-
-
-def _flatten(tree, prefix=""):
-    if not isinstance(tree, dict):
-        return {prefix[:-1]: tree}
-    flat = {}
-    for name, value in tree.items():
-        flat.update(_flatten(value, f"{prefix}{name}."))
-    return flat
-
-
-def _remove_stale(workdir):
-    """Scores and pictures of an earlier step must not pass for those of the finished model."""
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(os.path.join(workdir, "results.json"))
-    shutil.rmtree(_partial_directory(workdir), ignore_errors=True)
-    shutil.rmtree(os.path.join(workdir, "figures"), ignore_errors=True)
-
-
 def _is_evaluated(state, settings, workdir):
-    results = _read_json(os.path.join(workdir, "results.json")) or {}
+    results = records.read_json(os.path.join(workdir, "results.json")) or {}
     return results.get("steps") == int(state.step) and results.get(
         "evaluation"
     ) == _evaluation_fields(settings)
@@ -578,44 +398,3 @@ def _evaluation_fields(settings):
         "num_validation": spec.num_validation,
         "sigmas": list(spec.sigmas),
     }
-
-
-def _partial_directory(workdir):
-    """Sums of a scoring pass under way; it goes when results.json is written."""
-    return os.path.join(workdir, "partial")
-
-
-def _write_partial(path, done, sums):
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path + ".part", "wb") as file:
-        np.savez(file, done=done, nearest=sums.nearest, total=sums.total)
-    os.replace(path + ".part", path)
-
-
-def _read_partial(path):
-    """Rounds done and their sums; None where there are none, or none that can be read."""
-    try:
-        with np.load(path) as saved:
-            return int(saved["done"]), parzen.Sums(saved["nearest"], saved["total"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        return None
-
-
-def _write_json(path, value):
-    _write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def _read_json(path):
-    try:
-        with open(path) as file:
-            return json.load(file)
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        raise UserError(f"{path!r} is not JSON: remove it, or name another --workdir") from None
-
-
-def _write_atomically(path, text):
-    with open(path + ".part", "w") as file:
-        file.write(text)
-    os.replace(path + ".part", path)

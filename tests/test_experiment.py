@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 import aae_jax as aae
-from aae_jax import data, evaluation, experiment
+from aae_jax import data, evaluation, experiment, records
 from aae_jax.errors import UserError
 from aae_jax.spec import spec_from_config
 from experiments import digits
@@ -98,7 +98,7 @@ class Killed(BaseException):
 
 def interrupt(monkeypatch, at_write, how):
     """Makes the n-th write of metrics a signal, or a death before it is written."""
-    original = experiment._MetricsLog.write
+    original = records.MetricsLog.write
     count = 0
 
     def write(self, *arguments):
@@ -110,7 +110,7 @@ def interrupt(monkeypatch, at_write, how):
             signal.raise_signal(how)
         return original(self, *arguments)
 
-    monkeypatch.setattr(experiment._MetricsLog, "write", write)
+    monkeypatch.setattr(records.MetricsLog, "write", write)
 
 
 @pytest.mark.parametrize("at_write", [1, 4, 8])
@@ -270,7 +270,7 @@ def test_damaged_and_foreign_sums_are_not_used(whole, long_results, tmp_path, di
     workdir = str(shutil.copytree(whole, tmp_path / "run"))
     partial = tmp_path / "run" / "partial"
     saved = []
-    original = experiment._write_partial
+    original = records.write_partial
 
     def spoil(path, done, sums):
         original(path, done, sums)
@@ -279,7 +279,7 @@ def test_damaged_and_foreign_sums_are_not_used(whole, long_results, tmp_path, di
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "_write_partial", spoil)
+        patch.setattr(records, "write_partial", spoil)
         with pytest.raises(Killed):
             experiment.run(small_config(**LONG), workdir, "evaluate")
     content = pathlib.Path(saved[0]).read_bytes()

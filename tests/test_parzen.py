@@ -78,6 +78,16 @@ def test_vmapped_and_jitted():
     np.testing.assert_allclose(found.reshape(-1), reference(x, samples, 0.3), atol=0.01)
 
 
+def test_bandwidths_may_be_a_constant_of_a_jitted_function():
+    x, samples = points(6, 30, 4)
+    sigmas = jnp.array([0.3, 0.5])
+    found = jax.jit(lambda x, samples: parzen.log_likelihood(x, samples, sigmas))(x, samples)
+    np.testing.assert_allclose(found[0], reference(x, samples, 0.3), atol=0.01)
+    negative = -sigmas
+    with pytest.raises(ValueError, match="sigma is .*: it must be positive"):
+        jax.jit(lambda x, samples: parzen.log_likelihood(x, samples, negative))(x, samples)
+
+
 @pytest.mark.parametrize("num_samples", [1, 999, 1_000, 2_500])
 def test_streamed_equals_stored(num_samples):
     x, _ = points(5, 1, 8)

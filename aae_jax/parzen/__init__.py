@@ -10,6 +10,7 @@ arrays in files.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from aae_jax.parzen.running import (
@@ -155,5 +156,8 @@ def _check(x, sigma):
         raise ValueError(f"x has shape {x.shape}: it must be [T, D], neither of them 0")
     if sigma.ndim > 1 or sigma.size == 0:
         raise ValueError(f"sigma has shape {sigma.shape}: it must be [] or [S]")
-    if not isinstance(sigma, jax.core.Tracer) and not ((sigma > 0) & jnp.isfinite(sigma)).all():
+    if isinstance(sigma, jax.core.Tracer):
+        return
+    values = np.asarray(sigma, np.float64)  # with jnp a constant σ would be traced under jit
+    if not ((values > 0) & np.isfinite(values)).all():
         raise ValueError(f"sigma is {sigma}: it must be positive")

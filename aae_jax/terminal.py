@@ -1,0 +1,82 @@
+"""What somebody at the terminal sees of a run, and how he stops it."""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+
+
+class Progress:
+    """A bar with rate and time left on a terminal, about ten plain lines elsewhere."""
+
+    def __init__(self, total, unit="step", label=None):
+        self._bar, self._total, self._unit, self._label = None, total, unit, label
+        self._begun = None  # step and time of the first report: the rate leaves out compilation
+        self._next = 0
+        # Some pseudo-terminals say that they have no columns, and a bar would be nothing there.
+        self._wants_bar = sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        if self._bar is not None:
+            self._bar.close()
+
+    def show(self, done, metrics=None):
+        losses = {
+            name.removeprefix("loss/"): f"{value:.3g}"
+            for name, value in (metrics or {}).items()
+            if name.startswith("loss/")
+        }
+        if self._wants_bar:
+            if self._bar is None:
+                from tqdm import tqdm
+
+                self._bar = tqdm(
+                    total=self._total,
+                    initial=done,
+                    unit=self._unit,
+                    unit_scale=self._unit != "step",
+                    desc=self._label,
+                    dynamic_ncols=True,
+                )
+            self._bar.update(done - self._bar.n)
+            return
+        now = time.monotonic()
+        self._begun = self._begun or (done, now)
+        if done >= self._next or done == self._total:
+            self._next = done + self._total / 10
+            label = f"{self._label}: " if self._label else ""
+            parts = [f"{label}{self._unit} {done}/{self._total}"]
+            if done > self._begun[0]:
+                rate = (done - self._begun[0]) / (now - self._begun[1])
+                parts += [
+                    f"{rate:.1f} {self._unit}s/s",
+                    f"{(self._total - done) / rate:.0f} s left",
+                ]
+            shown = ", ".join(f"{name} {value}" for name, value in losses.items())
+            print(", ".join(parts) + (f", loss: {shown}" if shown else ""), flush=True)
+
+
+class Signals:
+    """Notes SIGINT and SIGTERM, so that the loop can save first; a second one acts at once."""
+
+    def __enter__(self):
+        self.received = 0
+        self._previous = {}
+        # Python delivers signals to its main thread only, and only there may handlers be set.
+        with contextlib.suppress(ValueError):
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._previous[signum] = signal.signal(signum, self._note)
+        return self
+
+    def __exit__(self, *exception):
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def _note(self, signum, frame):
+        del frame
+        self.received = signum
+        signal.signal(signum, self._previous[signum])
