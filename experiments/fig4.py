@@ -5,7 +5,7 @@
 
 On 2 CPU cores 6 minutes each; docs/gallery.md has the pictures and the numbers.
 
-10,000 labelled and 40,000 unlabelled MNIST images; `--config.data.num_labelled=1000` and others
+10,000 labelled and 40,000 unlabelled MNIST images; `--config.data.num_labelled=1000` and 50000 (all)
 give the rest of the curve.
 """
 

@@ -62,6 +62,12 @@ def test_more_labels_than_there_are(number, match):
         data.keep_labels(data.load(spec("digits", (8, 8, 1))).train, number, 10, seed=0)
 
 
+def test_as_many_labels_as_there_are_keep_all():
+    train = data.load(spec("digits", (8, 8, 1))).train
+    kept = data.keep_labels(train, len(train["label"]), 10, seed=0)
+    np.testing.assert_array_equal(kept["label"], train["label"])
+
+
 def test_pixel_statistics_survive_a_constant_pixel():
     images = np.zeros((4, 1, 2, 1), np.uint8)
     images[:, 0, 1, 0] = [0, 51, 102, 255]

@@ -161,7 +161,8 @@ def keep_labels(train: Split, num_labelled: int, num_classes: int, seed: int) ->
 
     Args:
         train: the training split.
-        num_labelled: how many images keep their label; a multiple of the number of classes.
+        num_labelled: how many images keep their label; a multiple of the number of classes, or as
+            many as are labelled, and then all keep theirs.
         num_classes: K.
         seed: chooses the images.
 
@@ -171,6 +172,8 @@ def keep_labels(train: Split, num_labelled: int, num_classes: int, seed: int) ->
     Raises:
         UserError: some class has not as many labelled images.
     """
+    if num_labelled == (train["label"] >= 0).sum():
+        return train
     if num_labelled % num_classes:
         raise UserError(
             f"data.num_labelled is {num_labelled}: it must be a multiple of the {num_classes} "
