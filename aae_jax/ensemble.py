@@ -1,0 +1,80 @@
+"""Several trainings in one compiled program: `vmap` over seeds, and over rates where they differ.
+
+An ensemble is one `TrainState` whose arrays have a leading axis of members, all but `step`, which
+they share. Each member takes the steps that it would take alone.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from aae_jax.spec import Spec
+from aae_jax.train_state import TrainState, create_train_state
+from aae_jax.training import train_steps
+
+
+def axes(state: TrainState) -> TrainState:
+    """What `jax.vmap` maps of an ensemble: axis 0 of everything but `step`."""
+    mapped = {field.name: 0 for field in dataclasses.fields(state) if field.name != "spec"}
+    return state.replace(**{**mapped, "step": None})
+
+
+def create(
+    spec: Spec,
+    keys: jax.Array,
+    pixel_mean: jax.Array | None = None,
+    pixel_std: jax.Array | None = None,
+) -> TrainState:
+    """`create_train_state` for each of K keys.
+
+    Args:
+        spec: what to build, the same for all.
+        keys: key[K].
+        pixel_mean, pixel_std: as in `create_train_state`, the same for all.
+
+    Returns:
+        The ensemble at step 0.
+    """
+    state = jax.vmap(lambda key: create_train_state(spec, key, pixel_mean, pixel_std))(keys)
+    return state.replace(step=jnp.zeros_like(state.step, shape=()))
+
+
+def size(state: TrainState) -> int:
+    """How many members an ensemble has."""
+    return state.rng.shape[0]
+
+
+def member(state: TrainState, index: int) -> TrainState:
+    """One of them, as if it had been trained alone."""
+    return jax.tree.map(lambda leaf: leaf[index], state.replace(step=())).replace(step=state.step)
+
+
+@functools.partial(jax.jit, static_argnames=("num_steps", "batch_sharding"))
+def train(
+    state: TrainState,
+    dataset: dict[str, jax.Array],
+    num_steps: int,
+    *,
+    batch_sharding: jax.sharding.Sharding | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """`train_steps` of every member on the same images.
+
+    Args:
+        state: an ensemble of K members.
+        dataset: `{"image": [N, H, W, C], "label": i32[K, N]}`: each member may know other labels.
+        num_steps: static.
+        batch_sharding: how each member's batches are split over devices; static.
+
+    Returns:
+        The ensemble after, and metrics f[K, num_steps].
+    """
+    mapped = axes(state)
+    return jax.vmap(
+        lambda state, dataset: train_steps(
+            state, dataset, num_steps, batch_sharding=batch_sharding
+        ),
+        in_axes=(mapped, {"image": None, "label": 0}),
+        out_axes=(mapped, 0),
+    )(state, dataset)
