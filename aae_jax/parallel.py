@@ -4,14 +4,16 @@ Both compute the same function of the same global batch as one device does.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aae_jax.errors import UserError
 from aae_jax.priors import PriorSample
 from aae_jax.train_state import TrainState
-from aae_jax.training import train_step
+from aae_jax.training import train_batches, train_step, train_steps
 
 DATA_AXIS = "data"
 
@@ -47,26 +49,68 @@ def check_batch_size(batch_size: int, num_devices: int) -> None:
         )
 
 
-@functools.partial(
-    jax.pmap, axis_name=DATA_AXIS, in_axes=(None, 0, 0), out_axes=(None, None)
-)  # fmt: skip
-def _pmapped(state, batch, prior_sample):
-    return train_step(state, batch, prior_sample, axis_name=DATA_AXIS)
+@functools.cache
+def _pmapped(function, in_axes, devices, **static):
+    def mapped(_, *arguments):
+        return function(*arguments, axis_name=DATA_AXIS, **static)
+
+    mapped = jax.pmap(
+        mapped, axis_name=DATA_AXIS, in_axes=(0, *in_axes), out_axes=(None, None), devices=devices
+    )
+    # pmap wants an argument that is mapped, and a data set is on every device whole.
+    return functools.partial(mapped, np.arange(len(devices)))
 
 
 def pmap_train_step(
-    state: TrainState, batch: dict[str, jax.Array], prior_sample: PriorSample
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    prior_sample: PriorSample,
+    devices: Sequence[jax.Device] | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """`train_step` under `jax.pmap` on all local devices; the arguments are the global ones.
+    """`train_step` under `jax.pmap`; the arguments are the global ones, the state is not stacked.
 
-    `jax.pmap` is in maintenance: prefer `jit` over a mesh. The state is not stacked.
+    `jax.pmap` is in maintenance: prefer `jit` over a mesh.
+
+    Args:
+        state, batch, prior_sample: as `train_step`.
+        devices: of this process; None for all of them.
 
     Raises:
         UserError: the batch does not divide over the devices.
     """
-    num_devices = jax.local_device_count()
-    check_batch_size(batch["image"].shape[0], num_devices)
+    devices = _own_devices(devices, batch["image"].shape[0])
     batch, prior_sample = jax.tree.map(
-        lambda v: v.reshape(num_devices, -1, *v.shape[1:]), (batch, prior_sample)
+        lambda v: v.reshape(len(devices), -1, *v.shape[1:]), (batch, prior_sample)
     )
-    return _pmapped(state, batch, prior_sample)
+    return _pmapped(train_step, (None, 0, 0), devices)(state, batch, prior_sample)
+
+
+def pmap_train_steps(
+    state: TrainState,
+    dataset: dict[str, jax.Array],
+    num_steps: int,
+    devices: Sequence[jax.Device] | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """`train_steps` under `jax.pmap`: as `pmap_train_step`, with the data set on every device."""
+    devices = _own_devices(devices, state.spec.train.batch_size)
+    step = _pmapped(train_steps, (None, None), devices, num_steps=num_steps)
+    return step(state, dataset)
+
+
+def pmap_train_batches(
+    state: TrainState,
+    batches: dict[str, jax.Array],
+    devices: Sequence[jax.Device] | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """`train_batches` under `jax.pmap`: as `pmap_train_step`, of batches [K, B, …]."""
+    devices = _own_devices(devices, batches["image"].shape[1])
+    batches = jax.tree.map(
+        lambda v: v.reshape(v.shape[0], len(devices), -1, *v.shape[2:]), batches
+    )
+    return _pmapped(train_batches, (None, 1), devices)(state, batches)
+
+
+def _own_devices(devices, batch_size):
+    devices = tuple(jax.local_devices() if devices is None else devices)
+    check_batch_size(batch_size, len(devices))
+    return devices
