@@ -1,6 +1,6 @@
 """The training step over several devices: `jit` over a data mesh, or `pmap`.
 
-Both compute the same function of the same global batch as one device does.
+All compute the same function of the same global batch as one device does.
 """
 
 import functools
@@ -12,23 +12,63 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aae_jax.errors import UserError
 from aae_jax.priors import PriorSample
+from aae_jax.spec import ParallelSpec
 from aae_jax.train_state import TrainState
 from aae_jax.training import train_batches, train_step, train_steps
 
 DATA_AXIS = "data"
 
 
+def _all_devices():
+    return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+
+
+def choose_devices(spec: ParallelSpec, batch_size: int) -> list[jax.Device]:
+    """The devices that `config.parallel` asks for.
+
+    Raises:
+        UserError: there are not as many, the batch does not divide over them, or several processes
+            can't do what is asked.
+    """
+    devices = _all_devices()
+    wanted = len(devices) if spec.num_devices is None else spec.num_devices
+    if wanted > len(devices):
+        raise UserError(f"parallel.num_devices is {wanted}: there are {len(devices)}")
+    if jax.process_count() > 1:
+        if wanted != len(devices):
+            raise UserError(
+                f"parallel.num_devices is {wanted}: {jax.process_count()} processes use all of "
+                f"their {len(devices)}; leave it out"
+            )
+        if spec.runner == "pmap":
+            raise UserError(
+                f"parallel.runner is 'pmap', which takes one process: there are "
+                f"{jax.process_count()}; use 'jit'"
+            )
+    check_batch_size(batch_size, wanted)
+    return devices[:wanted]
+
+
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     """A 1-D mesh of the given devices, or of all there are, along which batches are split."""
-    devices = jax.devices() if devices is None else devices
-    return jax.make_mesh(
-        (len(devices),), (DATA_AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices
-    )
+    # Not jax.make_mesh, which may reorder: the rows of a process must lie together.
+    devices = _all_devices() if devices is None else devices
+    return Mesh(np.array(devices), (DATA_AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same array on every device: states, and data sets that live on the device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def replicate(tree, mesh: Mesh):
+    """The same host arrays on every device of every process; each process gives all of them."""
+
+    def put(value):
+        value = np.asarray(value)
+        return jax.make_array_from_process_local_data(replicated(mesh), value, value.shape)
+
+    return jax.tree.map(put, tree)
 
 
 def split(mesh: Mesh) -> NamedSharding:
@@ -45,7 +85,8 @@ def check_batch_size(batch_size: int, num_devices: int) -> None:
     """Raises `UserError` unless the global batch divides evenly."""
     if batch_size % num_devices:
         raise UserError(
-            f"train.batch_size is {batch_size}: it must be a multiple of the {num_devices} devices"
+            f"train.batch_size is {batch_size}: it must be a multiple of the {num_devices} devices "
+            "(parallel.num_devices takes fewer)"
         )
 
 
@@ -104,9 +145,7 @@ def pmap_train_batches(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """`train_batches` under `jax.pmap`: as `pmap_train_step`, of batches [K, B, …]."""
     devices = _own_devices(devices, batches["image"].shape[1])
-    batches = jax.tree.map(
-        lambda v: v.reshape(v.shape[0], len(devices), -1, *v.shape[2:]), batches
-    )
+    batches = jax.tree.map(lambda v: v.reshape(v.shape[0], len(devices), -1, *v.shape[2:]), batches)
     return _pmapped(train_batches, (None, 1), devices)(state, batches)
 
 

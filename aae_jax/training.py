@@ -169,9 +169,7 @@ def _draw_and_step(state, batch, batch_sharding, axis_name):
     # "The positive samples fed for unlabeled examples come from the full mixture."
     selects = spec.model.label_in_discriminator and spec.prior.has_components
     key = _stream(state.rng, _PRIOR, state.step)
-    prior_sample = sample_prior(
-        spec, key, label.shape[0], label if selects else None
-    )
+    prior_sample = sample_prior(spec, key, label.shape[0], label if selects else None)
     if spec.model.label_in_discriminator and not selects:
         # Every label's component is the whole prior.
         prior_sample = prior_sample._replace(label=label)
