@@ -15,10 +15,10 @@ import pytest
 from conftest import ROOT
 from small import (
     MODELS,
-    make_dataset,
     partly_labelled,
     start_of,
     streamed_settings,
+    train_compiled_fast,
     twenty_steps_of,
 )
 from test_experiment import STEPS, final_arrays, metrics, results, small_config
@@ -42,7 +42,7 @@ def test_mesh_and_pmap_train_every_model_as_one_device_does(x64, name):
     state = jax.device_put(start_of(name), parallel.replicated(mesh))
     dataset = parallel.replicate(partly_labelled(), mesh)
     for trained, found in (
-        aae.train_steps(state, dataset, 20, batch_sharding=parallel.split(mesh)),
+        train_compiled_fast(state, dataset, 20, batch_sharding=parallel.split(mesh)),
         parallel.pmap_train_steps(state, dataset, 20),
     ):
         assert trained.params["encoder"]["Dense_0"]["kernel"].dtype == np.float64
@@ -79,7 +79,8 @@ def save(name, state):
 for name in small.MODELS:
     state = create(small.start_of(name).spec)
     dataset = parallel.replicate(small.partly_labelled(), mesh)
-    save(name, aae.train_steps(state, dataset, 20, batch_sharding=parallel.split(mesh))[0])
+    sharding = parallel.split(mesh)
+    save(name, small.train_compiled_fast(state, dataset, 20, batch_sharding=sharding)[0])
 
 settings = small.streamed_settings()
 train = data.load(settings.data).train
@@ -88,8 +89,8 @@ def read(rows):
     asked.append(len(rows))
     return (255 * images[rows]).astype(np.uint8)
 train["image"] = data.LazyImages(read, len(images), (8, 8, 1))
-save("streamed", experiment._stepper(create(settings.spec), train, settings, mesh)(state=create(
-    settings.spec), size=20)[0])
+state = create(settings.spec)
+save("streamed", experiment._stepper(state, train, settings, mesh)(state, 20)[0])
 assert set(asked) == {10}, asked  # each process reads half of a batch
 
 # A signal that only one process gets stops both, at the same step.
@@ -111,7 +112,9 @@ else:
 """
 
 
-def two_processes(*arguments, port=None):
+def two_processes(
+    *arguments,
+):
     """Starts the command twice, two devices each, and waits; their outputs."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -125,13 +128,15 @@ def two_processes(*arguments, port=None):
         for i in range(2)
     ]  # fmt: skip
     try:
-        outputs = [process.communicate(timeout=600)[0] for process in started]
+        outputs = [process.communicate(timeout=1_200)[0] for process in started]
     finally:
         for process in started:
             process.kill()
     assert [process.returncode for process in started] == [0, 0], outputs
     # Not what the libraries print.
-    return ["".join(l for l in out.splitlines(True) if "[Gloo]" not in l) for out in outputs]
+    return [
+        "".join(line for line in out.splitlines(True) if "[Gloo]" not in line) for out in outputs
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +236,7 @@ def changed_fields():
 
 def test_checkpoints_move_between_numbers_of_devices(x64, tmp_path):
     """4 → 2 → 1: the run ends where an uncut one on one device does."""
-    name = "aae, gaussian, labels in both"
+    name = "aae, gaussian, labels in the decoder"
     state, dataset = start_of(name), partly_labelled()
     for count, num_steps in ((4, 8), (2, 8), (1, 4)):
         mesh = parallel.make_mesh(jax.devices()[:count])
@@ -241,7 +246,7 @@ def test_checkpoints_move_between_numbers_of_devices(x64, tmp_path):
                 state = checkpoints.restore(state)
             on_device = parallel.replicate(dataset, mesh)
             sharding = parallel.split(mesh)
-            state, _ = aae.train_steps(state, on_device, num_steps, batch_sharding=sharding)
+            state, _ = train_compiled_fast(state, on_device, num_steps, batch_sharding=sharding)
             kernel = state.params["encoder"]["Dense_0"]["kernel"]
             assert len(kernel.sharding.device_set) == count
             checkpoints.save(state)
