@@ -272,7 +272,7 @@ def _evaluate(state, dataset, settings: Settings, key, mesh, workdir) -> None:
             "evaluation_seconds": time.monotonic() - start,
             **scores,
             "evaluation": _evaluation_fields(settings),
-            "devices": [str(device.device_kind) for device in jax.devices()],
+            "devices": [str(device.device_kind) for device in mesh.devices.flat],
             "jax": jax.__version__,
         }
         records.write_json(os.path.join(workdir, "results.json"), results)

@@ -75,6 +75,14 @@ MODELS = {
     )
 }
 
+# The same program as on a mesh: each algorithm, posterior and way of using labels once.
+IN_TWO_PROCESSES = (
+    "aae, deterministic, labels in the discriminator",
+    "aae, gaussian, labels in the decoder",
+    "aae, universal, no labels",
+    "vae, gaussian prior, no labels",
+)
+
 
 def start_of(name):
     """The state at step 0 of one of `MODELS`, in double precision and with input noise."""

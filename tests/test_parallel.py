@@ -135,7 +135,8 @@ def two_processes(
     assert [process.returncode for process in started] == [0, 0], outputs
     # Not what the libraries print.
     return [
-        "".join(line for line in out.splitlines(True) if "[Gloo]" not in line) for out in outputs
+        "".join(line for line in out.splitlines(True) if line.strip() and "[Gloo]" not in line)
+        for out in outputs
     ]
 
 
