@@ -24,6 +24,11 @@ _MODE = flags.DEFINE_enum(
     ("run", "train", "evaluate", "figures"),
     "run: whatever is missing of the other three.",
 )
+_COORDINATOR_ADDRESS = flags.DEFINE_string(
+    "coordinator_address", None, "Several processes: host:port of process 0."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes: how many.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several processes: which this is, from 0.")
 
 
 def _fail(message):
@@ -70,7 +75,10 @@ def main(argv):
     from aae_jax.errors import UserError
 
     try:
-        from aae_jax import experiment  # here, so that a mistyped flag is answered at once
+        from aae_jax import processes  # here, so that a mistyped flag is answered at once
+
+        processes.initialize(_COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        from aae_jax import experiment
 
         experiment.run(_CONFIG.value, workdir, _MODE.value)
     except UserError as error:

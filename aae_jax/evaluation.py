@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aae_jax import matching, parzen
+from aae_jax import matching, parallel, parzen, processes
 from aae_jax.priors import PRIORS, sample_prior
 from aae_jax.spec import EvaluationSpec
 from aae_jax.train_state import TrainState, decode, encode, generate, to_unit
@@ -110,7 +110,7 @@ def evaluate(
         found["by_fold"] = by_fold
     return {
         **{f"parzen/{name}": value for name, value in found.items()},
-        **_hold_out(state, folds[0][1], key),
+        **_hold_out(processes.own_copy(state), folds[0][1], key),
     }
 
 
@@ -156,6 +156,8 @@ def log_likelihoods(
     """
     x = to_unit(jnp.asarray(images)).reshape(len(images), -1)
     sigma = jnp.asarray(sigmas, x.dtype)
+    if mesh is not None:
+        x, sigma = parallel.replicate((x, sigma), mesh)
     arrays = (state.step, state.params, state.pixel_mean, state.pixel_std)
     num_devices = 1 if mesh is None else mesh.size
     one_pass = Pass(
@@ -167,7 +169,7 @@ def log_likelihoods(
         num_samples=num_samples,
         samples_per_round=parzen.CHUNK * num_devices,
         num_rounds=parzen.num_rounds(num_samples, mesh),
-        empty=parzen.start(x, sigma, mesh),
+        empty=jax.tree.map(np.asarray, parzen.start(x, sigma, mesh)),
         add=lambda sums, first, last: _add(
             sums, state, x, key, num_samples, sigma, first, last, mesh
         ),

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aae_jax import data, parallel, records, terminal
+from aae_jax import data, parallel, processes, records, terminal
 from aae_jax.errors import UserError
 from aae_jax.priors import check_prior
 from aae_jax.spec import Settings, Spec, parse_config, spec_from_config
@@ -42,11 +42,12 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
     from aae_jax.checkpoint import Checkpoints  # orbax takes seconds to import
 
     settings = parse_config(config)
-    mesh = parallel.make_mesh()
-    parallel.check_batch_size(settings.spec.train.batch_size, mesh.size)
+    devices = parallel.choose_devices(settings.parallel, settings.spec.train.batch_size)
+    mesh = parallel.make_mesh(devices)
     config_json = json.loads(config.to_json_best_effort())
     records.check(workdir, config_json)
-    dataset = data.load(settings.data)
+    with processes.first_before_others("data"):
+        dataset = data.load(settings.data)
     spec = spec_from_config(config, dataset.image_shape, dataset.num_classes)
     available = min(len(fold.validation["image"]) for fold in dataset.folds)
     wanted = settings.evaluation.num_validation
@@ -83,13 +84,16 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
             state = checkpoints.restore(state)
         if mode in ("run", "train"):
             state = _train(state, train, settings, mesh, checkpoints, signals, workdir)
-    if signals.received:
-        _exit_interrupted(state, signals.received, workdir)
+        signals.ask()
+    if signals.to_obey():
+        _exit_interrupted(state, signals.to_obey(), workdir)
     if mode == "evaluate" or (mode == "run" and not _is_evaluated(state, settings, workdir)):
         _evaluate(state, dataset, settings, jax.random.fold_in(key, 1), mesh, workdir)
-    if mode == "figures" or (mode == "run" and not _is_drawn(state, workdir)):
-        _draw(state, dataset, jax.random.fold_in(key, 2), workdir)
-    _summarise(state, workdir)
+    if processes.is_first():  # pictures are small: one device draws them
+        if mode == "figures" or (mode == "run" and not _is_drawn(state, workdir)):
+            alone = processes.own_copy(state)
+            _draw(alone, dataset, jax.random.fold_in(key, 2), workdir)
+        _summarise(state, workdir)
 
 
 def load_state(workdir: str) -> TrainState:
@@ -123,13 +127,13 @@ def _train(state, train, settings, mesh, checkpoints, signals, workdir) -> Train
     spec, every = state.spec, settings.run.checkpoint_every
     step, num_steps = int(state.step), spec.train.num_steps
     if step >= num_steps:
-        print(f"training is finished: {step} steps", flush=True)
+        terminal.say(f"training is finished: {step} steps")
         return state
     advance = _stepper(state, train, settings, mesh)
     log = records.MetricsLog(workdir, step)
     records.remove_stale(workdir)
     if step:
-        print(f"going on from step {step}", flush=True)
+        terminal.say(f"going on from step {step}")
     before, start = log.seconds, time.monotonic()
     pending = None  # metrics of the dispatch under way; read while the next one runs
     with terminal.Progress(num_steps) as progress:
@@ -141,16 +145,18 @@ def _train(state, train, settings, mesh, checkpoints, signals, workdir) -> Train
         while step < num_steps:
             size = settings.run.steps_per_dispatch
             size = min(size - step % size, num_steps - step)
+            signals.ask()  # before the dispatch, so that the answer need not wait for its end
             state, metrics = advance(state, size)
             flush()
+            stop = signals.to_obey()
             step += size
             pending = (step, metrics, lambda: before + time.monotonic() - start)
-            if step // every > (step - size) // every or step == num_steps or signals.received:
+            if step // every > (step - size) // every or step == num_steps or stop:
                 flush()  # raises where a loss is not finite, before that state is saved
                 pending = None
                 _check_finite(state, workdir)
                 checkpoints.save(state)
-            if signals.received:
+            if stop:
                 break
     log.close()
     return state
@@ -158,10 +164,13 @@ def _train(state, train, settings, mesh, checkpoints, signals, workdir) -> Train
 
 def _stepper(state, train, settings, mesh):
     """(state, number of steps) → (state, metrics), from images on the device or streamed to it."""
-    sharding = parallel.split(mesh)
+    sharding, devices = parallel.split(mesh), list(mesh.devices.flat)
+    pmap = settings.parallel.runner == "pmap"
     if not _is_streamed(train["image"], settings):
         train = {name: np.asarray(values) for name, values in train.items()}
-        on_device = jax.device_put(train, parallel.replicated(mesh))
+        on_device = parallel.replicate(train, mesh)
+        if pmap:
+            return lambda state, size: parallel.pmap_train_steps(state, on_device, size, devices)
         return lambda state, size: train_steps(state, on_device, size, batch_sharding=sharding)
     from aae_jax.data import streaming
 
@@ -184,13 +193,17 @@ def _stepper(state, train, settings, mesh):
         while size:
             batches = list(itertools.islice(source, min(size, per_call)))
             size -= len(batches)
-            batches = {
-                name: jax.make_array_from_process_local_data(
-                    parallel.split_batches(mesh), np.stack([batch[name] for batch in batches])
-                )
-                for name in train
-            }
-            state, found = train_batches(state, batches, batch_sharding=sharding)
+            batches = {name: np.stack([batch[name] for batch in batches]) for name in train}
+            if pmap:
+                state, found = parallel.pmap_train_batches(state, batches, devices)
+            else:
+                batches = {
+                    name: jax.make_array_from_process_local_data(
+                        parallel.split_batches(mesh), values
+                    )
+                    for name, values in batches.items()
+                }
+                state, found = train_batches(state, batches, batch_sharding=sharding)
             metrics.append(found)
         return state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *metrics)
 
@@ -226,10 +239,9 @@ def _check_finite(state, workdir):
 
 
 def _exit_interrupted(state, signum, workdir):
-    print(
+    terminal.say(
         f"interrupted at step {int(state.step)} of {state.spec.train.num_steps}, saved in "
-        f"{workdir}: the same command goes on from there",
-        flush=True,
+        f"{workdir}: the same command goes on from there"
     )
     raise SystemExit(128 + signum)
 
@@ -237,7 +249,7 @@ def _exit_interrupted(state, signum, workdir):
 def _evaluate(state, dataset, settings: Settings, key, mesh, workdir) -> None:
     from aae_jax import evaluation  # compiled code that training alone does not need
 
-    print(f"scoring with {settings.evaluation.num_samples} samples", flush=True)
+    terminal.say(f"scoring with {settings.evaluation.num_samples} samples")
     start = time.monotonic()
     with terminal.Signals() as signals:
         scores = evaluation.evaluate(
@@ -249,9 +261,8 @@ def _evaluate(state, dataset, settings: Settings, key, mesh, workdir) -> None:
             lambda one_pass: _run_pass(one_pass, signals, workdir),
         )
         if scores["parzen/sigma_on_grid_edge"]:
-            print(
-                f"warning: σ = {scores['parzen/sigma']:.4g} lies on the edge of evaluation.sigmas",
-                flush=True,
+            terminal.say(
+                f"warning: σ = {scores['parzen/sigma']:.4g} lies on the edge of evaluation.sigmas"
             )
         results = {
             "data": settings.data.name,
@@ -261,14 +272,16 @@ def _evaluate(state, dataset, settings: Settings, key, mesh, workdir) -> None:
             "evaluation_seconds": time.monotonic() - start,
             **scores,
             "evaluation": _evaluation_fields(settings),
-            "devices": [str(device.device_kind) for device in jax.devices()],
+            "devices": [str(device.device_kind) for device in mesh.devices.flat],
             "jax": jax.__version__,
         }
         records.write_json(os.path.join(workdir, "results.json"), results)
-        shutil.rmtree(records.partial_directory(workdir), ignore_errors=True)
-    if signals.received:
-        print(f"interrupted after scoring: {workdir} holds the scores", flush=True)
-        raise SystemExit(128 + signals.received)
+        if processes.is_first():
+            shutil.rmtree(records.partial_directory(workdir), ignore_errors=True)
+        signals.ask()
+    if signals.to_obey():
+        terminal.say(f"interrupted after scoring: {workdir} holds the scores")
+        raise SystemExit(128 + signals.to_obey())
 
 
 def _run_pass(one_pass, signals, workdir):
@@ -283,9 +296,10 @@ def _run_pass(one_pass, signals, workdir):
     def samples(rounds):
         return min(rounds * one_pass.samples_per_round, total)
 
-    done, sums = records.read_partial(path) or (0, one_pass.empty)
+    done, sums = processes.from_first(records.read_partial(path) or (0, one_pass.empty))
+    done = int(done)
     if done:
-        print(f"{one_pass.label}: going on from sample {samples(done)}", flush=True)
+        terminal.say(f"{one_pass.label}: going on from sample {samples(done)}")
     size = 1
     begun = saved = time.monotonic()
     with terminal.Progress(total, "sample", one_pass.label) as progress:
@@ -293,23 +307,25 @@ def _run_pass(one_pass, signals, workdir):
             before = time.monotonic()
             count = min(size, one_pass.num_rounds - done)
             sums = jax.block_until_ready(one_pass.add(sums, done, done + count))
-            now = time.monotonic()
             done += count
-            size = max(1, min(2 * size, int(count * _DISPATCH_SECONDS / (now - before))))
+            now = time.monotonic()
+            signals.ask()
+            # The clocks of several processes differ, and all must do the same.
+            took, unsaved = processes.agree([now - before, now - saved])
+            size = max(1, min(2 * size, int(count * _DISPATCH_SECONDS / took)))
             if now - begun > _QUIET_SECONDS:
                 progress.show(samples(done))
-            if now - saved > _SAVE_SECONDS or signals.received:
-                records.write_partial(path, done, sums)
+            if unsaved > _SAVE_SECONDS or signals.to_obey():
+                records.write_partial(path, done, processes.whole(sums))
                 saved = now
-            if signals.received:
+            if signals.to_obey():
                 break
-    if signals.received:
-        print(
+    if signals.to_obey():
+        terminal.say(
             f"interrupted at sample {samples(done)} of {total} ({one_pass.label}), saved in "
-            f"{workdir}: the same command goes on from there",
-            flush=True,
+            f"{workdir}: the same command goes on from there"
         )
-        raise SystemExit(128 + signals.received)
+        raise SystemExit(128 + signals.to_obey())
     return sums
 
 
@@ -335,7 +351,7 @@ def figure_files(spec: Spec) -> tuple[str, ...]:
 def _draw(state, dataset, key, workdir) -> None:
     from aae_jax import figures  # matplotlib takes as long to import as JAX
 
-    print("drawing", flush=True)
+    terminal.say("drawing")
     keys = jax.random.split(key, 6)
     test = dataset.test
     drawn = {
@@ -372,14 +388,16 @@ def _summarise(state, workdir) -> None:
     if drawn:
         lines.append(f"  figures/       {', '.join(drawn)}")
     lines.append("  metrics.jsonl, tensorboard/, checkpoints/, config.json")
-    print("\n".join(lines), flush=True)
+    terminal.say("\n".join(lines))
 
 
 def _is_evaluated(state, settings, workdir):
     results = records.read_json(os.path.join(workdir, "results.json")) or {}
-    return results.get("steps") == int(state.step) and results.get(
+    missing = results.get("steps") != int(state.step) or results.get(
         "evaluation"
-    ) == _evaluation_fields(settings)
+    ) != _evaluation_fields(settings)
+    # Where one process does not see the file yet, all score again.
+    return not processes.agree([missing])[0]
 
 
 def _is_drawn(state, workdir):

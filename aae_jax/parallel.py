@@ -1,32 +1,74 @@
 """The training step over several devices: `jit` over a data mesh, or `pmap`.
 
-Both compute the same function of the same global batch as one device does.
+All compute the same function of the same global batch as one device does.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aae_jax.errors import UserError
 from aae_jax.priors import PriorSample
+from aae_jax.spec import ParallelSpec
 from aae_jax.train_state import TrainState
-from aae_jax.training import train_step
+from aae_jax.training import train_batches, train_step, train_steps
 
 DATA_AXIS = "data"
 
 
+def _all_devices():
+    return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+
+
+def choose_devices(spec: ParallelSpec, batch_size: int) -> list[jax.Device]:
+    """The devices that `config.parallel` asks for.
+
+    Raises:
+        UserError: there are not as many, the batch does not divide over them, or several processes
+            can't do what is asked.
+    """
+    devices = _all_devices()
+    wanted = len(devices) if spec.num_devices is None else spec.num_devices
+    if wanted > len(devices):
+        raise UserError(f"parallel.num_devices is {wanted}: there are {len(devices)}")
+    if jax.process_count() > 1:
+        if wanted != len(devices):
+            raise UserError(
+                f"parallel.num_devices is {wanted}: {jax.process_count()} processes use all of "
+                f"their {len(devices)}; leave it out"
+            )
+        if spec.runner == "pmap":
+            raise UserError(
+                f"parallel.runner is 'pmap', which takes one process: there are "
+                f"{jax.process_count()}; use 'jit'"
+            )
+    check_batch_size(batch_size, wanted)
+    return devices[:wanted]
+
+
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     """A 1-D mesh of the given devices, or of all there are, along which batches are split."""
-    devices = jax.devices() if devices is None else devices
-    return jax.make_mesh(
-        (len(devices),), (DATA_AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices
-    )
+    # Not jax.make_mesh, which may reorder: the rows of a process must lie together.
+    devices = _all_devices() if devices is None else devices
+    return Mesh(np.array(devices), (DATA_AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same array on every device: states, and data sets that live on the device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def replicate(tree, mesh: Mesh):
+    """The same host arrays on every device of every process; each process gives all of them."""
+
+    def put(value):
+        value = np.asarray(value)
+        return jax.make_array_from_process_local_data(replicated(mesh), value, value.shape)
+
+    return jax.tree.map(put, tree)
 
 
 def split(mesh: Mesh) -> NamedSharding:
@@ -43,30 +85,71 @@ def check_batch_size(batch_size: int, num_devices: int) -> None:
     """Raises `UserError` unless the global batch divides evenly."""
     if batch_size % num_devices:
         raise UserError(
-            f"train.batch_size is {batch_size}: it must be a multiple of the {num_devices} devices"
+            f"train.batch_size is {batch_size}: it must be a multiple of the {num_devices} devices "
+            "(parallel.num_devices takes fewer)"
         )
 
 
-@functools.partial(
-    jax.pmap, axis_name=DATA_AXIS, in_axes=(None, 0, 0), out_axes=(None, None)
-)  # fmt: skip
-def _pmapped(state, batch, prior_sample):
-    return train_step(state, batch, prior_sample, axis_name=DATA_AXIS)
+@functools.cache
+def _pmapped(function, in_axes, devices, **static):
+    def mapped(_, *arguments):
+        return function(*arguments, axis_name=DATA_AXIS, **static)
+
+    mapped = jax.pmap(
+        mapped, axis_name=DATA_AXIS, in_axes=(0, *in_axes), out_axes=(None, None), devices=devices
+    )
+    # pmap wants an argument that is mapped, and a data set is on every device whole.
+    return functools.partial(mapped, np.arange(len(devices)))
 
 
 def pmap_train_step(
-    state: TrainState, batch: dict[str, jax.Array], prior_sample: PriorSample
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    prior_sample: PriorSample,
+    devices: Sequence[jax.Device] | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """`train_step` under `jax.pmap` on all local devices; the arguments are the global ones.
+    """`train_step` under `jax.pmap`; the arguments are the global ones, the state is not stacked.
 
-    `jax.pmap` is in maintenance: prefer `jit` over a mesh. The state is not stacked.
+    `jax.pmap` is in maintenance: prefer `jit` over a mesh.
+
+    Args:
+        state, batch, prior_sample: as `train_step`.
+        devices: of this process; None for all of them.
 
     Raises:
         UserError: the batch does not divide over the devices.
     """
-    num_devices = jax.local_device_count()
-    check_batch_size(batch["image"].shape[0], num_devices)
+    devices = _own_devices(devices, batch["image"].shape[0])
     batch, prior_sample = jax.tree.map(
-        lambda v: v.reshape(num_devices, -1, *v.shape[1:]), (batch, prior_sample)
+        lambda v: v.reshape(len(devices), -1, *v.shape[1:]), (batch, prior_sample)
     )
-    return _pmapped(state, batch, prior_sample)
+    return _pmapped(train_step, (None, 0, 0), devices)(state, batch, prior_sample)
+
+
+def pmap_train_steps(
+    state: TrainState,
+    dataset: dict[str, jax.Array],
+    num_steps: int,
+    devices: Sequence[jax.Device] | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """`train_steps` under `jax.pmap`: as `pmap_train_step`, with the data set on every device."""
+    devices = _own_devices(devices, state.spec.train.batch_size)
+    step = _pmapped(train_steps, (None, None), devices, num_steps=num_steps)
+    return step(state, dataset)
+
+
+def pmap_train_batches(
+    state: TrainState,
+    batches: dict[str, jax.Array],
+    devices: Sequence[jax.Device] | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """`train_batches` under `jax.pmap`: as `pmap_train_step`, of batches [K, B, …]."""
+    devices = _own_devices(devices, batches["image"].shape[1])
+    batches = jax.tree.map(lambda v: v.reshape(v.shape[0], len(devices), -1, *v.shape[2:]), batches)
+    return _pmapped(train_batches, (None, 1), devices)(state, batches)
+
+
+def _own_devices(devices, batch_size):
+    devices = tuple(jax.local_devices() if devices is None else devices)
+    check_batch_size(batch_size, len(devices))
+    return devices

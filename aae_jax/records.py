@@ -1,4 +1,7 @@
-"""What a run keeps in its directory beside the checkpoints: JSON, metrics, TensorBoard events."""
+"""What a run keeps in its directory beside the checkpoints: JSON, metrics, TensorBoard events.
+
+Of several processes only the first writes; all read.
+"""
 
 import contextlib
 import json
@@ -9,11 +12,11 @@ import zlib
 
 import numpy as np
 
-from aae_jax import parzen
+from aae_jax import parzen, processes
 from aae_jax.errors import UserError
 
 # Fields that may change between two starts in one workdir: they don't touch the training.
-_FREE = ("evaluation.", "run.", "data.data_dir", "data.manual_dir", "data.fold")
+_FREE = ("evaluation.", "parallel.", "run.", "data.data_dir", "data.manual_dir", "data.fold")
 
 
 def check(workdir, config_json):
@@ -52,6 +55,8 @@ def _flatten(tree, prefix=""):
 
 def remove_stale(workdir):
     """Scores and pictures of an earlier step must not pass for those of the finished model."""
+    if not processes.is_first():
+        return
     with contextlib.suppress(FileNotFoundError):
         os.remove(os.path.join(workdir, "results.json"))
     shutil.rmtree(partial_directory(workdir), ignore_errors=True)
@@ -69,8 +74,10 @@ class MetricsLog:
         self.seconds = kept[-1]["seconds"] if kept else 0.0
         path = self._path(workdir)
         write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = open(path, "a")
-        self._events = SummaryWriter(os.path.join(workdir, "tensorboard"), purge_step=step + 1)
+        self._writes = processes.is_first()
+        if self._writes:
+            self._file = open(path, "a")
+            self._events = SummaryWriter(os.path.join(workdir, "tensorboard"), purge_step=step + 1)
 
     def write(self, step, metrics, seconds) -> dict[str, float]:
         """Waits for the metrics of a dispatch that ended at `step`; `seconds` is then called."""
@@ -86,6 +93,8 @@ class MetricsLog:
         line = {name: float(values.mean()) for name, values in sorted(metrics.items())}
         # The kurtosis of a code that has collapsed to a point; JSON has no NaN.
         line = {name: value if np.isfinite(value) else None for name, value in line.items()}
+        if not self._writes:
+            return line
         self._file.write(json.dumps({"step": step, "seconds": seconds(), **line}) + "\n")
         self._file.flush()
         for name, value in line.items():
@@ -94,8 +103,9 @@ class MetricsLog:
         return line
 
     def close(self):
-        self._file.close()
-        self._events.close()
+        if self._writes:
+            self._file.close()
+            self._events.close()
 
     @staticmethod
     def _path(workdir):
@@ -132,6 +142,8 @@ def read_json(path):
 
 
 def write_atomically(path, text):
+    if not processes.is_first():
+        return
     with open(path + ".part", "w") as file:
         file.write(text)
     os.replace(path + ".part", path)
@@ -143,6 +155,8 @@ def partial_directory(workdir):
 
 
 def write_partial(path, done, sums):
+    if not processes.is_first():
+        return
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path + ".part", "wb") as file:
         np.savez(file, done=done, nearest=sums.nearest, total=sums.total)

@@ -25,6 +25,7 @@ OUTPUTS = ("sigmoid", "linear")
 OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("constant", "cosine", "piecewise")
 PARAM_DTYPES = ("float32", "float64")
+RUNNERS = ("jit", "pmap")
 COMPUTE_DTYPES = ("float32", "float64", "bfloat16")
 
 
@@ -335,6 +336,20 @@ class DataSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class ParallelSpec:
+    """Over which devices each batch is split, and how: see `aae_jax.parallel`."""
+
+    runner: str = "jit"  # over a mesh of the devices; or "pmap", in one process
+    num_devices: int | None = None  # None: all
+
+    def __post_init__(self):
+        _check_types(self, "parallel")
+        _check_choice("parallel.runner", self.runner, RUNNERS)
+        if self.num_devices is not None:
+            _check_positive("parallel.num_devices", self.num_devices)
+
+
+@dataclasses.dataclass(frozen=True)
 class RunSpec:
     """How often the training loop comes back to the host."""
 
@@ -376,6 +391,7 @@ class Settings:
     seed: int
     spec: Spec
     data: DataSpec
+    parallel: ParallelSpec
     run: RunSpec
     evaluation: EvaluationSpec
 
@@ -419,6 +435,7 @@ def parse_config(config: Mapping[str, Any]) -> Settings:
         "prior",
         "optimizer",
         "train",
+        "parallel",
         "run",
         "evaluation",
     }
@@ -448,6 +465,7 @@ def parse_config(config: Mapping[str, Any]) -> Settings:
         seed=seed,
         spec=spec,
         data=data,
+        parallel=_section(config, "parallel", ParallelSpec),
         run=_section(config, "run", RunSpec),
         evaluation=_section(config, "evaluation", EvaluationSpec),
     )

@@ -1,10 +1,23 @@
-"""What somebody at the terminal sees of a run, and how he stops it."""
+"""What somebody at the terminal sees of a run, and how he stops it.
+
+Of several processes only the first prints.
+"""
 
 import contextlib
 import os
 import signal
 import sys
 import time
+
+import jax
+
+from aae_jax import processes
+
+
+def say(text: str) -> None:
+    """Prints at once."""
+    if processes.is_first():
+        print(text, flush=True)
 
 
 class Progress:
@@ -25,6 +38,8 @@ class Progress:
             self._bar.close()
 
     def show(self, done, metrics=None):
+        if not processes.is_first():
+            return
         losses = {
             name.removeprefix("loss/"): f"{value:.3g}"
             for name, value in (metrics or {}).items()
@@ -57,11 +72,15 @@ class Progress:
                     f"{(self._total - done) / rate:.0f} s left",
                 ]
             shown = ", ".join(f"{name} {value}" for name, value in losses.items())
-            print(", ".join(parts) + (f", loss: {shown}" if shown else ""), flush=True)
+            say(", ".join(parts) + (f", loss: {shown}" if shown else ""))
 
 
 class Signals:
-    """Notes SIGINT and SIGTERM, so that the loop can save first; a second one acts at once."""
+    """Notes SIGINT and SIGTERM, so that the loop can save first; a second one acts at once.
+
+    Several processes must stop at the same step, whichever of them got the signal: they `ask` at
+    the same points, and then obey what `to_obey` says.
+    """
 
     def __enter__(self):
         self.received = 0
@@ -69,12 +88,21 @@ class Signals:
         # Python delivers signals to its main thread only, and only there may handlers be set.
         with contextlib.suppress(ValueError):
             for signum in (signal.SIGINT, signal.SIGTERM):
-                self._previous[signum] = signal.signal(signum, self._note)
+                # None where a library set it, not Python.
+                self._previous[signum] = signal.signal(signum, self._note) or signal.SIG_DFL
         return self
 
     def __exit__(self, *exception):
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
+
+    def ask(self):
+        """Starts to find out which signal any process has received; no device waits for it."""
+        self._asked = processes.agree([self.received])
+
+    def to_obey(self) -> int:
+        """The number of the signal to stop for, or 0."""
+        return self.received if jax.process_count() == 1 else int(self._asked[0])
 
     def _note(self, signum, frame):
         del frame

@@ -84,13 +84,14 @@ def train_step(
     return state, phases.moments(metrics)
 
 
-@functools.partial(jax.jit, static_argnames=("num_steps", "batch_sharding"))
+@functools.partial(jax.jit, static_argnames=("num_steps", "batch_sharding", "axis_name"))
 def train_steps(
     state: TrainState,
     dataset: dict[str, jax.Array],
     num_steps: int,
     *,
     batch_sharding: jax.sharding.Sharding | None = None,
+    axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Runs many training steps in one dispatch, shuffling and drawing the prior on the device.
 
@@ -102,6 +103,7 @@ def train_steps(
         dataset: `{"image": [N, H, W, C] uint8 or f32 in [0, 1], "label": i32[N]}`, on the device.
         num_steps: K; static.
         batch_sharding: how to split each batch over devices (`aae_jax.parallel`); static.
+        axis_name: the mapped axis whose members each take their share of every batch (`pmap`).
 
     Returns:
         The state after, and metrics f[K].
@@ -113,8 +115,9 @@ def train_steps(
         raise UserError(f"num_steps is {num_steps}: it must be positive")
 
     def body(state, rows):
+        rows = _own_rows(rows, axis_name)
         batch = {name: values[rows] for name, values in dataset.items()}
-        return _draw_and_step(state, batch, batch_sharding)
+        return _draw_and_step(state, batch, batch_sharding, axis_name)
 
     rows = epoch_rows(
         state.rng, state.step, num_steps, state.spec.train.batch_size, dataset["image"].shape[0]
@@ -122,12 +125,13 @@ def train_steps(
     return jax.lax.scan(body, state, rows)
 
 
-@functools.partial(jax.jit, static_argnames="batch_sharding")
+@functools.partial(jax.jit, static_argnames=("batch_sharding", "axis_name"))
 def train_batches(
     state: TrainState,
     batches: dict[str, jax.Array],
     *,
     batch_sharding: jax.sharding.Sharding | None = None,
+    axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """`train_steps` for data that are streamed: the batches come from outside.
 
@@ -135,31 +139,46 @@ def train_batches(
         state: the state before.
         batches: `{"image": [K, B, H, W, C] uint8 or f32 in [0, 1], "label": i32[K, B]}`.
         batch_sharding: how each batch is split over devices (`aae_jax.parallel`); static.
+        axis_name: the mapped axis whose members hold a share of every batch (`pmap`).
 
     Returns:
         The state after, and metrics f[K].
     """
     return jax.lax.scan(
-        lambda state, batch: _draw_and_step(state, batch, batch_sharding), state, batches
+        lambda state, batch: _draw_and_step(state, batch, batch_sharding, axis_name), state, batches
     )
 
 
-def _draw_and_step(state, batch, batch_sharding):
+def _own_rows(values, axis_name):
+    """Those of [B, …] that belong to this member of the mapped axis; all where there is none."""
+    if axis_name is None:
+        return values
+
+    def own(value):
+        share = value.shape[0] // jax.lax.axis_size(axis_name)
+        return jax.lax.dynamic_slice_in_dim(value, jax.lax.axis_index(axis_name) * share, share)
+
+    return jax.tree.map(own, values)
+
+
+def _draw_and_step(state, batch, batch_sharding, axis_name):
     spec = state.spec
+    label = batch["label"]
+    if axis_name is not None:  # the prior sample is drawn for the whole batch, as on one device
+        label = jax.lax.all_gather(label, axis_name, tiled=True)
     # "The positive samples fed for unlabeled examples come from the full mixture."
     selects = spec.model.label_in_discriminator and spec.prior.has_components
     key = _stream(state.rng, _PRIOR, state.step)
-    prior_sample = sample_prior(
-        spec, key, batch["label"].shape[0], batch["label"] if selects else None
-    )
+    prior_sample = sample_prior(spec, key, label.shape[0], label if selects else None)
     if spec.model.label_in_discriminator and not selects:
         # Every label's component is the whole prior.
-        prior_sample = prior_sample._replace(label=batch["label"])
+        prior_sample = prior_sample._replace(label=label)
+    prior_sample = _own_rows(prior_sample, axis_name)
     if batch_sharding is not None:
         batch, prior_sample = jax.lax.with_sharding_constraint(
             (batch, prior_sample), batch_sharding
         )
-    return train_step(state, batch, prior_sample)
+    return train_step(state, batch, prior_sample, axis_name=axis_name)
 
 
 def epoch_rows(

@@ -63,6 +63,10 @@ def get_config() -> config_dict.ConfigDict:
     config.train.batch_size = 100
     config.train.input_noise = 0.0
 
+    config.parallel = config_dict.ConfigDict()
+    config.parallel.runner = "jit"  # or "pmap"
+    config.parallel.num_devices = config_dict.placeholder(int)  # None: all; batches are split
+
     config.run = config_dict.ConfigDict()
     config.run.steps_per_dispatch = 100  # then metrics are written and signals are heeded
     config.run.checkpoint_every = 1_000  # steps

@@ -1,4 +1,4 @@
-"""Four fake devices for every test, and where the real data may lie."""
+"""Eight fake devices for every test, and where the real data may lie."""
 
 import os
 import pathlib
@@ -6,7 +6,7 @@ import sys
 
 # Before JAX is imported.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -1,5 +1,8 @@
 """A model and data small enough for every test."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -38,6 +41,65 @@ def make_dataset(num_examples=20, seed=0):
         "image": jnp.asarray(rng.integers(0, 256, (num_examples, *SHAPE), dtype=np.uint8)),
         "label": jnp.asarray(rng.integers(0, 10, num_examples, dtype=np.int32)),
     }
+
+
+def partly_labelled():
+    dataset = make_dataset()
+    return {**dataset, "label": jnp.where(jnp.arange(20) < 12, -1, dataset["label"])}
+
+
+MIXTURE = {"name": "gaussian_mixture", "radius": 3.0, "radial_std": 1.0, "tangential_std": 0.3}
+LABELS = {
+    "no labels": {},
+    "labels in the discriminator": {"label_in_discriminator": True},
+    "labels in the decoder": {"label_in_decoder": True},
+}
+# Every algorithm, posterior and way of using labels.
+MODELS = {
+    f"aae, {posterior}, {how}": {
+        "model": {"posterior": posterior, **fields},
+        "prior": MIXTURE if "label_in_discriminator" in fields else {},
+    }
+    for posterior in ("deterministic", "gaussian", "universal")
+    for how, fields in LABELS.items()
+} | {
+    f"vae, {prior.get('name', 'gaussian')} prior, {how}": {
+        "algorithm": "vae",
+        "model": {"posterior": "gaussian", **LABELS[how]},
+        "prior": prior,
+    }
+    for prior, how in (
+        ({}, "no labels"),
+        ({}, "labels in the decoder"),
+        (MIXTURE, "no labels"),
+    )
+}
+
+# The same program as on a mesh: each algorithm, posterior and way of using labels once.
+IN_TWO_PROCESSES = (
+    "aae, deterministic, labels in the discriminator",
+    "aae, gaussian, labels in the decoder",
+    "aae, universal, no labels",
+    "vae, gaussian prior, no labels",
+)
+
+
+def start_of(name):
+    """The state at step 0 of one of `MODELS`, in double precision and with input noise."""
+    spec = make_spec("float64", input_noise=0.1, **MODELS[name])
+    return aae.create_train_state(spec, jax.random.key(0))
+
+
+@functools.cache
+def twenty_steps_of(name):
+    """(state, metrics) after 20 steps on one device."""
+    return train_compiled_fast(start_of(name), partly_labelled(), 20)
+
+
+def train_compiled_fast(state, dataset, num_steps, **static):
+    """`train_steps`; LLVM's optimiser takes half of the time of tests that run 20 steps."""
+    lowered = aae.train_steps.lower(state, dataset, num_steps, **static)
+    return lowered.compile({"xla_backend_optimization_level": 0})(state, dataset)
 
 
 def streamed_settings():

@@ -57,7 +57,7 @@ def test_restored_where_the_given_state_lies(tmp_path):
         )
         restored = checkpoints.restore(create(make_spec(), jax.random.key(9)))
     kernel = restored.params["encoder"]["Dense_0"]["kernel"]
-    assert len(kernel.sharding.device_set) == 4
+    assert len(kernel.sharding.device_set) == 8
     chex.assert_trees_all_equal(jax.device_get(words(restored)), jax.device_get(words(trained())))
 
 

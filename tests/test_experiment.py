@@ -26,6 +26,7 @@ def small_config(**overrides):
         config.model[f"{network}_hidden"] = (16, 16)
     config.train.num_steps = STEPS
     config.train.batch_size = 20
+    config.parallel.num_devices = 4
     config.run.steps_per_dispatch = 4
     config.run.checkpoint_every = 10
     config.evaluation.num_samples = 200

@@ -47,6 +47,12 @@ def launch(cwd, *arguments):
         (["--mode=fly"], r"--mode=fly.*<run\|train\|evaluate\|figures>"),
         (["--confg=x"], "confg"),
         (["digits"], "'digits' is not a flag"),
+        (["--num_processes=2"], "--coordinator_address and --process_id missing"),
+        (
+            ["--coordinator_address=localhost:1", "--num_processes=2", "--process_id=2"],
+            "--process_id is 2: it must be 0 … 1",
+        ),
+        (["--config.parallel.num_devices=2"], "parallel.num_devices is 2: there are 1"),
         (["--mode=evaluate"], "no checkpoint in 'runs/digits': train first"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

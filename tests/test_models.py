@@ -8,13 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference import forward
-from small import make_dataset, make_spec
+from small import MIXTURE, make_dataset, make_spec, partly_labelled
 
 import aae_jax as aae
-from aae_jax import losses, networks, parallel, phases
+from aae_jax import losses, networks, phases
 from aae_jax.train_state import row_keys, to_inputs
 
-MIXTURE = {"name": "gaussian_mixture", "radius": 3.0, "radial_std": 1.0, "tangential_std": 0.3}
 MODELS = {
     "gaussian": {"model": {"posterior": "gaussian"}},
     "universal": {"model": {"posterior": "universal"}},
@@ -24,11 +23,6 @@ MODELS = {
     "vae": {"algorithm": "vae", "model": {"posterior": "gaussian"}},
     "vae_mixture": {"algorithm": "vae", "model": {"posterior": "gaussian"}, "prior": MIXTURE},
 }
-
-
-def partly_labelled():
-    dataset = make_dataset()
-    return {**dataset, "label": jnp.where(jnp.arange(20) < 12, -1, dataset["label"])}
 
 
 def state_of(name, **kwargs):
@@ -46,31 +40,6 @@ def test_every_model_trains_and_generates(name):
         assert np.isfinite(values).all()
     samples = aae.generate(state, jax.random.key(1), 7)
     assert samples.shape == (7, 3, 4, 1) and (samples >= 0).all() and (samples <= 1).all()
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_every_model_is_the_same_however_it_is_split(x64, name):
-    """Plain jit, four devices by mesh, four by pmap: float64, 1e-9 after 20 steps."""
-    start = state_of(name, dtype="float64", input_noise=0.1)
-    dataset = partly_labelled()
-    expected, _ = aae.train_steps(start, dataset, 20)
-    mesh = parallel.make_mesh()
-    sharded, _ = aae.train_steps(
-        *jax.device_put((start, dataset), parallel.replicated(mesh)),
-        20,
-        batch_sharding=parallel.split(mesh),
-    )
-    chex.assert_trees_all_close(sharded.params, expected.params, rtol=0, atol=1e-9)
-
-    batch = {name: values[:8] for name, values in dataset.items()}
-    prior_sample = aae.sample_prior(start.spec, jax.random.key(3), 8)
-    single = mapped = start
-    step = jax.jit(aae.train_step)
-    for _ in range(20):
-        single, single_metrics = step(single, batch, prior_sample)
-        mapped, mapped_metrics = aae.pmap_train_step(mapped, batch, prior_sample)
-    chex.assert_trees_all_close(mapped.params, single.params, rtol=0, atol=1e-9)
-    chex.assert_trees_all_close(mapped_metrics, single_metrics, rtol=0, atol=1e-9)
 
 
 # Posteriors (section 2).

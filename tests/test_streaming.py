@@ -1,17 +1,11 @@
 """Streamed batches are those of data on the device."""
 
-import socket
-import subprocess
-import sys
-
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT
-from small import SHAPE, make_dataset, make_spec, streamed_settings
+from small import SHAPE, make_dataset, make_spec
 
 import aae_jax as aae
-from aae_jax import data
 from aae_jax.data import LazyImages, streaming
 from aae_jax.training import epoch_rows
 
@@ -72,52 +66,3 @@ def test_an_image_that_can_not_be_read_stops_the_stream_with_its_own_words():
     dataset["image"] = LazyImages(read, 20, SHAPE)
     with pytest.raises(aae.UserError, match="'cat.png' is damaged"):
         next(streaming.batches(dataset, jax.random.key(0), 0, 5, BATCH))
-
-
-TWO_PROCESSES = """
-import os, sys
-process, port, where = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
-import jax, numpy as np
-jax.config.update("jax_enable_x64", True)
-jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=process)
-import aae_jax as aae
-from aae_jax import data, experiment, parallel
-sys.path.insert(0, "tests")
-from small import streamed_settings
-settings = streamed_settings()
-train = data.load(settings.data).train
-images, asked = train["image"], []
-def read(rows):
-    asked.append(len(rows))
-    return (255 * images[rows]).astype(np.uint8)
-train["image"] = data.LazyImages(read, len(images), (8, 8, 1))
-mesh = parallel.make_mesh()
-assert mesh.size == 4 and jax.process_count() == 2
-create = jax.jit(aae.create_train_state, static_argnums=0, out_shardings=parallel.replicated(mesh))
-state = create(settings.spec, jax.random.key(0))
-state, metrics = experiment._stepper(state, train, settings, mesh)(state, 20)
-assert set(asked) == {10}, asked  # each process reads half of a batch
-if process == 0:
-    leaves = map(np.asarray, jax.tree.leaves(state.params))
-    np.savez(where, *leaves)
-"""
-
-
-def test_two_processes_each_read_half_and_train_the_same(tmp_path, x64):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    path = tmp_path / "params.npz"
-    processes = [
-        subprocess.Popen([sys.executable, "-c", TWO_PROCESSES, str(i), port, path], cwd=ROOT)
-        for i in range(2)
-    ]
-    assert [process.wait(timeout=300) for process in processes] == [0, 0]
-    settings = streamed_settings()
-    train = data.load(settings.data).train
-    train["image"] = (255 * train["image"]).astype(np.uint8)
-    state, _ = aae.train_steps(aae.create_train_state(settings.spec, jax.random.key(0)), train, 20)
-    found = np.load(path)
-    for name, leaf in zip(found.files, jax.tree.leaves(state.params)):
-        np.testing.assert_allclose(found[name], leaf, rtol=0, atol=1e-9)

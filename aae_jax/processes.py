@@ -1,0 +1,157 @@
+"""One run in several processes: how they join, agree, and share the work of the host."""
+
+import contextlib
+import functools
+import importlib.util
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from aae_jax.errors import UserError
+
+
+def initialize(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Joins the processes of a run, before anything is computed; does nothing where there is one.
+
+    Without arguments it joins those that srun, Open MPI's mpirun or a TPU pod started, as
+    `jax.distributed.initialize()` finds them.
+
+    Args:
+        coordinator_address: "host:port" of process 0.
+        num_processes: how many there are.
+        process_id: which of them this is, from 0.
+
+    Raises:
+        UserError: only some of the three are given, or they make no sense.
+    """
+    given = {
+        "--coordinator_address": coordinator_address,
+        "--num_processes": num_processes,
+        "--process_id": process_id,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == len(given) and not _started_together():
+        return
+    if 0 < len(missing) < len(given):
+        raise UserError(
+            f"{' and '.join(missing)} missing: {', '.join(given)} go together, or are all left "
+            "out under srun, mpirun and on TPU pods"
+        )
+    if not missing:
+        host, _, port = coordinator_address.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+            raise UserError(
+                f"--coordinator_address is {coordinator_address!r}: it must be host:port"
+            )
+        if num_processes < 1:
+            raise UserError(f"--num_processes is {num_processes}: it must be positive")
+        if not 0 <= process_id < num_processes:
+            raise UserError(
+                f"--process_id is {process_id}: it must be 0 … {num_processes - 1}, below "
+                "--num_processes"
+            )
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        jax.distributed.initialize(coordinator_address, num_processes, process_id)
+    except ValueError as error:
+        # libtpu is installed, and there is no pod.
+        if missing and "coordinator_address should be defined" in str(error):
+            return
+        raise
+    finally:
+        # JAX would note SIGTERM and go on; `terminal.Signals` stops all processes together.
+        signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
+
+
+def _started_together() -> bool:
+    """Whether one of the launchers that `jax.distributed` knows may have started several processes.
+
+    It is asked no more than that: on one machine it would take time, and an interactive SLURM
+    shell (one task) would be left with one of its GPUs.
+    """
+    env = os.environ
+    if "SLURM_STEP_NODELIST" in env and int(env.get("SLURM_NTASKS", 1)) > 1:
+        return True
+    if "OMPI_MCA_orte_hnp_uri" in env and int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
+        return True
+    hosts = env.get("TPU_PROCESS_ADDRESSES", env.get("TPU_WORKER_HOSTNAMES"))
+    if hosts is not None:  # Google Kubernetes Engine, or notebooks with one host
+        return "," in hosts
+    return importlib.util.find_spec("libtpu") is not None  # a TPU VM asks its metadata server
+
+
+def is_first() -> bool:
+    """Whether this process writes files and prints; process 0 does."""
+    return jax.process_index() == 0
+
+
+def agree(values: Sequence[float]) -> jax.Array:
+    """The largest value that any process gives, for each of several.
+
+    A collective, which is not waited for: every process must call it at the same point.
+
+    Args:
+        values: K numbers.
+
+    Returns:
+        f32[K], the same on every process.
+    """
+    if jax.process_count() == 1:
+        return np.float32(values)
+    mesh = Mesh(np.array(jax.devices()), ("all",), axis_types=(AxisType.Auto,))
+    own = np.tile(np.float32(values), (jax.local_device_count(), 1))
+    everyones = jax.make_array_from_process_local_data(
+        NamedSharding(mesh, PartitionSpec("all")), own
+    )
+    return _largest(everyones, NamedSharding(mesh, PartitionSpec()))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _largest(values, sharding):
+    return jax.lax.with_sharding_constraint(values.max(axis=0), sharding)
+
+
+def from_first(tree: Any) -> Any:
+    """What the first process gives, on all of them; host arrays of equal shapes."""
+    return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
+
+
+def whole(tree: Any) -> Any:
+    """Host copies of arrays that may be split over processes; a collective."""
+    if jax.process_count() == 1:
+        return jax.tree.map(np.asarray, tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+@contextlib.contextmanager
+def first_before_others(name: str) -> Iterator[None]:
+    """The first process runs the body before the others: it may prepare files that all read."""
+    try:
+        if not is_first():
+            multihost_utils.sync_global_devices(name)
+        yield
+    finally:  # where it fails, the others may find out by themselves
+        if is_first():
+            multihost_utils.sync_global_devices(name)
+
+
+def own_copy(tree: Any) -> Any:
+    """Replicated arrays as arrays on one device of this process, to compute with apart."""
+
+    def own(leaf):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            words = np.asarray(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
+        return jax.device_put(leaf.addressable_data(0), jax.local_devices()[0])
+
+    return jax.tree.map(own, tree)

@@ -1,0 +1,370 @@
+"""One training, however it is split: one device, a mesh, pmap, several processes; and restarts."""
+
+import dataclasses
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+import chex
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+from small import (
+    MODELS,
+    partly_labelled,
+    start_of,
+    streamed_settings,
+    train_compiled_fast,
+    twenty_steps_of,
+)
+from test_experiment import STEPS, final_arrays, metrics, results, small_config
+
+import aae_jax as aae
+from aae_jax import data, experiment, parallel, processes
+from aae_jax.checkpoint import Checkpoints
+from aae_jax.errors import UserError
+from aae_jax.spec import ParallelSpec
+
+
+# In float64, because Adam amplifies rounding.
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_mesh_and_pmap_train_every_model_as_one_device_does(x64, name):
+    expected, expected_metrics = twenty_steps_of(name)
+    devices = jax.devices()
+    assert len(devices) == 8
+    mesh = parallel.make_mesh()
+    state = jax.device_put(start_of(name), parallel.replicated(mesh))
+    dataset = parallel.replicate(partly_labelled(), mesh)
+    for trained, found in (
+        train_compiled_fast(state, dataset, 20, batch_sharding=parallel.split(mesh)),
+        parallel.pmap_train_steps(state, dataset, 20),
+    ):
+        assert trained.params["encoder"]["Dense_0"]["kernel"].dtype == np.float64
+        chex.assert_trees_all_close(trained.params, expected.params, rtol=0, atol=1e-9)
+        chex.assert_trees_all_close(trained.opt_state, expected.opt_state, rtol=0, atol=1e-9)
+        chex.assert_trees_all_close(found, expected_metrics, rtol=0, atol=1e-9)
+
+
+TWO_PROCESSES = """
+import os, signal, sys
+process, port, where = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+sys.path.insert(0, "tests")
+import jax, numpy as np
+from aae_jax import processes
+processes.initialize(f"localhost:{port}", 2, process)
+import aae_jax as aae
+from aae_jax import data, experiment, parallel, records
+import small
+from test_experiment import small_config
+jax.config.update("jax_enable_x64", True)
+mesh = parallel.make_mesh()
+assert mesh.size == 4 and jax.process_count() == 2
+
+def create(spec):
+    whole = parallel.replicated(mesh)
+    create = jax.jit(aae.create_train_state, static_argnums=0, out_shardings=whole)
+    return create(spec, jax.random.key(0))
+
+def save(name, state):
+    leaves = map(np.asarray, jax.tree.leaves(state.params))
+    if process == 0:
+        np.savez(os.path.join(where, name), *leaves)
+
+for name in small.MODELS:
+    state = create(small.start_of(name).spec)
+    dataset = parallel.replicate(small.partly_labelled(), mesh)
+    sharding = parallel.split(mesh)
+    save(name, small.train_compiled_fast(state, dataset, 20, batch_sharding=sharding)[0])
+
+settings = small.streamed_settings()
+train = data.load(settings.data).train
+images, asked = train["image"], []
+def read(rows):
+    asked.append(len(rows))
+    return (255 * images[rows]).astype(np.uint8)
+train["image"] = data.LazyImages(read, len(images), (8, 8, 1))
+state = create(settings.spec)
+save("streamed", experiment._stepper(state, train, settings, mesh)(state, 20)[0])
+assert set(asked) == {10}, asked  # each process reads half of a batch
+
+# A signal that only one process gets stops both, at the same step.
+jax.config.update("jax_enable_x64", False)
+write = records.MetricsLog.write
+def write_and_stop(self, step, *rest):
+    if process == 1 and step == 8:
+        signal.raise_signal(signal.SIGTERM)
+    return write(self, step, *rest)
+records.MetricsLog.write = write_and_stop
+config = small_config()
+config.parallel.num_devices = None
+try:
+    experiment.run(config, os.path.join(where, "run"))
+except SystemExit as stopped:
+    assert stopped.code == 128 + signal.SIGTERM
+else:
+    raise AssertionError("nothing stopped")
+"""
+
+
+def two_processes(
+    *arguments,
+):
+    """Starts the command twice, two devices each, and waits; their outputs."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, *(a.format(process=i, port=port) for a in arguments)],
+            cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    try:
+        outputs = [process.communicate(timeout=1_200)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0, 0], outputs
+    # Not what the libraries print.
+    return [
+        "".join(line for line in out.splitlines(True) if line.strip() and "[Gloo]" not in line)
+        for out in outputs
+    ]
+
+
+@pytest.fixture(scope="module")
+def where(tmp_path_factory):
+    """What two processes made: parameters of every model, and a run that was stopped."""
+    path = tmp_path_factory.mktemp("two")
+    script = path / "script.py"
+    script.write_text(TWO_PROCESSES)
+    outputs = two_processes(str(script), "{process}", "{port}", str(path))
+    assert "interrupted at step" in outputs[0] and outputs[1] == ""  # only the first prints
+    return path
+
+
+def assert_saved(path, state):
+    found = np.load(path)
+    leaves = jax.tree.leaves(state.params)
+    assert len(found.files) == len(leaves)
+    for name, leaf in zip(found.files, leaves):
+        np.testing.assert_allclose(found[name], leaf, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_two_processes_train_every_model_as_one_device_does(x64, where, name):
+    assert_saved(where / f"{name}.npz", twenty_steps_of(name)[0])
+
+
+def test_two_processes_each_read_half_and_train_the_same(x64, where):
+    settings = streamed_settings()
+    train = data.load(settings.data).train
+    train["image"] = (255 * train["image"]).astype(np.uint8)
+    state, _ = aae.train_steps(aae.create_train_state(settings.spec, jax.random.key(0)), train, 20)
+    assert_saved(where / "streamed.npz", state)
+
+
+def assert_close(found, expected, tolerance):
+    """Nested results, lists of metrics: numbers to a tolerance, the rest exactly."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for name in expected:
+            assert_close(found[name], expected[name], tolerance)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for pair in zip(found, expected):
+            assert_close(*pair, tolerance)
+    elif isinstance(expected, float):
+        np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+    else:
+        assert found == expected
+
+
+def test_two_processes_run_as_one_and_one_goes_on(where, tmp_path):
+    """Two processes take up the run that a signal stopped; then one, a checkpoint that they made."""
+    workdir = str(where / "run")
+    stopped = [int(name) for name in os.listdir(os.path.join(workdir, "checkpoints"))]
+    assert max(stopped) < STEPS
+    flags = ["launch.py", f"--workdir={workdir}", "--coordinator_address=localhost:{port}"]
+    flags += ["--num_processes=2", "--process_id={process}"]
+    flags += [f"--config.{name}={value}" for name, value in changed_fields().items()]
+    outputs = two_processes(*flags)
+    assert f"going on from step {max(stopped)}" in outputs[0] and outputs[1] == ""
+
+    alone = str(tmp_path / "alone")
+    experiment.run(small_config(), alone)
+    assert_close(metrics(workdir), metrics(alone), 1e-3)
+    assert_close(results(workdir), results(alone), 1e-3)
+    assert os.listdir(os.path.join(workdir, "figures")) == os.listdir(
+        os.path.join(alone, "figures")
+    )
+
+    before = final_arrays(workdir)
+    shutil.rmtree(os.path.join(workdir, "checkpoints", str(STEPS)))
+    experiment.run(small_config(**{"parallel.num_devices": 2}), workdir)
+    for (path, found), (_, expected) in zip(final_arrays(workdir), before):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3, err_msg=str(path))
+    assert_close(results(workdir), results(alone), 1e-3)
+
+
+def changed_fields():
+    """What `small_config` changes in the default config, as overrides."""
+    from experiments import digits
+
+    def flat(tree, prefix=""):
+        for name, value in tree.items():
+            yield from (
+                flat(value, f"{prefix}{name}.")
+                if hasattr(value, "items")
+                else [(prefix + name, value)]
+            )
+
+    default = dict(flat(digits.get_config()))
+    return {
+        name: value
+        for name, value in flat(small_config())
+        if value != default[name] and not name.startswith("parallel.")
+    }
+
+
+def test_checkpoints_move_between_numbers_of_devices(x64, tmp_path):
+    """4 → 2 → 1: the run ends where an uncut one on one device does."""
+    name = "aae, gaussian, labels in the decoder"
+    state, dataset = start_of(name), partly_labelled()
+    for count, num_steps in ((4, 8), (2, 8), (1, 4)):
+        mesh = parallel.make_mesh(jax.devices()[:count])
+        state = jax.device_put(start_of(name), parallel.replicated(mesh))
+        with Checkpoints(tmp_path) as checkpoints:
+            if count < 4:
+                state = checkpoints.restore(state)
+            on_device = parallel.replicate(dataset, mesh)
+            sharding = parallel.split(mesh)
+            state, _ = train_compiled_fast(state, on_device, num_steps, batch_sharding=sharding)
+            kernel = state.params["encoder"]["Dense_0"]["kernel"]
+            assert len(kernel.sharding.device_set) == count
+            checkpoints.save(state)
+    assert state.step == 20
+    expected, _ = twenty_steps_of(name)
+    chex.assert_trees_all_close(state.params, expected.params, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_launcher_trains_with_pmap_if_so_asked(tmp_path, monkeypatch, stream):
+    called = []
+    for name in ("pmap_train_steps", "pmap_train_batches"):
+        original = getattr(parallel, name)
+        monkeypatch.setattr(
+            parallel,
+            name,
+            lambda *arguments, name=name, original=original: (
+                called.append((name, len(arguments[-1]))) or original(*arguments)
+            ),
+        )
+    for runner in ("jit", "pmap"):
+        overrides = {"parallel.runner": runner, "parallel.num_devices": 2, "train.num_steps": 8}
+        config = small_config(**overrides)
+        config.run.stream = stream
+        experiment.run(config, str(tmp_path / runner), "train")
+    assert_close(metrics(tmp_path / "pmap"), metrics(tmp_path / "jit"), 1e-3)
+    assert set(called) == {("pmap_train_batches" if stream else "pmap_train_steps", 2)}
+
+
+def test_devices_that_are_asked_for():
+    assert parallel.choose_devices(ParallelSpec(), 16) == jax.devices()
+    assert parallel.choose_devices(ParallelSpec(num_devices=3), 9) == jax.devices()[:3]
+    for spec, batch_size, said in (
+        (ParallelSpec(), 12, "train.batch_size is 12: .*multiple of the 8 devices"),
+        (ParallelSpec(num_devices=9), 9, "parallel.num_devices is 9: there are 8"),
+    ):
+        with pytest.raises(UserError, match=said):
+            parallel.choose_devices(spec, batch_size)
+    for fields, said in (
+        ({"runner": "mpi"}, "parallel.runner is 'mpi': it must be one of 'jit', 'pmap'"),
+        ({"num_devices": 0}, "parallel.num_devices is 0: it must be positive"),
+    ):
+        with pytest.raises(UserError, match=said):
+            ParallelSpec(**fields)
+
+
+def test_devices_of_several_processes(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for spec, said in (
+        (ParallelSpec(num_devices=4), "parallel.num_devices is 4: 2 processes use all of their 8"),
+        (ParallelSpec(runner="pmap"), "parallel.runner is 'pmap', which takes one process"),
+    ):
+        with pytest.raises(UserError, match=said):
+            parallel.choose_devices(spec, 16)
+
+
+def test_rows_of_a_process_lie_together(monkeypatch):
+    """Whatever order the devices come in: each process reads its slice of a streamed batch."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Device:
+        process_index: int
+        id: int
+
+    devices = [Device(process, 2 * i + process) for i in range(3) for process in (0, 1)]
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    chosen = parallel.choose_devices(ParallelSpec(), 6)
+    assert [device.process_index for device in chosen] == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (("a:1", 2, None), "--process_id missing: .* go together"),
+        ((None, 2, None), "--coordinator_address and --process_id missing"),
+        (("a:1", 2, 2), "--process_id is 2: it must be 0 … 1"),
+        (("a:1", 2, -1), "--process_id is -1"),
+        (("a:1", 0, 0), "--num_processes is 0: it must be positive"),
+        (("a", 2, 0), "--coordinator_address is 'a': it must be host:port"),
+        (("a:b", 2, 0), "--coordinator_address is 'a:b': it must be host:port"),
+        (("a:99999", 2, 0), "--coordinator_address is 'a:99999'"),
+    ],
+)
+def test_flags_of_several_processes(monkeypatch, arguments, said):
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_: pytest.fail("it was started"))
+    with pytest.raises(UserError, match=said):
+        processes.initialize(*arguments)
+
+
+LAUNCHERS = (
+    "SLURM_STEP_NODELIST", "SLURM_NTASKS", "OMPI_MCA_orte_hnp_uri", "OMPI_COMM_WORLD_SIZE",
+    "TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "environment, libtpu, asked",
+    [
+        ({}, False, False),
+        ({}, True, True),
+        ({"SLURM_NTASKS": "2", "SLURM_STEP_NODELIST": "n[1-2]"}, False, True),
+        ({"SLURM_NTASKS": "1", "SLURM_STEP_NODELIST": "n1"}, False, False),  # srun --pty bash
+        ({"SLURM_NTASKS": "2"}, False, False),  # within salloc, without srun
+        ({"OMPI_MCA_orte_hnp_uri": "1.0;tcp://1.2.3.4:5", "OMPI_COMM_WORLD_SIZE": "2"}, False, True),
+        ({"OMPI_MCA_orte_hnp_uri": "1.0;tcp://1.2.3.4:5", "OMPI_COMM_WORLD_SIZE": "1"}, False, False),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, True, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, True, False),
+    ],
+)  # fmt: skip
+def test_launchers_are_seen(monkeypatch, environment, libtpu, asked):
+    calls = []
+    for name in LAUNCHERS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: libtpu or None)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *arguments: calls.append(arguments))
+    processes.initialize()
+    assert calls == ([(None, None, None)] if asked else [])
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
