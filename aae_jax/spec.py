@@ -167,12 +167,16 @@ class OptimizerSpec:
     schedule: str = "constant"
     boundaries: tuple[int, ...] = ()
     factors: tuple[float, ...] = ()
+    # The global norm that a phase's gradient is scaled down to where it is larger; None: never.
+    clip_norm: float | None = None
 
     def __post_init__(self):
         _check_types(self, "optimizer")
         _check_choice("optimizer.name", self.name, OPTIMIZERS)
         _check_choice("optimizer.schedule", self.schedule, SCHEDULES)
         _check_positive("optimizer.learning_rate", self.learning_rate)
+        if self.clip_norm is not None:
+            _check_positive("optimizer.clip_norm", self.clip_norm)
         for name in ("b1", "b2", "momentum"):
             value = getattr(self, name)
             if not 0.0 <= value < 1.0:
@@ -461,9 +465,11 @@ def _section(config, name, cls, prefix=""):
             f"{prefix}{name} is {section!r}: it must be a section with fields of its own"
         )
     fields = {field.name for field in dataclasses.fields(cls)}
-    _check_names(section, fields, f"{prefix}{name}.")
+    # Runs that are older than an optional field have none in their config.json.
+    optional = {field.name for field in dataclasses.fields(cls) if field.default is None}
+    _check_names(section, fields, f"{prefix}{name}.", optional)
     values = {}
-    for field in fields:
+    for field in fields & set(section.keys()):
         value = section[field]
         values[field] = tuple(value) if isinstance(value, list) else value
     try:
@@ -482,9 +488,9 @@ def import_path(field: str, path: str) -> Any:
         raise UserError(f"{field} is {path!r}: write 'package.module:name' ({error})") from error
 
 
-def _check_names(config, expected, prefix):
+def _check_names(config, expected, prefix, optional=frozenset()):
     found = set(config.keys())
     for name in sorted(found - expected):
         raise UserError(f"{prefix}{name} is not a field; there are: {', '.join(sorted(expected))}")
-    for name in sorted(expected - found):
+    for name in sorted(expected - optional - found):
         raise UserError(f"{prefix}{name} is missing from the config")

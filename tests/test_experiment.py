@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 import aae_jax as aae
-from aae_jax import data, evaluation, experiment, records
+from aae_jax import data, evaluation, experiment, records, training
 from aae_jax.errors import UserError
 from aae_jax.spec import spec_from_config
 from experiments import digits
@@ -324,29 +324,76 @@ def test_divergence_names_step_and_loss(tmp_path):
     assert not os.path.exists(tmp_path / "results.json")
 
 
-def test_parameters_that_the_last_step_broke_are_not_saved(tmp_path):
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_failure_is_traced_to_its_step_network_and_batch(tmp_path, streamed):
+    """An update of the generator that overflows: the losses of its step are still finite."""
     config = small_config(
         **{
-            # A factor that overflows float32: the losses of step 1 are finite, its update is not.
+            "optimizer.generator.name": "sgd",
+            "optimizer.generator.learning_rate": 10.0,
             "optimizer.generator.schedule": "piecewise",
-            "optimizer.generator.boundaries": (1,),
-            "optimizer.generator.factors": (1e300,),
-            "run.steps_per_dispatch": 1,
-            "run.checkpoint_every": 1,
+            "optimizer.generator.boundaries": (13,),
+            "optimizer.generator.factors": (3e38,),
         }
     )
-    with pytest.raises(UserError, match="encoder has parameters that are not finite after step 1"):
+    config.run.stream = streamed
+    said = "at step 14 loss/discriminator is [0-9.]+, .* parameters of encoder are not finite"
+    with pytest.raises(UserError, match=said):
         experiment.run(config, str(tmp_path))
-    assert not [name for name in os.listdir(tmp_path / "checkpoints") if name.isdigit()]
+    failure = json.load(open(tmp_path / "failure.json"))
+    assert failure["step"] == 14 and failure["networks"] == ["encoder"]
+    assert sorted(failure["losses"]) == ["discriminator", "generator", "reconstruction"]
+    assert np.isfinite(list(failure["losses"].values())).all()
+    # The checkpoint of step 12 (a dispatch that holds step 10 ended there) and its metrics stay.
+    assert failure["last_checkpoint"] == 12
+    assert [line["step"] for line in metrics(tmp_path)] == [4, 8, 12]
+    # The 20 rows of step 14, from the order of the first epoch (1,297 images).
+    state = aae.load_state(str(tmp_path))
+    order = np.asarray(training.epoch_permutation(state.rng, 0, 1_297))
+    np.testing.assert_array_equal(failure["rows"], order[13 * 20 : 14 * 20])
 
 
-def test_a_damaged_checkpoint_is_one_line(tmp_path):
-    experiment.run(small_config(**{"train.num_steps": 8}), str(tmp_path), "train")
-    for folder, _, names in os.walk(tmp_path / "checkpoints" / "8"):
-        for name in names:
-            open(os.path.join(folder, name), "w").close()
-    with pytest.raises(UserError, match="checkpoints/8 can't be read.*remove it"):
-        experiment.run(small_config(**{"train.num_steps": 8}), str(tmp_path))
+def test_clipping_is_of_the_norm_and_keeps_a_run_finite(tmp_path):
+    """The learning rate that breaks `test_divergence_names_step_and_loss`, scaled to its clip."""
+    overrides = {"optimizer.reconstruction.name": "sgd", "train.num_steps": 4}
+    config = small_config(**overrides)
+    config.optimizer.reconstruction.clip_norm = 1e-3
+    config.optimizer.reconstruction.learning_rate = 1e2
+    experiment.run(config, str(tmp_path), "train")
+    assert [line["step"] for line in metrics(tmp_path)] == [4]
+    with pytest.raises(UserError, match="optimizer.reconstruction.clip_norm was 0.001, now None"):
+        config.optimizer.reconstruction.clip_norm = None
+        experiment.run(config, str(tmp_path), "train")
+
+
+def test_a_collapse_is_said_and_recorded(tmp_path, capsys):
+    """Codes scaled to a point: the decoder's rates don't reach the encoder of this prior."""
+    config = small_config(**{"prior.std": 1e4, "run.steps_per_dispatch": 2})
+    experiment.run(config, str(tmp_path))
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    recorded = json.load(open(tmp_path / "results.json"))["warnings"]
+    assert any("codes have collapsed" in warning for warning in recorded)
+    for warning in recorded:
+        assert said.count(f"warning: {warning}") == 1
+
+
+def test_a_second_run_in_a_workdir_is_refused(tmp_path):
+    with records.at_work(str(tmp_path)):
+        with pytest.raises(UserError, match="another run is at work in .*--workdir"):
+            experiment.run(small_config(), str(tmp_path))
+    experiment.run(small_config(**{"train.num_steps": 4}), str(tmp_path), "train")
+
+
+def test_a_damaged_checkpoint_costs_only_its_steps(whole, tmp_path, capsys):
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    (workdir / "checkpoints" / str(STEPS) / "default" / "manifest.ocdbt").write_bytes(b"")
+    experiment.run(small_config(), str(workdir))
+    said = capsys.readouterr().out
+    assert "the checkpoint of step 30 is damaged" in said and "going on from step 20" in said
+    for (path, found), (_, expected) in zip(final_arrays(workdir), final_arrays(whole)):
+        np.testing.assert_array_equal(found, expected, err_msg=str(path))
+    assert metrics(workdir) == metrics(whole)
+    assert results(workdir) == results(whole)
 
 
 def test_only_validation_images_choose_sigma_and_neighbours_are_training_images(
