@@ -40,7 +40,7 @@ OVERRIDES = (
 # The phases of a run, and how many seconds after the begin of one a kill comes at the latest.
 PHASES = {
     "starting": 5.0,
-    "training": 2.0,
+    "training": 0.5,
     "checkpoint write": 0.05,
     "scoring": 0.5,
     "drawing": 1.0,
@@ -70,6 +70,11 @@ class Run:
         """Whether a checkpoint has begun and not ended."""
         return any((self.workdir / "checkpoints").glob("*orbax-checkpoint-tmp*"))
 
+    def saved(self) -> int:
+        """The step of the newest checkpoint."""
+        names = [path.name for path in (self.workdir / "checkpoints").glob("*")]
+        return max((int(name) for name in names if name.isdigit()), default=0)
+
     def phase(self) -> str:
         """Where it is; a checkpoint's writing goes on beside the training."""
         if self.is_writing():
@@ -90,15 +95,17 @@ class Run:
             raise RuntimeError(f"a start failed: {self.output()}")
 
 
-def run_until(workdir: pathlib.Path, target: str, delay: float) -> tuple[str, Run]:
+def run_until(workdir: pathlib.Path, target: str, step: int, delay: float) -> tuple[str, Run]:
     """Starts a run and kills it `delay` seconds into a phase; (where it was, the run).
 
-    The phase is "over" where the run has ended before.
+    In training, that is once a checkpoint of `step` or later is there. The phase is "over" where
+    the run has ended before.
     """
     run = Run(workdir)
     # In a run that is taken up, a phase may be behind it: then the next one is hit.
     wanted = list(PHASES)[list(PHASES).index(target) :]
-    while not run.is_over() and run.phase() not in wanted:
+    trains = target in ("training", "checkpoint write")
+    while not run.is_over() and (run.phase() not in wanted or (trains and run.saved() < step)):
         time.sleep(0.001)
     time.sleep(delay)
     phase = run.phase()
@@ -156,7 +163,8 @@ def series(workdir, draw, kills, expected):
     place["checkpoint write"] = place["training"]  # either may come first
     targets = sorted(draw.choices(list(PHASES), k=kills), key=place.get)
     for target in targets:
-        phase, run = run_until(workdir, target, draw.uniform(0.0, PHASES[target]))
+        delay = draw.uniform(0.0, PHASES[target])
+        phase, run = run_until(workdir, target, draw.randrange(0, STEPS, EVERY), delay)
         if hits and hits[-1][1] is None:
             hits[-1] = (hits[-1][0], resumed_from(run.output()))
         if phase == "over":
