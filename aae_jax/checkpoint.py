@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 
 import jax
 import orbax.checkpoint as ocp
@@ -159,6 +160,9 @@ def _digests(directory: pathlib.Path) -> dict[str, str]:
 
 
 def _first_line(error) -> str:
+    of_system = re.search(r"\[OS error[^\]]*\]", str(error))  # deep in what tensorstore says
+    if of_system:
+        return of_system[0].strip("[]")
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
 

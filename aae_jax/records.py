@@ -201,7 +201,7 @@ def write_partial(path, done, sums):
 def read_partial(path):
     """Rounds done and their sums; None where there are none, or none that can be read."""
     try:
-        with np.load(path) as saved:
+        with np.load(path, allow_pickle=False) as saved:
             return int(saved["done"]), parzen.Sums(saved["nearest"], saved["total"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None

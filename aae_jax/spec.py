@@ -207,8 +207,15 @@ class OptimizerSpec:
             raise UserError(
                 f"optimizer.boundaries is {self.boundaries}: steps must be positive and ascending"
             )
+        rate = self.learning_rate
         for factor in self.factors:
-            _check_positive("optimizer.factors", factor, shown=self.factors, least=1e-37, most=1e38)
+            _check_positive("optimizer.factors", factor, self.factors, least=1e-30, most=1e30)
+            rate *= factor
+            if not 1e-30 <= rate <= 1e3:
+                raise UserError(
+                    f"optimizer.factors is {self.factors}: with them the learning rate becomes "
+                    f"{rate:g}, and it must be from 1e-30 to 1000"
+                )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -156,15 +156,19 @@ def resumed_from(said: str) -> str:
     return "nothing"
 
 
-def series(workdir, draw, kills, expected):
-    """Kills one run up to `kills` times until it ends; [(where, resumed from)] and what differs."""
-    hits = []
+def draw_moments(draw: random.Random, kills: int) -> list[tuple[str, int, float]]:
+    """Arguments of `run_until` for the kills of one run, in the order of its phases."""
     place = {phase: i for i, phase in enumerate(PHASES)}
     place["checkpoint write"] = place["training"]  # either may come first
     targets = sorted(draw.choices(list(PHASES), k=kills), key=place.get)
-    for target in targets:
-        delay = draw.uniform(0.0, PHASES[target])
-        phase, run = run_until(workdir, target, draw.randrange(0, STEPS, EVERY), delay)
+    return [(t, draw.randrange(0, STEPS, EVERY), draw.uniform(0.0, PHASES[t])) for t in targets]
+
+
+def series(workdir, moments, expected):
+    """Kills one run at each moment until it ends; [(where, resumed from)] and what differs."""
+    hits = []
+    for moment in moments:
+        phase, run = run_until(workdir, *moment)
         if hits and hits[-1][1] is None:
             hits[-1] = (hits[-1][0], resumed_from(run.output()))
         if phase == "over":
@@ -192,7 +196,8 @@ def main(argv):
         )
         while done < _KILLS.value:
             workdir = pathlib.Path(directory, f"from_{done}")
-            hits, differing = series(workdir, draw, min(5, _KILLS.value - done), expected)
+            moments = draw_moments(draw, min(5, _KILLS.value - done))
+            hits, differing = series(workdir, moments, expected)
             for phase, origin in hits:
                 done += 1
                 table[phase][origin] += 1
