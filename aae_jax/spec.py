@@ -51,7 +51,7 @@ def _has_type(value, hint) -> bool:
     if isinstance(value, bool):
         return hint is bool
     if hint is float:
-        return isinstance(value, (int, float))
+        return isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**300)
     return isinstance(value, hint)
 
 
@@ -123,6 +123,17 @@ class ModelSpec:
             )
 
 
+def _check_prior_function(function):
+    try:
+        signature = inspect.signature(function)
+        signature.bind(*range(3 if len(signature.parameters) > 2 else 2))
+    except (TypeError, ValueError):
+        raise UserError(
+            f"prior.function is {function!r}: it must take (key, batch_size) or "
+            "(key, batch_size, label)"
+        ) from None
+
+
 @dataclasses.dataclass(frozen=True)
 class PriorSpec:
     """The distribution imposed on the code: see `aae_jax.priors`. Lengths are in units of z."""
@@ -150,6 +161,8 @@ class PriorSpec:
                 f"prior.name is {self.name!r} and prior.function is {self.function!r}: 'user' "
                 "needs a function, and the other priors take none"
             )
+        if self.name == "user":
+            _check_prior_function(self.function)
 
     @property
     def has_components(self) -> bool:

@@ -15,6 +15,7 @@ def compile_once(tmp_path_factory, monkeypatch):
     cache = tmp_path_factory.getbasetemp() / "compiled"
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    monkeypatch.delenv("XLA_FLAGS")  # one device: four fake ones are slow
 
 
 def test_a_run_killed_four_times_ends_bit_identical(tmp_path):
