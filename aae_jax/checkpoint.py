@@ -160,9 +160,9 @@ def _digests(directory: pathlib.Path) -> dict[str, str]:
 
 
 def _first_line(error) -> str:
-    of_system = re.search(r"\[OS error[^\]]*\]", str(error))  # deep in what tensorstore says
+    of_system = re.search(r"os_error_code='(\d+)'", str(error))  # deep in what tensorstore says
     if of_system:
-        return of_system[0].strip("[]")
+        return os.strerror(int(of_system[1]))
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
 
