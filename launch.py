@@ -68,7 +68,9 @@ def _parse_flags(argv):
 def main(argv):
     if len(argv) > 1:
         _fail(f"{argv[1]!r} is not a flag: write --config=FILE, --workdir=DIR, --mode=MODE")
-    logging.set_verbosity(logging.ERROR)  # the libraries narrate
+    logging.set_verbosity(logging.FATAL)  # the libraries narrate; what fails is raised, too
+    # Threads of a failed write find orbax's event loop closed, long after it has been said.
+    sys.unraisablehook = lambda unraisable: None
     path, _, argument = flags.FLAGS["config"].config_filename.partition(":")
     name = os.path.splitext(os.path.basename(path))[0] + (f"-{argument}" if argument else "")
     workdir = os.path.join("runs", name) if _WORKDIR.value is None else _WORKDIR.value

@@ -1,71 +1,173 @@
 """Checkpoints of a `TrainState` in a directory, through orbax."""
 
+import hashlib
+import json
 import os
+import pathlib
+import re
 
 import jax
 import orbax.checkpoint as ocp
 
+from aae_jax import processes, terminal
 from aae_jax.errors import UserError
 from aae_jax.train_state import TrainState
+
+_DIGESTS = "sha256.json"  # of a checkpoint's files, in its directory
 
 
 class Checkpoints:
     """The checkpoints of one run; use it as a context, which waits for writes under way.
 
     Only arrays are written: the spec comes from the config, whose copy lies in the workdir. Each
-    checkpoint appears by one rename, so a killed write leaves the earlier ones whole.
+    checkpoint appears by one rename, so a killed write leaves the earlier ones whole. With it
+    appear the SHA-256 of its files: tensorstore's own checksums don't cover all of them, and where
+    they do it prints tracebacks.
     """
 
     def __init__(self, directory: str, max_to_keep: int = 2):
+        self._saving = None  # step of the newest write
         self._manager = ocp.CheckpointManager(
             os.path.abspath(directory),
+            # Orbax would guess them from the newest checkpoint, which may be empty.
+            item_handlers=ocp.StandardCheckpointHandler(),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=max_to_keep, cleanup_tmp_directories=True
+                max_to_keep=max_to_keep,
+                cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
             ),
         )
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *exception):
-        self._manager.close()
+    def __exit__(self, kind, *exception):
+        try:
+            self._manager.close()
+        except Exception as error:
+            if kind is None:  # otherwise what went wrong before is told
+                raise self._write_error(error) from error
 
     def wait(self) -> None:
-        """Returns when every checkpoint is on the disk."""
-        self._manager.wait_until_finished()
+        """Returns when every checkpoint is on the disk; raises `UserError` if one can't be."""
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:  # tensorstore and orbax raise whatever they like
+            raise self._write_error(error) from error
 
     def latest_step(self) -> int | None:
-        """The step of the newest checkpoint, None where there is none."""
+        """The step of the newest checkpoint, whole or not; None where there is none."""
         return self._manager.latest_step()
 
     def save(self, state: TrainState) -> None:
-        """Copies the state to the host and writes it in the background."""
+        """Copies the state to the host and writes it in the background.
+
+        Raises:
+            UserError: this or the write before failed; earlier checkpoints are whole.
+        """
         step = int(state.step)
-        if step != self.latest_step():
+        if step == self.latest_step():
+            return
+        self.wait()
+        self._saving = step
+        try:
             self._manager.save(step, args=ocp.args.StandardSave(_arrays(state)))
+        except Exception as error:
+            raise self._write_error(error) from error
+
+    def remove_after(self, step: int) -> None:
+        """Removes later checkpoints: damaged ones, in whose place new ones will be written."""
+        for later in self._manager.all_steps():
+            if later > step:
+                self._manager.delete(later)
 
     def restore(self, like: TrainState) -> TrainState:
-        """Reads the newest checkpoint.
+        """Reads the newest checkpoint that is whole, and says so where that is not the newest.
 
         Args:
             like: a state of the same spec; its arrays say shapes, dtypes and placement.
 
         Raises:
-            UserError: there is no checkpoint, or it can't be read.
+            UserError: there is no checkpoint, or none that can be read.
         """
-        step = self.latest_step()
-        if step is None:
-            raise UserError(f"no checkpoint in {self._manager.directory}: train first")
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _arrays(like))
-        try:
-            arrays = self._manager.restore(step, args=ocp.args.StandardRestore(target))
-        except Exception as error:  # tensorstore and orbax raise whatever they like
-            raise UserError(
-                f"the checkpoint {self._manager.directory / str(step)} can't be read "
-                f"({type(error).__name__}): remove it, and the one before is taken"
-            ) from error
+        damaged = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            arrays, damage = self._read(step, target)
+            if damage is None:
+                break
+            damaged.append(f"the checkpoint of step {step} is damaged ({damage})")
+        else:
+            if damaged:
+                raise UserError(
+                    f"{'; '.join(damaged)}, and there is none before: remove "
+                    f"{str(self._manager.directory)!r} to train anew"
+                )
+            raise UserError(f"no checkpoint in {self._manager.directory}: train first")
+        if damaged:
+            terminal.say(f"warning: {'; '.join(damaged)}: taking that of step {step}")
         rng = jax.random.wrap_key_data(arrays.pop("rng"), impl=jax.random.key_impl(like.rng))
         return like.replace(rng=rng, **arrays)
+
+    def _read(self, step, target):
+        """(arrays, None), or (None, what is wrong with the files)."""
+        directory = pathlib.Path(self._manager.directory / str(step))
+        try:
+            recorded = json.loads((directory / _DIGESTS).read_bytes())
+        except FileNotFoundError:  # of an earlier version
+            recorded = None
+        except ValueError:
+            recorded = ""
+        if recorded is not None and not isinstance(recorded, dict):
+            return None, f"{_DIGESTS} is not as it was written"
+        if recorded is not None:
+            found = _digests(directory)
+            for name in sorted(recorded.keys() | found.keys()):
+                if name not in found:
+                    return None, f"{name} is missing"
+                if found[name] != recorded.get(name):
+                    return None, f"{name} is not as it was written"
+        try:
+            return self._manager.restore(step, args=ocp.args.StandardRestore(target)), None
+        except Exception as error:  # tensorstore and orbax raise whatever they like
+            if recorded is None:
+                return None, f"it can't be read: {type(error).__name__}"
+            raise UserError(
+                f"the checkpoint {str(directory)!r} is whole but can't be read: {_first_line(error)}"
+            ) from error
+
+    def _write_digests(self):
+        """Called by orbax when the files are complete, before the rename that shows them."""
+        if not processes.is_first():
+            return
+        step, directory = str(self._saving), pathlib.Path(self._manager.directory)
+        for path in directory.iterdir():
+            if path.name == step or path.name.startswith(f"{step}.orbax-checkpoint-tmp"):
+                (path / _DIGESTS).write_text(json.dumps(_digests(path), indent=2) + "\n")
+
+    def _write_error(self, error):
+        return UserError(
+            f"the checkpoint of step {self._saving} can't be written to "
+            f"{str(self._manager.directory)!r}: {_first_line(error)}; earlier ones are kept"
+        )
+
+
+def _digests(directory: pathlib.Path) -> dict[str, str]:
+    """SHA-256 of the files that hold the arrays; orbax's own notes lie above them."""
+    files = (path for path in directory.glob("*/**/*") if path.is_file())
+    return {
+        path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(files)
+    }
+
+
+def _first_line(error) -> str:
+    of_system = re.search(r"os_error_code='(\d+)'", str(error))  # deep in what tensorstore says
+    if of_system:
+        return os.strerror(int(of_system[1]))
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
 
 
 def _arrays(state):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aae_jax import data, parallel, processes, records, terminal
+from aae_jax import data, health, parallel, processes, records, terminal
 from aae_jax.errors import UserError
 from aae_jax.priors import check_prior
 from aae_jax.spec import Settings, Spec, parse_config, spec_from_config
@@ -39,8 +39,6 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
         UserError: anything that the user can put right, in one line.
         SystemExit: after SIGINT or SIGTERM, with 128 + the signal's number; the state is saved.
     """
-    from aae_jax.checkpoint import Checkpoints  # orbax takes seconds to import
-
     settings = parse_config(config)
     devices = parallel.choose_devices(settings.parallel, settings.spec.train.batch_size)
     mesh = parallel.make_mesh(devices)
@@ -68,9 +66,18 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
 
     if mode in ("run", "train"):
         os.makedirs(workdir, exist_ok=True)
-        records.write_json(os.path.join(workdir, "config.json"), config_json)
     elif not os.path.isdir(os.path.join(workdir, "checkpoints")):
         raise UserError(f"no checkpoint in {workdir!r}: train first, with --mode=train")
+    with records.at_work(workdir):
+        records.check(workdir, config_json)  # again: another run may have just left
+        if mode in ("run", "train"):
+            records.write_json(os.path.join(workdir, "config.json"), config_json)
+        _run(settings, spec, dataset, train, (pixel_mean, pixel_std), mesh, workdir, mode)
+
+
+def _run(settings, spec, dataset, train, pixel_statistics, mesh, workdir, mode) -> None:
+    from aae_jax.checkpoint import Checkpoints  # orbax takes seconds to import
+
     key = jax.random.key(settings.seed)
     create = jax.jit(create_train_state, static_argnums=0, out_shardings=parallel.replicated(mesh))
     # From here to the end of the training a first signal is only noted, so that it can be obeyed
@@ -79,7 +86,7 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
         terminal.Signals() as signals,
         Checkpoints(os.path.join(workdir, "checkpoints")) as checkpoints,
     ):
-        state = create(spec, jax.random.fold_in(key, 0), pixel_mean, pixel_std)
+        state = create(spec, jax.random.fold_in(key, 0), *pixel_statistics)
         if checkpoints.latest_step() is not None or mode in ("evaluate", "figures"):
             state = checkpoints.restore(state)
         if mode in ("run", "train"):
@@ -130,36 +137,70 @@ def _train(state, train, settings, mesh, checkpoints, signals, workdir) -> Train
         terminal.say(f"training is finished: {step} steps")
         return state
     advance = _stepper(state, train, settings, mesh)
-    log = records.MetricsLog(workdir, step)
+    checkpoints.remove_after(step)
     records.remove_stale(workdir)
+    log = records.MetricsLog(workdir, step)
+    collapse = health.Collapse(log.kept)
     if step:
         terminal.say(f"going on from step {step}")
     before, start = log.seconds, time.monotonic()
-    pending = None  # metrics of the dispatch under way; read while the next one runs
+    pending = None  # the dispatch under way; its metrics are read while the next one runs
     with terminal.Progress(num_steps) as progress:
 
         def flush():
-            if pending is not None:
-                progress.show(pending[0], log.write(*pending))
+            if pending is None:
+                return
+            begin, end, metrics, finite = pending
+            if not health.is_finite(metrics, finite):
+                _fail(begin, end, train, settings, mesh, advance, checkpoints, workdir)
+            line = log.write(end, metrics, lambda: before + time.monotonic() - start)
+            progress.show(end, line)
+            for warning in collapse.see(line):
+                terminal.say(f"warning: {warning}")
 
         while step < num_steps:
             size = settings.run.steps_per_dispatch
             size = min(size - step % size, num_steps - step)
             signals.ask()  # before the dispatch, so that the answer need not wait for its end
+            begin = state
             state, metrics = advance(state, size)
+            finite = health.finite_networks(state.params)
             flush()
             stop = signals.to_obey()
             step += size
-            pending = (step, metrics, lambda: before + time.monotonic() - start)
+            pending = (begin, step, metrics, finite)
             if step // every > (step - size) // every or step == num_steps or stop:
-                flush()  # raises where a loss is not finite, before that state is saved
+                flush()  # raises where a number is not finite, before that state is saved
                 pending = None
-                _check_finite(state, workdir)
+                log.flush()
                 checkpoints.save(state)
             if stop:
                 break
     log.close()
     return state
+
+
+def _fail(begin, end, train, settings, mesh, advance, checkpoints, workdir):
+    """Says which of the steps from the state `begin` to step `end` went wrong first, and how."""
+    if _is_streamed(train["image"], settings):  # the stream has gone past them
+        advance = _stepper(begin, train, settings, mesh)
+    first = int(begin.step) + 1
+    failure = health.find_failure(begin, end - first + 1, len(train["image"]), advance)
+    if failure is None:
+        raise UserError(
+            f"a loss or a parameter was not finite in steps {first} to {end}, and is when they are "
+            f"repeated: this machine computes wrongly; earlier checkpoints are kept in {workdir}"
+        )
+    failure["last_checkpoint"] = checkpoints.latest_step()
+    records.write_json(os.path.join(workdir, "failure.json"), failure)
+    losses = ", ".join(f"loss/{name} is {float(v):.4g}" for name, v in failure["losses"].items())
+    networks = " and ".join(failure["networks"])
+    networks = f", and the parameters of {networks} are not finite after it" if networks else ""
+    raise UserError(
+        f"at step {failure['step']} {losses}{networks}: training stopped, earlier checkpoints are "
+        f"kept in {workdir}, failure.json there has the rows of the batch; try lower "
+        "optimizer.*.learning_rate or set optimizer.*.clip_norm"
+    )
 
 
 def _stepper(state, train, settings, mesh):
@@ -226,18 +267,6 @@ def _is_streamed(images, settings) -> bool:
     return len(images) * _num_bytes(images) > memory / 2
 
 
-def _check_finite(state, workdir):
-    """A loss is that of the parameters before its step: the last update shows only here."""
-    finite = jax.jit(lambda params: jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), params))
-    for name, leaves in finite(state.params).items():
-        if not jax.tree.all(leaves):
-            raise UserError(
-                f"the {name} has parameters that are not finite after step {int(state.step)}: "
-                f"training stopped, earlier checkpoints are kept in {workdir}; try lower "
-                "optimizer.*.learning_rate"
-            )
-
-
 def _exit_interrupted(state, signum, workdir):
     terminal.say(
         f"interrupted at step {int(state.step)} of {state.spec.train.num_steps}, saved in "
@@ -271,6 +300,7 @@ def _evaluate(state, dataset, settings: Settings, key, mesh, workdir) -> None:
             "seconds": records.MetricsLog.last_seconds(workdir),
             "evaluation_seconds": time.monotonic() - start,
             **scores,
+            "warnings": health.Collapse(records.MetricsLog.read(workdir)).warnings,
             "evaluation": _evaluation_fields(settings),
             "devices": [str(device.device_kind) for device in mesh.devices.flat],
             "jax": jax.__version__,

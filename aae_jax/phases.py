@@ -110,8 +110,12 @@ def make_optimizer(spec: Spec, phase: str) -> optax.GradientTransformation:
     optimizer: OptimizerSpec = dict(spec.optimizer)[phase]
     schedule = make_schedule(optimizer, spec.train.num_steps)
     if optimizer.name == "adam":
-        return optax.adam(schedule, b1=optimizer.b1, b2=optimizer.b2)
-    return optax.sgd(schedule, momentum=optimizer.momentum)
+        transformation = optax.adam(schedule, b1=optimizer.b1, b2=optimizer.b2)
+    else:
+        transformation = optax.sgd(schedule, momentum=optimizer.momentum)
+    if optimizer.clip_norm is None:
+        return transformation
+    return optax.chain(optax.clip_by_global_norm(optimizer.clip_norm), transformation)
 
 
 def make_schedule(optimizer: OptimizerSpec, num_steps: int) -> optax.Schedule:

@@ -4,16 +4,25 @@ Of several processes only the first writes; all read.
 """
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import shutil
+import time
 import zipfile
 import zlib
 
+import jax
 import numpy as np
 
 from aae_jax import parzen, processes
 from aae_jax.errors import UserError
+
+# What a disk says that is full, read-only, not the user's, or broken.
+_DISK_ERRORS = {
+    getattr(errno, name) for name in "ENOSPC EDQUOT EFBIG EROFS EACCES EPERM EIO ESTALE".split()
+}
 
 # Fields that may change between two starts in one workdir: they don't touch the training.
 _FREE = ("evaluation.", "parallel.", "run.", "data.data_dir", "data.manual_dir", "data.fold")
@@ -53,12 +62,40 @@ def _flatten(tree, prefix=""):
     return flat
 
 
+@contextlib.contextmanager
+def at_work(workdir):
+    """Keeps other runs out of a workdir, and says in one line when it can't be written to."""
+    try:
+        with open(os.path.join(workdir, "lock"), "w") as file:
+            try:
+                # The system takes the lock back however the process ends. On NFS it may hold on
+                # this machine only (mounted with nolock or local_lock).
+                if jax.process_index() == 0:  # for all processes of the run
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"another run is at work in {workdir!r}: wait for it, or name another --workdir"
+                ) from None
+            yield
+    except OSError as error:
+        inside = error.filename is None or os.path.abspath(error.filename).startswith(
+            os.path.abspath(workdir)
+        )
+        if error.errno not in _DISK_ERRORS or not inside:
+            raise
+        raise UserError(
+            f"{workdir!r} can't be written to ({error.strerror}): earlier checkpoints are kept, and "
+            "the same command goes on from them"
+        ) from error
+
+
 def remove_stale(workdir):
     """Scores and pictures of an earlier step must not pass for those of the finished model."""
     if not processes.is_first():
         return
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(os.path.join(workdir, "results.json"))
+    for name in ("results.json", "failure.json"):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(workdir, name))
     shutil.rmtree(partial_directory(workdir), ignore_errors=True)
     shutil.rmtree(os.path.join(workdir, "figures"), ignore_errors=True)
 
@@ -67,40 +104,55 @@ class MetricsLog:
     """`metrics.jsonl` and TensorBoard events, one entry a dispatch: means over its steps."""
 
     def __init__(self, workdir, step):
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         # What was written after the checkpoint that is taken up will be written again.
-        kept = [line for line in self.read(workdir) if line["step"] <= step]
-        self.seconds = kept[-1]["seconds"] if kept else 0.0
+        self.kept = [line for line in self.read(workdir) if line["step"] <= step]
+        self.seconds = self.kept[-1]["seconds"] if self.kept else 0.0
         path = self._path(workdir)
-        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in self.kept))
         self._writes = processes.is_first()
-        if self._writes:
-            self._file = open(path, "a")
-            self._events = SummaryWriter(os.path.join(workdir, "tensorboard"), purge_step=step + 1)
+        if not self._writes:
+            return
+        self._file = open(path, "a")
+        # Not SummaryWriter: on a full disk its thread dies, and the next writes wait for ever.
+        os.makedirs(os.path.join(workdir, "tensorboard"), exist_ok=True)
+        self._events = EventsWriter(os.path.join(workdir, "tensorboard", "events"))
+        # TensorBoard drops what an earlier start wrote of later steps.
+        start = SessionLog(status=SessionLog.START)
+        self._events.write_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
 
     def write(self, step, metrics, seconds) -> dict[str, float]:
         """Waits for the metrics of a dispatch that ended at `step`; `seconds` is then called."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import Summary
+
         metrics = {name: np.asarray(values, np.float64) for name, values in metrics.items()}
-        losses = {name: values for name, values in metrics.items() if name.startswith("loss/")}
-        bad = np.flatnonzero(~np.isfinite(list(losses.values())).all(axis=0))
-        if bad.size:
-            shown = ", ".join(f"{name} is {values[bad[0]]:.4g}" for name, values in losses.items())
-            raise UserError(
-                f"at step {step - len(next(iter(losses.values()))) + bad[0] + 1} {shown}: training "
-                "stopped, earlier checkpoints are kept; try lower optimizer.*.learning_rate"
-            )
         line = {name: float(values.mean()) for name, values in sorted(metrics.items())}
         # The kurtosis of a code that has collapsed to a point; JSON has no NaN.
         line = {name: value if np.isfinite(value) else None for name, value in line.items()}
+        line = {"step": step, "seconds": seconds(), **line}
         if not self._writes:
             return line
-        self._file.write(json.dumps({"step": step, "seconds": seconds(), **line}) + "\n")
+        self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        for name, value in line.items():
-            if value is not None:
-                self._events.add_scalar(name, value, step)
+        values = [
+            Summary.Value(tag=name, simple_value=line[name])
+            for name in metrics
+            if line[name] is not None
+        ]
+        self._events.write_event(
+            Event(wall_time=time.time(), step=step, summary=Summary(value=values))
+        )
         return line
+
+    def flush(self):
+        """Before a checkpoint: what led to it is on the disk when that is."""
+        if not self._writes:
+            return
+        os.fsync(self._file.fileno())
+        self._events.flush()
 
     def close(self):
         if self._writes:
@@ -166,7 +218,7 @@ def write_partial(path, done, sums):
 def read_partial(path):
     """Rounds done and their sums; None where there are none, or none that can be read."""
     try:
-        with np.load(path) as saved:
+        with np.load(path, allow_pickle=False) as saved:
             return int(saved["done"]), parzen.Sums(saved["nearest"], saved["total"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None

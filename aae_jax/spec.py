@@ -52,7 +52,7 @@ def _has_type(value, hint) -> bool:
     if isinstance(value, bool):
         return hint is bool
     if hint is float:
-        return isinstance(value, (int, float))
+        return isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**300)
     return isinstance(value, hint)
 
 
@@ -70,9 +70,17 @@ def _check_choice(name, value, choices):
         raise UserError(f"{name} is {value!r}: it must be one of {', '.join(map(repr, choices))}")
 
 
-def _check_positive(name, value, shown=None):
+def _check_positive(name, value, shown=None, least=0, most=2**31 - 1):
+    shown = value if shown is None else shown
     if not 0 < value < float("inf"):
-        raise UserError(f"{name} is {value if shown is None else shown}: it must be positive")
+        raise UserError(f"{name} is {shown}: it must be positive")
+    if not least <= value <= most:
+        raise UserError(f"{name} is {shown}: it must be from {least or 1:g} to {most:g}")
+
+
+def _check_length(name, value, shown=None):
+    """Of codes or pixels: its square, and one over that, are numbers in float32."""
+    _check_positive(name, value, shown, least=1e-6, most=1e6)
 
 
 def _check_image_shape(name, shape):
@@ -116,6 +124,17 @@ class ModelSpec:
             )
 
 
+def _check_prior_function(function):
+    try:
+        signature = inspect.signature(function)
+        signature.bind(*range(3 if len(signature.parameters) > 2 else 2))
+    except (TypeError, ValueError):
+        raise UserError(
+            f"prior.function is {function!r}: it must take (key, batch_size) or "
+            "(key, batch_size, label)"
+        ) from None
+
+
 @dataclasses.dataclass(frozen=True)
 class PriorSpec:
     """The distribution imposed on the code: see `aae_jax.priors`. Lengths are in units of z."""
@@ -135,7 +154,7 @@ class PriorSpec:
         _check_types(self, "prior")
         _check_choice("prior.name", self.name, PRIORS)
         for name in ("std", "radius", "radial_std", "tangential_std", "turns"):
-            _check_positive(f"prior.{name}", getattr(self, name))
+            _check_length(f"prior.{name}", getattr(self, name))
         if isinstance(self.function, str):
             object.__setattr__(self, "function", import_path("prior.function", self.function))
         if (self.name == "user") != callable(self.function):
@@ -143,6 +162,8 @@ class PriorSpec:
                 f"prior.name is {self.name!r} and prior.function is {self.function!r}: 'user' "
                 "needs a function, and the other priors take none"
             )
+        if self.name == "user":
+            _check_prior_function(self.function)
 
     @property
     def has_components(self) -> bool:
@@ -168,15 +189,19 @@ class OptimizerSpec:
     schedule: str = "constant"
     boundaries: tuple[int, ...] = ()
     factors: tuple[float, ...] = ()
+    # The global norm that a phase's gradient is scaled down to where it is larger; None: never.
+    clip_norm: float | None = None
 
     def __post_init__(self):
         _check_types(self, "optimizer")
         _check_choice("optimizer.name", self.name, OPTIMIZERS)
         _check_choice("optimizer.schedule", self.schedule, SCHEDULES)
-        _check_positive("optimizer.learning_rate", self.learning_rate)
+        _check_positive("optimizer.learning_rate", self.learning_rate, least=1e-30, most=1e3)
+        if self.clip_norm is not None:
+            _check_positive("optimizer.clip_norm", self.clip_norm, least=1e-30, most=1e30)
         for name in ("b1", "b2", "momentum"):
             value = getattr(self, name)
-            if not 0.0 <= value < 1.0:
+            if not 0.0 <= value <= 1 - 2**-24:  # the largest float32 below 1
                 raise UserError(f"optimizer.{name} is {value}: it must be at least 0 and below 1")
         if self.name == "adam" and self.momentum:
             raise UserError(f"optimizer.momentum is {self.momentum}: it is of 'sgd', not of 'adam'")
@@ -190,12 +215,21 @@ class OptimizerSpec:
                 f"optimizer.boundaries {self.boundaries} and factors {self.factors} must be "
                 "of the same length"
             )
+        if self.boundaries and self.boundaries[-1] >= 2**31:
+            raise UserError(f"optimizer.boundaries is {self.boundaries}: steps must be below 2^31")
         if any(later <= earlier for earlier, later in zip((0,) + self.boundaries, self.boundaries)):
             raise UserError(
                 f"optimizer.boundaries is {self.boundaries}: steps must be positive and ascending"
             )
+        rate = self.learning_rate
         for factor in self.factors:
-            _check_positive("optimizer.factors", factor, shown=self.factors)
+            _check_positive("optimizer.factors", factor, self.factors, least=1e-30, most=1e30)
+            rate *= factor
+            if not 1e-30 <= rate <= 1e3:
+                raise UserError(
+                    f"optimizer.factors is {self.factors}: with them the learning rate becomes "
+                    f"{rate:g}, and it must be from 1e-30 to 1000"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,10 +246,8 @@ class TrainSpec:
         _check_types(self, "train")
         _check_positive("train.num_steps", self.num_steps)
         _check_positive("train.batch_size", self.batch_size)
-        if not 0 <= self.input_noise < float("inf"):
-            raise UserError(
-                f"train.input_noise is {self.input_noise}: it must be 0 or a positive number"
-            )
+        if self.input_noise != 0:
+            _check_length("train.input_noise", self.input_noise)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,6 +278,7 @@ class Spec:
         _check_image_shape("image_shape", self.image_shape)
         _check_positive("num_classes", self.num_classes)
         self._check_combination()
+        self._check_size()
         phases = ALGORITHMS[self.algorithm]
         optimizer = self.optimizer
         if optimizer is None:
@@ -287,6 +320,25 @@ class Spec:
                     f"prior.name is {prior.name!r}: algorithm 'vae' needs a prior with a known "
                     "density, 'gaussian' or 'gaussian_mixture'"
                 )
+
+    def _check_size(self):
+        """Before anything tries to allocate them; far above what any device holds."""
+        model = self.model
+        widest = max(*model.encoder_hidden, *model.decoder_hidden, *model.discriminator_hidden, 1)
+        inputs = max(self.num_pixels + model.noise_dim, model.code_dim + self.num_classes)
+        if inputs * widest >= 2**31 or widest**2 >= 2**31:
+            raise UserError(
+                f"model.encoder_hidden is {model.encoder_hidden}, model.decoder_hidden "
+                f"{model.decoder_hidden}, model.discriminator_hidden {model.discriminator_hidden}, "
+                f"model.noise_dim {model.noise_dim}, model.code_dim {model.code_dim}, num_classes "
+                f"{self.num_classes} and image_shape {self.image_shape}: a layer would have more "
+                "than 2^31 parameters"
+            )
+        if self.train.batch_size * max(inputs, widest) >= 2**31:
+            raise UserError(
+                f"train.batch_size is {self.train.batch_size}: a batch would be more than 2^31 "
+                "numbers in a layer"
+            )
 
     @property
     def num_pixels(self) -> int:
@@ -361,7 +413,7 @@ class RunSpec:
 
     def __post_init__(self):
         _check_types(self, "run")
-        _check_positive("run.steps_per_dispatch", self.steps_per_dispatch)
+        _check_positive("run.steps_per_dispatch", self.steps_per_dispatch, most=10**5)
         _check_positive("run.checkpoint_every", self.checkpoint_every)
 
 
@@ -375,13 +427,13 @@ class EvaluationSpec:
 
     def __post_init__(self):
         _check_types(self, "evaluation")
-        _check_positive("evaluation.num_samples", self.num_samples)
+        _check_positive("evaluation.num_samples", self.num_samples, most=10**12)
         if self.num_validation is not None:
             _check_positive("evaluation.num_validation", self.num_validation)
         if not self.sigmas:
             raise UserError("evaluation.sigmas is empty: give the grid that σ is chosen from")
         for sigma in self.sigmas:
-            _check_positive("evaluation.sigmas", sigma, shown=self.sigmas)
+            _check_length("evaluation.sigmas", sigma, shown=self.sigmas)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -444,7 +496,10 @@ def parse_config(config: Mapping[str, Any]) -> Settings:
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise UserError(f"seed is {seed!r}: it must be an integer from 0 to 2^32 − 1")
     algorithm = config["algorithm"]
+    if not isinstance(algorithm, str):
+        raise UserError(f"algorithm is {algorithm!r}: it must be a string")
     _check_choice("algorithm", algorithm, tuple(ALGORITHMS))
+    _check_section(config["optimizer"], "optimizer")
     _check_names(config["optimizer"], set(ALGORITHMS[algorithm]), "optimizer.")
     data = _section(config, "data", DataSpec)
     spec = Spec(
@@ -474,14 +529,13 @@ def parse_config(config: Mapping[str, Any]) -> Settings:
 def _section(config, name, cls, prefix=""):
     """One section of the config as its dataclass."""
     section = config[name]
-    if not hasattr(section, "items"):
-        raise UserError(
-            f"{prefix}{name} is {section!r}: it must be a section with fields of its own"
-        )
+    _check_section(section, f"{prefix}{name}")
     fields = {field.name for field in dataclasses.fields(cls)}
-    _check_names(section, fields, f"{prefix}{name}.")
+    # Runs that are older than an optional field have none in their config.json.
+    optional = {field.name for field in dataclasses.fields(cls) if field.default is None}
+    _check_names(section, fields, f"{prefix}{name}.", optional)
     values = {}
-    for field in fields:
+    for field in fields & set(section.keys()):
         value = section[field]
         values[field] = tuple(value) if isinstance(value, list) else value
     try:
@@ -491,18 +545,23 @@ def _section(config, name, cls, prefix=""):
         raise UserError(str(error).replace(prefix, f"{prefix}{name}.", 1) if prefix else str(error))
 
 
+def _check_section(section, name):
+    if not hasattr(section, "items"):
+        raise UserError(f"{name} is {section!r}: it must be a section with fields of its own")
+
+
 def import_path(field: str, path: str) -> Any:
     """What "package.module:name" names, for a config's `field`."""
     module, _, attribute = path.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise UserError(f"{field} is {path!r}: write 'package.module:name' ({error})") from error
 
 
-def _check_names(config, expected, prefix):
+def _check_names(config, expected, prefix, optional=frozenset()):
     found = set(config.keys())
     for name in sorted(found - expected):
         raise UserError(f"{prefix}{name} is not a field; there are: {', '.join(sorted(expected))}")
-    for name in sorted(expected - found):
+    for name in sorted(expected - optional - found):
         raise UserError(f"{prefix}{name} is missing from the config")

@@ -91,6 +91,7 @@ def adam(learning_rate: float, b1: float) -> config_dict.ConfigDict:
     optimizer.schedule = "cosine"
     optimizer.boundaries = ()  # of "piecewise", steps
     optimizer.factors = ()
+    optimizer.clip_norm = config_dict.placeholder(float)  # of the phase's gradient; None: as it is
     return optimizer
 
 

@@ -1,8 +1,11 @@
 """What is saved is what comes back, bit for bit."""
 
+import shutil
+
 import chex
 import jax
 import jax.numpy as jnp
+import orbax.checkpoint as ocp
 import pytest
 from small import make_dataset, make_spec
 
@@ -66,3 +69,103 @@ def test_nothing_to_restore(tmp_path):
         assert checkpoints.latest_step() is None
         with pytest.raises(aae.UserError, match="no checkpoint in"):
             checkpoints.restore(trained())
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A directory with checkpoints of steps 2 and 3, and what they hold."""
+    directory = tmp_path_factory.mktemp("two")
+    states = {step: trained(num_steps=step) for step in (2, 3)}
+    with Checkpoints(directory) as checkpoints:
+        for state in states.values():
+            checkpoints.save(state)
+    return directory, states
+
+
+def restore(directory):
+    with Checkpoints(directory) as checkpoints:
+        return checkpoints.restore(aae.create_train_state(make_spec(), jax.random.key(9)))
+
+
+def flip(path):
+    """Changes a byte in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(bytes(content))
+
+
+def halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [flip, halve, lambda path: path.unlink()])
+def test_damage_to_any_file_is_survived(two, tmp_path, capfd, damage):
+    """The newest state exactly where only orbax's notes are hit, otherwise the one before."""
+    directory, states = two
+    directory = shutil.copytree(directory, tmp_path / "damaged")
+    files = [path for path in (directory / "3").rglob("*") if path.is_file()]
+    taken = {}
+    for path in files:
+        content = path.read_bytes()
+        damage(path)
+        restored = restore(directory)
+        taken[path.relative_to(directory / "3").as_posix()] = int(restored.step)
+        chex.assert_trees_all_equal(words(restored), words(states[int(restored.step)]))
+        said = capfd.readouterr()
+        warned = [line for line in said.out.splitlines() if line.startswith("warning: ")]
+        assert len(warned) == (int(restored.step) == 2), said.out
+        assert "Traceback" not in said.err
+        path.write_bytes(content)
+    assert [step for name, step in taken.items() if name.startswith("default/")].count(2) > 8
+    assert all(step == 2 for name, step in taken.items() if name.startswith("default/"))
+
+
+def test_an_empty_newest_checkpoint(two, tmp_path, capsys):
+    directory = shutil.copytree(two[0], tmp_path / "empty")
+    shutil.rmtree(directory / "3")
+    (directory / "3").mkdir()
+    assert int(restore(directory).step) == 2
+    assert "checkpoint of step 3 is damaged" in capsys.readouterr().out
+
+
+def test_none_left_is_one_line(two, tmp_path):
+    directory = shutil.copytree(two[0], tmp_path / "none")
+    for step in ("2", "3"):
+        flip(directory / step / "default" / "manifest.ocdbt")
+    with pytest.raises(aae.UserError, match="step 3 is damaged.*step 2 is damaged.*none before"):
+        restore(directory)
+
+
+def test_a_later_save_takes_the_place_of_a_damaged_one(two, tmp_path):
+    directory = shutil.copytree(two[0], tmp_path / "again")
+    flip(directory / "3" / "default" / "manifest.ocdbt")
+    with Checkpoints(directory) as checkpoints:
+        restored = checkpoints.restore(aae.create_train_state(make_spec(), jax.random.key(9)))
+        checkpoints.remove_after(int(restored.step))
+        checkpoints.save(aae.train_steps(restored, make_dataset(), 1)[0])
+    chex.assert_trees_all_equal(words(restore(directory)), words(two[1][3]))
+
+
+def test_checkpoints_of_earlier_versions_are_read(tmp_path):
+    """They have no digests."""
+    state = trained()
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state)
+    (tmp_path / "3" / "sha256.json").unlink()
+    chex.assert_trees_all_equal(words(restore(tmp_path)), words(state))
+
+
+def test_a_failed_write_is_one_line_and_leaves_the_earlier_ones(two, tmp_path, monkeypatch):
+    directory = shutil.copytree(two[0], tmp_path / "full")
+
+    def full(self):
+        raise OSError(28, "No space left on device")
+
+    # In orbax's background thread, where the last files are written.
+    monkeypatch.setattr(Checkpoints, "_write_digests", full)
+    with pytest.raises(aae.UserError, match="step 5 can't be written.*No space left.*are kept"):
+        with Checkpoints(directory) as checkpoints:
+            checkpoints.save(trained(num_steps=5))
+    monkeypatch.undo()
+    assert sorted(ocp.utils.checkpoint_steps(directory)) == [2, 3]
+    chex.assert_trees_all_equal(words(restore(directory)), words(two[1][3]))

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 import aae_jax as aae
-from aae_jax import data, evaluation, experiment, records
+from aae_jax import data, evaluation, experiment, records, training
 from aae_jax.errors import UserError
 from aae_jax.spec import spec_from_config
 from experiments import digits
@@ -308,46 +308,93 @@ def test_long_evaluations_show_progress(whole, tmp_path, monkeypatch, capsys, di
         assert "samples/s" in shown[-1] and "s left" in shown[-1]
 
 
-def test_divergence_names_step_and_loss(tmp_path):
-    config = small_config(
-        **{
-            "optimizer.reconstruction.learning_rate": 1e30,
-            "optimizer.reconstruction.name": "sgd",
-            "model.output": "linear",
-        }
-    )
-    with pytest.raises(UserError, match=r"at step 1 loss/discriminator is nan.*training stopped"):
-        experiment.run(config, str(tmp_path))
-    # Nothing was saved, and an untrained model is neither scored nor drawn.
+# The reconstruction's rate is 100 from the 14th step on: the run diverges within a few.
+DIVERGING = {
+    "optimizer.reconstruction.name": "sgd",
+    "optimizer.reconstruction.learning_rate": 1e-5,
+    "optimizer.reconstruction.schedule": "piecewise",
+    "optimizer.reconstruction.boundaries": (13,),
+    "optimizer.reconstruction.factors": (1e7,),
+    "model.output": "linear",
+}
+
+
+def test_a_failure_is_traced_to_its_step_and_batch(tmp_path):
+    workdir = str(tmp_path)
+    config = small_config(**DIVERGING)
+    config.run.stream = True  # so that the stream has gone past the step when it is repeated
+    message = r"at step \d+ loss/.* is (nan|inf).*training stopped"
+    with pytest.raises(UserError, match=message) as said:
+        experiment.run(config, workdir)
+    failure = json.load(open(tmp_path / "failure.json"))
+    step = failure["step"]
+    assert 14 <= step <= 20 and f"at step {step} " in str(said.value)
+    # The checkpoint of step 12 (the dispatch that holds step 10 ended there) and its metrics stay.
+    assert failure["last_checkpoint"] == 12
+    assert [line["step"] for line in metrics(workdir)][:3] == [4, 8, 12]
+    # From that checkpoint the steps before are finite and this one is not.
+    state = aae.load_state(workdir)
+    images = data.load(experiment.parse_config(config).data).train
+    good, _ = training.train_steps(state, images, step - 1 - 12)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(good.params))
+    _, bad = training.train_steps(good, images, 1)
+    for name, value in failure["losses"].items():
+        np.testing.assert_allclose(float(value), bad[f"loss/{name}"][0], rtol=1e-3)
+    # Rows of the first epoch's order of the 1,297 images.
+    order = np.asarray(training.epoch_permutation(state.rng, 0, 1_297))
+    np.testing.assert_array_equal(failure["rows"], order[(step - 1) * 20 : step * 20])
+
+
+def test_an_untrained_model_is_neither_scored_nor_drawn(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
     for mode in ("evaluate", "figures"):
         with pytest.raises(UserError, match="no checkpoint in .*: train first"):
-            experiment.run(config, str(tmp_path), mode)
+            experiment.run(small_config(), str(tmp_path), mode)
     assert not os.path.exists(tmp_path / "results.json")
 
 
-def test_parameters_that_the_last_step_broke_are_not_saved(tmp_path):
-    config = small_config(
-        **{
-            # A factor that overflows float32: the losses of step 1 are finite, its update is not.
-            "optimizer.generator.schedule": "piecewise",
-            "optimizer.generator.boundaries": (1,),
-            "optimizer.generator.factors": (1e300,),
-            "run.steps_per_dispatch": 1,
-            "run.checkpoint_every": 1,
-        }
-    )
-    with pytest.raises(UserError, match="encoder has parameters that are not finite after step 1"):
-        experiment.run(config, str(tmp_path))
-    assert not [name for name in os.listdir(tmp_path / "checkpoints") if name.isdigit()]
+def test_clipping_is_of_the_norm_and_keeps_a_run_finite(tmp_path):
+    """The learning rate that breaks `test_divergence_names_step_and_loss`, scaled to its clip."""
+    overrides = {"optimizer.reconstruction.name": "sgd", "train.num_steps": 4}
+    config = small_config(**overrides)
+    config.optimizer.reconstruction.clip_norm = 1e-3
+    config.optimizer.reconstruction.learning_rate = 1e2
+    experiment.run(config, str(tmp_path), "train")
+    assert [line["step"] for line in metrics(tmp_path)] == [4]
+    with pytest.raises(UserError, match="optimizer.reconstruction.clip_norm was 0.001, now None"):
+        config.optimizer.reconstruction.clip_norm = None
+        experiment.run(config, str(tmp_path), "train")
 
 
-def test_a_damaged_checkpoint_is_one_line(tmp_path):
-    experiment.run(small_config(**{"train.num_steps": 8}), str(tmp_path), "train")
-    for folder, _, names in os.walk(tmp_path / "checkpoints" / "8"):
-        for name in names:
-            open(os.path.join(folder, name), "w").close()
-    with pytest.raises(UserError, match="checkpoints/8 can't be read.*remove it"):
-        experiment.run(small_config(**{"train.num_steps": 8}), str(tmp_path))
+def test_a_collapse_is_said_and_recorded(whole, tmp_path, capsys):
+    config = small_config(**{"prior.std": 1e4, "run.steps_per_dispatch": 2})
+    experiment.run(config, str(tmp_path / "point"), "train")
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert sum("codes have collapsed" in line and "step 10" in line for line in said) == 1
+    assert results(whole)["warnings"] == []
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    shutil.copy(tmp_path / "point" / "metrics.jsonl", workdir / "metrics.jsonl")
+    experiment.run(small_config(), str(workdir), "evaluate")
+    assert [f"warning: {warning}" for warning in results(workdir)["warnings"]] == said
+
+
+def test_a_second_run_in_a_workdir_is_refused(tmp_path):
+    with records.at_work(str(tmp_path)):
+        with pytest.raises(UserError, match="another run is at work in .*--workdir"):
+            experiment.run(small_config(), str(tmp_path))
+    assert os.listdir(tmp_path) == ["lock"]
+
+
+def test_a_damaged_checkpoint_costs_only_its_steps(whole, tmp_path, capsys):
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    (workdir / "checkpoints" / str(STEPS) / "default" / "manifest.ocdbt").write_bytes(b"")
+    experiment.run(small_config(), str(workdir))
+    said = capsys.readouterr().out
+    assert "the checkpoint of step 30 is damaged" in said and "going on from step 20" in said
+    for (path, found), (_, expected) in zip(final_arrays(workdir), final_arrays(whole)):
+        np.testing.assert_array_equal(found, expected, err_msg=str(path))
+    assert metrics(workdir) == metrics(whole)
+    assert results(workdir) == results(whole)
 
 
 def test_only_validation_images_choose_sigma_and_neighbours_are_training_images(

@@ -35,6 +35,7 @@ def launch(cwd, *arguments):
         (["--config.train.num_stps=1"], "--config.train.num_stps is not a field.*num_steps"),
         (["--config.nothing.there=1"], "--config.nothing.there is not a field"),
         (["--config.train.num_steps=many"], "--config.train.num_steps=many: not an integer"),
+        (["--config.train.batch_size=1000000000000"], "train.batch_size is 1000000000000: it must"),
         (["--config.train.num_steps=0"], "train.num_steps is 0: it must be positive"),
         (["--config=experiments/none.py"], "'experiments/none.py': there is no such Python file"),
         (["--config=../README.md"], "no such Python file"),

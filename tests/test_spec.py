@@ -76,15 +76,19 @@ BAD = {
     "data.name": (3,),
     "model.posterior": ("gausian",),
     "model.code_dim": (0, -1, 2.5, True),
+    "model.decoder_hidden": ((10**6, 10**6), (10**12,)),
     "model.encoder_hidden": ((0,), (10, -1), (1.5,)),
     "model.output": ("tanh",),
     "model.param_dtype": ("float16", "float64"),  # x64 is off
     "model.compute_dtype": ("int8",),
     "prior.name": ("cauchy",),
+    "prior.radius": (1e-20, 1e30),
     "prior.std": (0, -5.0, float("nan"), float("inf")),
     "optimizer.generator.name": ("adamw",),
     "optimizer.generator.learning_rate": (0, -1e-3, float("nan")),
     "optimizer.reconstruction.b1": (1.0, -0.1),
+    "optimizer.reconstruction.b2": (0.99999999,),  # 1 in float32
+    "optimizer.generator.clip_norm": (0, -1.0, float("nan"), "no"),
     "optimizer.reconstruction.momentum": (0.9,),  # of sgd
     "data.num_labelled": (-1, 1.5),
     "data.standardise": (True, 1),  # with a sigmoid output
@@ -96,7 +100,8 @@ BAD = {
     "optimizer.discriminator.schedule": ("linear", "piecewise"),
     "optimizer.discriminator.boundaries": ((10,),),  # with a cosine schedule
     "train.num_steps": (0, -3),
-    "train.batch_size": (0, 1.5),
+    "optimizer": (None, 3),
+    "train.batch_size": (10**12, 0, 1.5),
     "train.input_noise": (-0.1, float("nan")),
     "run.steps_per_dispatch": (0,),
     "run.checkpoint_every": (0,),

@@ -1,0 +1,110 @@
+"""Training that goes wrong: numbers that are not finite, a discriminator or a code that collapsed."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from aae_jax.networks import Params
+from aae_jax.train_state import TrainState
+from aae_jax.training import epoch_rows
+
+# Lines of metrics.jsonl in a row, a dispatch each, after which a collapse is reported.
+PATIENCE = 5
+
+
+@jax.jit
+def finite_networks(params: Params) -> dict[str, jax.Array]:
+    """Whether all parameters of a network are finite, bool[] by network.
+
+    With a loss that is finite, this covers gradients: one that is not leaves parameters of the same
+    step that are not, under Adam, SGD and clipping alike, whatever the learning rate.
+    """
+    return {
+        name: jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(network)]).all()
+        for name, network in params.items()
+    }
+
+
+def is_finite(metrics: dict[str, Any], networks: dict[str, Any]) -> bool:
+    """Of the losses f[K] among the metrics of a dispatch, and of `finite_networks` after it."""
+    losses = [values for name, values in metrics.items() if name.startswith("loss/")]
+    return bool(np.isfinite(losses).all()) and all(map(bool, networks.values()))
+
+
+def find_failure(
+    state: TrainState,
+    num_steps: int,
+    num_examples: int,
+    advance: Callable[[TrainState, int], tuple[TrainState, dict[str, jax.Array]]],
+) -> dict[str, Any] | None:
+    """Repeats steps one at a time up to the first with a number that is not finite.
+
+    Args:
+        state: the state before a dispatch that went wrong.
+        num_steps: of that dispatch.
+        num_examples: N of the training set.
+        advance: (state, number of steps) → (state, metrics), as the dispatch was made.
+
+    Returns:
+        `step` (1 is the first of the training), `losses` by phase in that step, `networks` whose
+        parameters are not finite after it, and `rows` of its batch in the training set; None where
+        all steps are finite.
+    """
+    for _ in range(num_steps):
+        before = state
+        state, metrics = advance(state, 1)
+        finite = finite_networks(state.params)
+        if not is_finite(metrics, finite):
+            rows = epoch_rows(state.rng, before.step, 1, state.spec.train.batch_size, num_examples)
+            losses = {
+                name.removeprefix("loss/"): float(values[0])
+                for name, values in metrics.items()
+                if name.startswith("loss/")
+            }
+            return {
+                "step": int(state.step),
+                # JSON has no NaN.
+                "losses": {k: v if math.isfinite(v) else str(v) for k, v in losses.items()},
+                "networks": sorted(name for name, ok in finite.items() if not ok),
+                "rows": np.asarray(rows[0]).tolist(),
+            }
+    return None
+
+
+class Collapse:
+    """Reads lines of metrics in turn; warns once of each way in which the game has ended."""
+
+    def __init__(self, lines: list[dict[str, Any]] = ()):
+        self._in_a_row = {}
+        self.warnings = []
+        for line in lines:
+            self.see(line)
+
+    def see(self, line: dict[str, Any]) -> list[str]:
+        """Takes the next line; returns the warnings that are new with it."""
+        before = len(self.warnings)
+        for kind, seen in _signs(line).items():
+            self._in_a_row[kind] = self._in_a_row.get(kind, 0) + 1 if seen else 0
+            if self._in_a_row[kind] == PATIENCE and not any(kind in w for w in self.warnings):
+                self.warnings.append(
+                    f"{kind} (step {line['step']}, {PATIENCE} dispatches in a row)"
+                )
+        return self.warnings[before:]
+
+
+def _signs(line):
+    """What a line says of each kind of collapse; the VAE has no discriminator."""
+    accuracies = [line.get(f"discriminator/accuracy_on_{name}") for name in ("prior", "codes")]
+    stds = [line.get(f"{name}/std") for name in ("code", "prior")]
+    return {
+        "the discriminator tells prior and codes apart in 99 of 100: its accuracy is pinned at 1": (
+            None not in accuracies and min(accuracies) >= 0.99
+        ),
+        "the codes have collapsed: their std is below 1 % of the prior's": (
+            None not in stds and stds[0] < 0.01 * stds[1]
+        ),
+    }

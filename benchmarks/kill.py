@@ -1,0 +1,217 @@
+"""Kills runs with SIGKILL at random moments, and compares what they end with to an unkilled run.
+
+python -m benchmarks.kill --kills=50
+
+The digits with few steps and a checkpoint every twenty of them. A series of kills hits one workdir
+until its run ends by itself; some wait for a checkpoint under way (orbax's temporary directory) and
+hit inside it. After each series parameters, `metrics.jsonl`, `results.json` (times
+apart) and the names of the figures must be those of the unkilled run, bit for bit.
+"""
+
+import collections
+import hashlib
+import json
+import os
+import pathlib
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from absl import app, flags, logging
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+_KILLS = flags.DEFINE_integer("kills", 50, "How many.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
+
+STEPS, DISPATCH, EVERY = 400, 10, 20
+OVERRIDES = (
+    f"--config.train.num_steps={STEPS}",
+    f"--config.run.steps_per_dispatch={DISPATCH}",
+    f"--config.run.checkpoint_every={EVERY}",
+    "--config.model.encoder_hidden=(64,)",
+    "--config.model.decoder_hidden=(64,)",
+    "--config.model.discriminator_hidden=(64,)",
+    "--config.evaluation.num_samples=20_000",
+)
+# The phases of a run, and how many seconds after the begin of one a kill comes at the latest.
+PHASES = {
+    "starting": 5.0,
+    "training": 0.5,
+    "checkpoint write": 0.05,
+    "scoring": 0.5,
+    "drawing": 1.0,
+}
+# What a run prints at the begin of a phase.
+_SAYS = {"training": r"^(step |going on)", "scoring": r"^scoring", "drawing": r"^drawing"}
+
+
+class Run:
+    """A run under way in `workdir`, and where it is."""
+
+    def __init__(self, workdir: pathlib.Path):
+        self.workdir = workdir
+        self._out = tempfile.NamedTemporaryFile()
+        self._process = subprocess.Popen(
+            [sys.executable, "launch.py", f"--workdir={workdir}", *OVERRIDES],
+            cwd=_ROOT, stdout=self._out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def output(self) -> str:
+        return pathlib.Path(self._out.name).read_text()
+
+    def is_over(self) -> bool:
+        return self._process.poll() is not None
+
+    def is_writing(self) -> bool:
+        """Whether a checkpoint has begun and not ended."""
+        return any((self.workdir / "checkpoints").glob("*orbax-checkpoint-tmp*"))
+
+    def saved(self) -> int:
+        """The step of the newest checkpoint."""
+        names = [path.name for path in (self.workdir / "checkpoints").glob("*")]
+        return max((int(name) for name in names if name.isdigit()), default=0)
+
+    def phase(self) -> str:
+        """Where it is; a checkpoint's writing goes on beside the training."""
+        if self.is_writing():
+            return "checkpoint write"
+        said = self.output()
+        for phase in ("drawing", "scoring", "training"):
+            if re.search(_SAYS[phase], said, re.MULTILINE):
+                return phase
+        return "starting"
+
+    def kill(self) -> bool:
+        """False where it had ended before."""
+        self._process.send_signal(signal.SIGKILL)
+        return self._process.wait() == -signal.SIGKILL
+
+    def finish(self) -> None:
+        if self._process.wait():
+            raise RuntimeError(f"a start failed: {self.output()}")
+
+
+def run_until(workdir: pathlib.Path, target: str, step: int, delay: float) -> tuple[str, Run]:
+    """Starts a run and kills it `delay` seconds into a phase; (where it was, the run).
+
+    In training, that is once a checkpoint of `step` or later is there. The phase is "over" where
+    the run has ended before.
+    """
+    run = Run(workdir)
+    # In a run that is taken up, a phase may be behind it: then the next one is hit.
+    wanted = list(PHASES)[list(PHASES).index(target) :]
+    trains = target in ("training", "checkpoint write")
+    while not run.is_over() and (run.phase() not in wanted or (trains and run.saved() < step)):
+        time.sleep(0.001)
+    time.sleep(delay)
+    phase = run.phase()
+    if run.kill():
+        # The temporary directory tells what the kill has cut, whatever was seen before.
+        return ("checkpoint write" if run.is_writing() else phase), run
+    run.finish()
+    return "over", run
+
+
+def outcome(workdir: pathlib.Path) -> dict[str, object]:
+    """All that must not depend on kills."""
+    import orbax.checkpoint as ocp  # read without the package
+
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    results = json.loads((workdir / "results.json").read_text())
+    manager = ocp.CheckpointManager(workdir / "checkpoints")
+    arrays = manager.restore(STEPS, args=ocp.args.StandardRestore())
+    manager.close()
+    return {
+        "parameters": _digest(arrays),
+        "metrics": [{k: v for k, v in line.items() if k != "seconds"} for line in lines],
+        "results": {k: v for k, v in results.items() if "seconds" not in k},
+        "figures": sorted(path.name for path in (workdir / "figures").iterdir()),
+        "left over": sorted(path.name for path in workdir.glob("*.part")),
+    }
+
+
+def _digest(arrays) -> str:
+    import jax
+    import numpy as np
+
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(arrays):
+        leaf = np.asarray(leaf)
+        digest.update(f"{path}{leaf.dtype}{leaf.shape}".encode() + leaf.tobytes())
+    return digest.hexdigest()
+
+
+def resumed_from(said: str) -> str:
+    """What the start after a kill went on from, by what it printed."""
+    for pattern, shown in (
+        (r"^going on from step (\d+)", "step {}"),
+        (r"^training is finished: (\d+) steps", "step {}, trained"),
+    ):
+        if found := re.search(pattern, said, re.MULTILINE):
+            return shown.format(found[1])
+    return "nothing"
+
+
+def draw_moments(draw: random.Random, kills: int) -> list[tuple[str, int, float]]:
+    """Arguments of `run_until` for the kills of one run, in the order of its phases."""
+    place = {phase: i for i, phase in enumerate(PHASES)}
+    place["checkpoint write"] = place["training"]  # either may come first
+    targets = sorted(draw.choices(list(PHASES), k=kills), key=place.get)
+    return [(t, draw.randrange(0, STEPS, EVERY), draw.uniform(0.0, PHASES[t])) for t in targets]
+
+
+def series(workdir, moments, expected):
+    """Kills one run at each moment until it ends; [(where, resumed from)] and what differs."""
+    hits = []
+    for moment in moments:
+        phase, run = run_until(workdir, *moment)
+        if hits and hits[-1][1] is None:
+            hits[-1] = (hits[-1][0], resumed_from(run.output()))
+        if phase == "over":
+            break
+        hits.append((phase, None))
+    # A kill may come before a start has said what it goes on from: the next one says it.
+    run = Run(workdir)
+    run.finish()
+    hits = [(phase, found or resumed_from(run.output())) for phase, found in hits]
+    found = outcome(workdir)
+    return hits, [name for name in expected if found[name] != expected[name]]
+
+
+def main(argv):
+    del argv
+    logging.set_verbosity(logging.ERROR)  # orbax narrates
+    draw = random.Random(_SEED.value)
+    table, wrong, done = collections.defaultdict(collections.Counter), [], 0
+    with tempfile.TemporaryDirectory() as directory:
+        whole = pathlib.Path(directory, "whole")
+        Run(whole).finish()
+        expected = outcome(whole)
+        assert [line["step"] for line in expected["metrics"]] == list(
+            range(DISPATCH, STEPS + 1, DISPATCH)
+        )
+        while done < _KILLS.value:
+            workdir = pathlib.Path(directory, f"from_{done}")
+            moments = draw_moments(draw, min(5, _KILLS.value - done))
+            hits, differing = series(workdir, moments, expected)
+            for phase, origin in hits:
+                done += 1
+                table[phase][origin] += 1
+                print(f"kill {done}: {phase}, went on from {origin}", flush=True)
+            wrong += differing
+            print(f"  → {'differs in ' + ', '.join(differing) if differing else 'identical'}")
+    print("| killed while | kills | went on from |\n|---|---|---|")
+    for phase in PHASES:
+        origins = ", ".join(f"{name} ({n})" for name, n in sorted(table[phase].items()))
+        print(f"| {phase} | {sum(table[phase].values())} | {origins} |")
+    print(json.dumps({"kills": done, "table": table, "differing": wrong}))
+    if wrong:
+        raise SystemExit(f"error: the runs differ in {sorted(set(wrong))}")
+
+
+if __name__ == "__main__":
+    app.run(main)

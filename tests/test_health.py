@@ -1,0 +1,75 @@
+"""What went wrong, where, and only then."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from small import make_dataset, make_spec
+
+import aae_jax as aae
+from aae_jax import health
+from aae_jax.training import epoch_rows
+
+ACCURACIES = ("discriminator/accuracy_on_prior", "discriminator/accuracy_on_codes")
+
+
+def test_parameters_that_an_update_broke_are_found_in_its_step():
+    """The losses of that step are those of the parameters before it, and finite."""
+    spec = make_spec()
+    state = aae.create_train_state(spec, jax.random.key(0))
+    dataset = make_dataset()
+
+    def advance(state, num_steps):
+        """An infinite rate for the generator in the third step."""
+        broken = {**state.learning_rate_scale, "generator": jnp.float32(jnp.inf)}
+        now = state.replace(learning_rate_scale=broken) if int(state.step) == 2 else state
+        return aae.train_steps(now, dataset, num_steps)
+
+    failure = health.find_failure(state, 5, 20, advance)
+    assert failure["step"] == 3 and failure["networks"] == ["encoder"]
+    assert sorted(failure["losses"]) == ["discriminator", "generator", "reconstruction"]
+    assert np.isfinite(list(failure["losses"].values())).all()
+    rows = epoch_rows(state.rng, jnp.int32(2), 1, spec.train.batch_size, 20)[0]
+    np.testing.assert_array_equal(failure["rows"], rows)
+    assert health.find_failure(state, 2, 20, advance) is None
+
+
+def test_hidden_infinities_are_found():
+    """A bias of −∞ before a ReLU leaves every loss finite."""
+    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    params = jax.tree.map(lambda leaf: leaf, state.params)
+    bias = params["decoder"]["Dense_0"]["bias"]
+    params["decoder"]["Dense_0"]["bias"] = bias.at[0].set(-jnp.inf)
+    finite = health.finite_networks(params)
+    found = {name: bool(ok) for name, ok in finite.items()}
+    assert found == {"encoder": True, "decoder": False, "discriminator": True}
+
+
+def line(step, **values):
+    return {"step": step, **dict.fromkeys(ACCURACIES, 0.6), "code/std": 4, "prior/std": 5, **values}
+
+
+def warnings(lines):
+    return health.Collapse(lines).warnings
+
+
+def test_collapse_is_reported_once_of_each_kind():
+    pinned = dict.fromkeys(ACCURACIES, 0.99)
+    lines = [line(1), *(line(step, **pinned) for step in range(2, 6)), line(6)]
+    assert warnings(lines) == []  # four in a row
+    lines += [line(step, **pinned, **{"code/std": 0.049}) for step in range(7, 20)] + [line(20)]
+    lines += [line(step, **pinned) for step in range(21, 30)]
+    collapse = health.Collapse()
+    said = {entry["step"]: collapse.see(entry) for entry in lines}
+    assert {step for step, found in said.items() if found} == {11}
+    assert len(collapse.warnings) == 2
+    # A run that is taken up reads the same lines.
+    assert warnings(lines) == collapse.warnings
+
+
+def test_what_is_no_collapse():
+    # One accuracy of 1 is a discriminator that always says the same.
+    assert warnings([line(step, **{ACCURACIES[0]: 1.0}) for step in range(9)]) == []
+    # A VAE has none.
+    assert warnings([{"step": i, "code/std": 1.0, "prior/std": 1.0} for i in range(9)]) == []
+    # null in the file: not finite.
+    assert warnings([line(step, **{"code/std": None}) for step in range(9)]) == []
