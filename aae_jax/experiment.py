@@ -1,5 +1,6 @@
 """One run: data → train → checkpoint → evaluate → draw, in a workdir that can be taken up again."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aae_jax import data, health, parallel, processes, records, terminal
+from aae_jax import data, ensemble, health, parallel, processes, records, terminal
 from aae_jax.errors import UserError
 from aae_jax.priors import check_prior
 from aae_jax.spec import Settings, Spec, parse_config, spec_from_config
@@ -55,10 +56,20 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
             f"{available} validation images"
         )
     train = dataset.train
-    if settings.data.num_labelled is not None:
-        train = data.keep_labels(
-            train, settings.data.num_labelled, dataset.num_classes, settings.seed
+    if settings.num_seeds > 1 and _is_streamed(train["image"], settings):
+        raise UserError(
+            f"num_seeds is {settings.num_seeds}: the images {settings.data.name!r} would be "
+            "streamed, and several trainings in one program need them on the device"
         )
+    if settings.data.num_labelled is not None:
+        kept = [
+            data.keep_labels(train, settings.data.num_labelled, dataset.num_classes, seed)
+            for seed in _seeds(settings)
+        ]
+        labels = [split["label"] for split in kept]
+        train = {**train, "label": labels[0] if len(labels) == 1 else np.stack(labels)}
+    elif settings.num_seeds > 1:
+        train = {**train, "label": np.stack([train["label"]] * settings.num_seeds)}
     pixel_mean = pixel_std = None
     if settings.data.standardise:
         pixel_mean, pixel_std = data.pixel_statistics(train["image"])
@@ -78,15 +89,14 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
 def _run(settings, spec, dataset, train, pixel_statistics, mesh, workdir, mode) -> None:
     from aae_jax.checkpoint import Checkpoints  # orbax takes seconds to import
 
-    key = jax.random.key(settings.seed)
-    create = jax.jit(create_train_state, static_argnums=0, out_shardings=parallel.replicated(mesh))
+    keys = [jax.random.key(seed) for seed in _seeds(settings)]
     # From here to the end of the training a first signal is only noted, so that it can be obeyed
     # when the state is whole.
     with (
         terminal.Signals() as signals,
         Checkpoints(os.path.join(workdir, "checkpoints")) as checkpoints,
     ):
-        state = create(spec, jax.random.fold_in(key, 0), *pixel_statistics)
+        state = _create(spec, keys, pixel_statistics, parallel.replicated(mesh))
         if checkpoints.latest_step() is not None or mode in ("evaluate", "figures"):
             state = checkpoints.restore(state)
         if mode in ("run", "train"):
@@ -95,19 +105,40 @@ def _run(settings, spec, dataset, train, pixel_statistics, mesh, workdir, mode) 
     if signals.to_obey():
         _exit_interrupted(state, signals.to_obey(), workdir)
     if mode == "evaluate" or (mode == "run" and not _is_evaluated(state, settings, workdir)):
-        _evaluate(state, dataset, settings, jax.random.fold_in(key, 1), mesh, workdir)
+        _evaluate(state, dataset, settings, keys, mesh, workdir)
     if processes.is_first():  # pictures are small: one device draws them
         if mode == "figures" or (mode == "run" and not _is_drawn(state, workdir)):
-            alone = processes.own_copy(state)
-            _draw(alone, dataset, jax.random.fold_in(key, 2), workdir)
+            alone = processes.own_copy(_members(state, settings)[0])
+            _draw(alone, dataset, jax.random.fold_in(keys[0], 2), workdir)
         _summarise(state, workdir)
 
 
-def load_state(workdir: str) -> TrainState:
+def _seeds(settings) -> range:
+    return range(settings.seed, settings.seed + settings.num_seeds)
+
+
+def _create(spec, keys, pixel_statistics, sharding=None) -> TrainState:
+    """The state at step 0 of a run: of several seeds, an ensemble."""
+    keys = [jax.random.fold_in(key, 0) for key in keys]
+    create, key = create_train_state, keys[0]
+    if len(keys) > 1:
+        create, key = ensemble.create, jnp.stack(keys)
+    create = jax.jit(create, static_argnums=0, out_shardings=sharding)
+    return create(spec, key, *pixel_statistics)
+
+
+def _members(state, settings) -> list[TrainState]:
+    if settings.num_seeds == 1:
+        return [state]
+    return [ensemble.member(state, index) for index in range(settings.num_seeds)]
+
+
+def load_state(workdir: str, seed: int | None = None) -> TrainState:
     """The trained model of a run, from its directory alone: no config file and no data.
 
     Args:
         workdir: with `config.json` and `checkpoints/`.
+        seed: which of the models that a run of several seeds has; None for the first.
 
     Returns:
         The state of the newest checkpoint, to `encode`, `decode` and `generate` with.
@@ -124,9 +155,15 @@ def load_state(workdir: str) -> TrainState:
     mean = std = None
     if settings.data.standardise:  # overwritten by what was measured on the training images
         mean, std = jnp.zeros(settings.spec.num_pixels), jnp.ones(settings.spec.num_pixels)
-    state = create_train_state(settings.spec, jax.random.key(0), mean, std)
+    seeds = _seeds(settings)
+    if seed is not None and seed not in seeds:
+        raise UserError(
+            f"seed is {seed!r}: the run in {workdir!r} has {', '.join(map(str, seeds))}"
+        )
+    state = _create(settings.spec, [jax.random.key(s) for s in seeds], (mean, std))
     with Checkpoints(os.path.join(workdir, "checkpoints")) as checkpoints:
-        return checkpoints.restore(state)
+        state = checkpoints.restore(state)
+    return _members(state, settings)[0 if seed is None else seeds.index(seed)]
 
 
 def _train(state, train, settings, mesh, checkpoints, signals, workdir) -> TrainState:
@@ -185,7 +222,17 @@ def _fail(begin, end, train, settings, mesh, advance, checkpoints, workdir):
     if _is_streamed(train["image"], settings):  # the stream has gone past them
         advance = _stepper(begin, train, settings, mesh)
     first = int(begin.step) + 1
-    failure = health.find_failure(begin, end - first + 1, len(train["image"]), advance)
+    failures = []
+    for index, seed in enumerate(_seeds(settings)):
+        alone = begin
+        if settings.num_seeds > 1:
+            alone = ensemble.member(begin, index)
+            own = {**train, "label": train["label"][index]}
+            advance = _stepper(alone, own, dataclasses.replace(settings, num_seeds=1), mesh)
+        found = health.find_failure(alone, end - first + 1, len(train["image"]), advance)
+        if found is not None:
+            failures.append({"seed": seed, **found})
+    failure = min(failures, key=lambda found: found["step"], default=None)
     if failure is None:
         raise UserError(
             f"a loss or a parameter was not finite in steps {first} to {end}, and is when they are "
@@ -196,8 +243,9 @@ def _fail(begin, end, train, settings, mesh, advance, checkpoints, workdir):
     losses = ", ".join(f"loss/{name} is {float(v):.4g}" for name, v in failure["losses"].items())
     networks = " and ".join(failure["networks"])
     networks = f", and the parameters of {networks} are not finite after it" if networks else ""
+    of_seed = f" of seed {failure['seed']}" if settings.num_seeds > 1 else ""
     raise UserError(
-        f"at step {failure['step']} {losses}{networks}: training stopped, earlier checkpoints are "
+        f"at step {failure['step']}{of_seed} {losses}{networks}: training stopped, earlier checkpoints are "
         f"kept in {workdir}, failure.json there has the rows of the batch; try lower "
         "optimizer.*.learning_rate or set optimizer.*.clip_norm"
     )
@@ -212,6 +260,10 @@ def _stepper(state, train, settings, mesh):
         on_device = parallel.replicate(train, mesh)
         if pmap:
             return lambda state, size: parallel.pmap_train_steps(state, on_device, size, devices)
+        if settings.num_seeds > 1:
+            return lambda state, size: ensemble.train(
+                state, on_device, size, batch_sharding=sharding
+            )
         return lambda state, size: train_steps(state, on_device, size, batch_sharding=sharding)
     from aae_jax.data import streaming
 
@@ -275,27 +327,31 @@ def _exit_interrupted(state, signum, workdir):
     raise SystemExit(128 + signum)
 
 
-def _evaluate(state, dataset, settings: Settings, key, mesh, workdir) -> None:
+def _evaluate(state, dataset, settings: Settings, keys, mesh, workdir) -> None:
     from aae_jax import evaluation  # compiled code that training alone does not need
 
     terminal.say(f"scoring with {settings.evaluation.num_samples} samples")
     start = time.monotonic()
+    by_seed = []
     with terminal.Signals() as signals:
-        scores = evaluation.evaluate(
-            state,
-            dataset.folds,
-            settings.evaluation,
-            key,
-            mesh,
-            lambda one_pass: _run_pass(one_pass, signals, workdir),
-        )
-        if scores["parzen/sigma_on_grid_edge"]:
-            terminal.say(
-                f"warning: σ = {scores['parzen/sigma']:.4g} lies on the edge of evaluation.sigmas"
+        for seed, key, alone in zip(_seeds(settings), keys, _members(state, settings), strict=True):
+            scores = evaluation.evaluate(
+                alone,
+                dataset.folds,
+                settings.evaluation,
+                jax.random.fold_in(key, 1),
+                mesh,
+                lambda one_pass: _run_pass(one_pass, signals, workdir),
             )
+            if scores["parzen/sigma_on_grid_edge"]:
+                terminal.say(
+                    f"warning: σ = {scores['parzen/sigma']:.4g} lies on the edge of "
+                    "evaluation.sigmas"
+                )
+            by_seed.append({"seed": seed, **scores})
+        scores = _over_seeds(by_seed)
         results = {
             "data": settings.data.name,
-            "seed": settings.seed,
             "steps": int(state.step),
             "seconds": records.MetricsLog.last_seconds(workdir),
             "evaluation_seconds": time.monotonic() - start,
@@ -312,6 +368,23 @@ def _evaluate(state, dataset, settings: Settings, key, mesh, workdir) -> None:
     if signals.to_obey():
         terminal.say(f"interrupted after scoring: {workdir} holds the scores")
         raise SystemExit(128 + signals.to_obey())
+
+
+def _over_seeds(by_seed: list[dict[str, Any]]) -> dict[str, Any]:
+    """The scores of one seed; of several the means, their standard deviations, and all of them."""
+    if len(by_seed) == 1:
+        return by_seed[0]
+    means, spread = {}, {}
+    for name, first in by_seed[0].items():
+        values = [scores[name] for scores in by_seed]
+        if isinstance(first, float):
+            means[name] = float(np.mean(values))
+            spread[name] = float(np.std(values, ddof=1))
+        elif isinstance(first, bool):
+            means[name] = any(values)
+        elif all(value == first for value in values):  # a number of samples
+            means[name] = first
+    return {**means, "spread": spread, "by_seed": by_seed}
 
 
 def _run_pass(one_pass, signals, workdir):
@@ -412,6 +485,11 @@ def _summarise(state, workdir) -> None:
             f"{results['parzen/standard_error']:.1f} nats (Parzen window, "
             f"{results['parzen/num_samples']} samples, {how})"
         )
+        if "spread" in results:
+            lines.append(
+                f"                 mean of {len(results['by_seed'])} seeds, their standard deviation "
+                f"{results['spread']['parzen/log_likelihood']:.1f} nats; the pictures are the first's"
+            )
     drawn = [
         name for name in figure_files(state.spec) if os.path.exists(_figure_path(workdir, name))
     ]

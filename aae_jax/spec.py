@@ -27,6 +27,7 @@ SCHEDULES = ("constant", "cosine", "piecewise")
 PARAM_DTYPES = ("float32", "float64")
 RUNNERS = ("jit", "pmap")
 COMPUTE_DTYPES = ("float32", "float64", "bfloat16")
+_MAX_SEEDS = 1_000
 
 
 def _check_types(instance, section):
@@ -441,6 +442,7 @@ class Settings:
     """A whole config, checked."""
 
     seed: int
+    num_seeds: int  # trainings in one program, of seeds seed, seed + 1, …
     spec: Spec
     data: DataSpec
     parallel: ParallelSpec
@@ -481,6 +483,7 @@ def parse_config(config: Mapping[str, Any]) -> Settings:
     """Checks every field of a config: names, types, values. Raises `UserError`."""
     fields = {
         "seed",
+        "num_seeds",
         "algorithm",
         "data",
         "model",
@@ -495,6 +498,9 @@ def parse_config(config: Mapping[str, Any]) -> Settings:
     seed = config["seed"]
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise UserError(f"seed is {seed!r}: it must be an integer from 0 to 2^32 − 1")
+    num_seeds = config["num_seeds"]
+    if type(num_seeds) is not int or not 1 <= num_seeds <= _MAX_SEEDS:
+        raise UserError(f"num_seeds is {num_seeds!r}: it must be an integer from 1 to {_MAX_SEEDS}")
     algorithm = config["algorithm"]
     if not isinstance(algorithm, str):
         raise UserError(f"algorithm is {algorithm!r}: it must be a string")
@@ -516,12 +522,20 @@ def parse_config(config: Mapping[str, Any]) -> Settings:
     )
     if data.standardise and spec.model.output == "sigmoid":
         raise UserError("data.standardise is True: model.output must be 'linear', not 'sigmoid'")
+    devices = _section(config, "parallel", ParallelSpec)
+    run = _section(config, "run", RunSpec)
+    if num_seeds > 1 and (devices.runner == "pmap" or run.stream):
+        raise UserError(
+            f"num_seeds is {num_seeds} with parallel.runner {devices.runner!r} and run.stream "
+            f"{run.stream}: several trainings in one program need 'jit', and images on the device"
+        )
     return Settings(
         seed=seed,
+        num_seeds=num_seeds,
         spec=spec,
         data=data,
-        parallel=_section(config, "parallel", ParallelSpec),
-        run=_section(config, "run", RunSpec),
+        parallel=devices,
+        run=run,
         evaluation=_section(config, "evaluation", EvaluationSpec),
     )
 

@@ -12,6 +12,7 @@ def get_config() -> config_dict.ConfigDict:
     """The fields and their defaults."""
     config = config_dict.ConfigDict()
     config.seed = 0
+    config.num_seeds = 1  # more: seeds seed, seed + 1, … trained in one program
     config.algorithm = "aae"
 
     config.data = config_dict.ConfigDict()

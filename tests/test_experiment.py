@@ -494,3 +494,64 @@ def test_training_sees_training_images_only(tmp_path, monkeypatch):
     experiment.run(small_config(**{"train.num_steps": 8}), str(tmp_path), "train")
     for images in seen:
         np.testing.assert_array_equal(images, loaded.train["image"])
+
+
+def test_seeds_in_one_program_end_as_the_runs_of_each(tmp_path, x64, capsys):
+    common = {
+        "train.num_steps": 12,
+        "model.param_dtype": "float64",
+        "model.compute_dtype": "float64",
+        "model.label_in_discriminator": True,
+        "evaluation.num_samples": 50,
+        "seed": 4,
+    }
+
+    def config(**changes):
+        made = small_config(**{**common, **changes})
+        made.data.num_labelled = 100  # which, the seed decides
+        return made
+
+    together = tmp_path / "together"
+    experiment.run(config(num_seeds=2, **{"train.num_steps": 12}), str(together))
+    assert "mean of 2 seeds" in capsys.readouterr().out
+    found = results(together)
+    assert [scores["seed"] for scores in found["by_seed"]] == [4, 5]
+    scores = []
+    for seed in (4, 5):
+        alone = tmp_path / str(seed)
+        experiment.run(config(seed=seed), str(alone), "train")
+        experiment.run(config(seed=seed), str(alone), "evaluate")
+        scores.append(results(alone)["parzen/log_likelihood"])
+        state, member = aae.load_state(str(alone)), aae.load_state(str(together), seed=seed)
+        for own, joint in zip(jax.tree.leaves(state.params), jax.tree.leaves(member.params)):
+            np.testing.assert_allclose(own, joint, rtol=0, atol=1e-9)
+    by_seed = [member["parzen/log_likelihood"] for member in found["by_seed"]]
+    np.testing.assert_allclose(by_seed, scores, atol=1e-6)
+    np.testing.assert_allclose(found["parzen/log_likelihood"], np.mean(scores), atol=1e-6)
+    np.testing.assert_allclose(
+        found["spread"]["parzen/log_likelihood"], np.std(scores, ddof=1), atol=1e-6
+    )
+    with pytest.raises(UserError, match="seed is 6: the run .* has 4, 5"):
+        aae.load_state(str(together), seed=6)
+
+
+def test_of_several_seeds_the_one_that_diverges_is_named(tmp_path, monkeypatch):
+    create = experiment.ensemble.create
+
+    def one_explodes(*arguments):
+        state = create(*arguments)
+        scale = {k: np.float32([1.0, 1e25]) * v for k, v in state.learning_rate_scale.items()}
+        return state.replace(learning_rate_scale=scale)
+
+    monkeypatch.setattr(experiment.ensemble, "create", one_explodes)
+    with pytest.raises(UserError, match=r"at step \d+ of seed 1 loss/"):
+        experiment.run(small_config(num_seeds=2), str(tmp_path), "train")
+    failure = json.loads((tmp_path / "failure.json").read_text())
+    assert failure["seed"] == 1 and len(failure["rows"]) == 20
+
+
+@pytest.mark.parametrize("changes", [{"parallel.runner": "pmap"}, {"run.stream": True}])
+def test_several_seeds_need_one_program_and_resident_images(tmp_path, changes):
+    with pytest.raises(UserError, match="num_seeds is 2 with"):
+        experiment.run(small_config(num_seeds=2, **changes), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

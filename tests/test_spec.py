@@ -70,6 +70,7 @@ def test_names_in_spec_have_an_implementation():
 
 BAD = {
     "seed": (-1, "a", 1.5),
+    "num_seeds": (0, -1, 1.5, True, 10**6),
     "algorithm": ("gan",),
     "data.image_shape": ((28, 28), (0, 28, 1), (28.0, 28, 1)),
     "data.num_classes": (0, "ten"),
