@@ -181,3 +181,10 @@ def test_schedules_against_hand_computed_rates():
 def test_float64_needs_x64(x64):
     assert jax.config.jax_enable_x64
     aae.ModelSpec(param_dtype="float64")
+
+
+def test_configs_of_older_runs_are_read():
+    """Their config.json has no field that came later; it is None."""
+    config = default.get_config().to_dict()
+    del config["optimizer"]["generator"]["clip_norm"]
+    assert aae.spec_from_config(config) == aae.spec_from_config(default.get_config())
