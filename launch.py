@@ -31,8 +31,12 @@ _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes:
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several processes: which this is, from 0.")
 
 
+def _one_line(message):
+    return f"error: {' '.join(str(message).split())}"
+
+
 def _fail(message):
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    print(_one_line(message), file=sys.stderr)
     sys.exit(2)
 
 
@@ -84,7 +88,8 @@ def main(argv):
 
         experiment.run(_CONFIG.value, workdir, _MODE.value)
     except UserError as error:
-        _fail(error)
+        print(_one_line(error), file=sys.stderr, flush=True)
+        os._exit(2)  # of several processes, an ordinary exit waits minutes for the others
     except KeyboardInterrupt:  # outside the training, which saves
         print(
             "interrupted: the same command goes on from what is saved", file=sys.stderr, flush=True

@@ -10,7 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from aae_jax import processes, terminal
-from aae_jax.errors import UserError
+from aae_jax.errors import PeerLost, UserError
 from aae_jax.train_state import TrainState
 
 _DIGESTS = "sha256.json"  # of a checkpoint's files, in its directory
@@ -42,6 +42,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind, *exception):
+        if kind is PeerLost:  # closing would wait for it
+            return
         try:
             self._manager.close()
         except Exception as error:

@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     `launch.py` prints it without a traceback; anything else is a bug and shows one.
     """
+
+
+class PeerLost(UserError):
+    """Another process of the run has died; nothing that needs it, closing included, can end."""

@@ -95,6 +95,7 @@ def _run(settings, spec, dataset, train, pixel_statistics, mesh, workdir, mode) 
     with (
         terminal.Signals() as signals,
         Checkpoints(os.path.join(workdir, "checkpoints")) as checkpoints,
+        processes.peers(),
     ):
         state = _create(spec, keys, pixel_statistics, parallel.replicated(mesh))
         if checkpoints.latest_step() is not None or mode in ("evaluate", "figures"):
@@ -333,7 +334,7 @@ def _evaluate(state, dataset, settings: Settings, keys, mesh, workdir) -> None:
     terminal.say(f"scoring with {settings.evaluation.num_samples} samples")
     start = time.monotonic()
     by_seed = []
-    with terminal.Signals() as signals:
+    with terminal.Signals() as signals, processes.peers():
         for seed, key, alone in zip(_seeds(settings), keys, _members(state, settings), strict=True):
             scores = evaluation.evaluate(
                 alone,

@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from aae_jax.errors import UserError
+from aae_jax.errors import PeerLost, UserError
 
 
 def initialize(
@@ -143,6 +143,24 @@ def first_before_others(name: str) -> Iterator[None]:
     finally:  # where it fails, the others may find out by themselves
         if is_first():
             multihost_utils.sync_global_devices(name)
+
+
+@contextlib.contextmanager
+def peers() -> Iterator[None]:
+    """Says in one line that a collective failed; with one process there is none that could.
+
+    Gloo and NCCL notice at once when a process dies. A machine that vanishes from the network is
+    missed by JAX's heartbeat, which ends the process after 100 seconds with a message of its own.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise PeerLost(
+            f"another process of this run has died ({str(error).splitlines()[0][:100]}): start all "
+            f"{jax.process_count()} again, and they go on from the last checkpoint"
+        ) from error
 
 
 def own_copy(tree: Any) -> Any:

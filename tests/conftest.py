@@ -21,6 +21,13 @@ import pytest
 MNIST_FILES = ROOT.parent / "shared" / "data" / "mnist"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_compiled_programs():
+    """Each maps memory, of which a process may have so many pieces; the whole suite had more."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Double precision within one test."""

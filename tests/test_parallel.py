@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import chex
 import jax
@@ -112,32 +113,40 @@ else:
 """
 
 
-def two_processes(
-    *arguments,
-):
-    """Starts the command twice, two devices each, and waits; their outputs."""
+def start_two(*arguments):
+    """Starts the command twice, as processes 0 and 1 with two devices each."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    started = [
+    return [
         subprocess.Popen(
             [sys.executable, *(a.format(process=i, port=port) for a in arguments)],
             cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
         for i in range(2)
     ]  # fmt: skip
+
+
+def outputs_of(started):
+    """Waits; what the processes printed, without what the libraries did, and their exit codes."""
     try:
         outputs = [process.communicate(timeout=1_200)[0] for process in started]
     finally:
         for process in started:
             process.kill()
-    assert [process.returncode for process in started] == [0, 0], outputs
-    # Not what the libraries print.
-    return [
+    outputs = [
         "".join(line for line in out.splitlines(True) if line.strip() and "[Gloo]" not in line)
         for out in outputs
     ]
+    return outputs, [process.returncode for process in started]
+
+
+def two_processes(*arguments):
+    """Starts the command twice, two devices each, and waits; their outputs."""
+    outputs, codes = outputs_of(start_two(*arguments))
+    assert codes == [0, 0], outputs
+    return outputs
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +222,31 @@ def test_two_processes_run_as_one_and_one_goes_on(where, tmp_path):
     assert before.step == after.step == STEPS
     chex.assert_trees_all_close(after.params, before.params, rtol=0, atol=1e-3)
     assert_close(results(workdir), {**results(alone), "devices": ["cpu"] * 2}, 1e-3)
+
+
+@pytest.mark.slow
+def test_when_one_of_two_processes_is_killed_the_other_says_so_and_both_go_on(tmp_path):
+    workdir = tmp_path / "run"
+    flags = ["launch.py", f"--workdir={workdir}", "--coordinator_address=localhost:{port}"]
+    flags += ["--num_processes=2", "--process_id={process}", "--mode=train"]
+    changes = {**changed_fields(), "train.num_steps": 800, "run.checkpoint_every": 400}
+    flags += [f"--config.{name}={value}" for name, value in changes.items()]
+    started = start_two(*flags)
+    while not (workdir / "checkpoints" / "400").is_dir():
+        assert started[0].poll() is None, outputs_of(started)
+        time.sleep(0.1)
+    # Not while a checkpoint is written: who waits for the other one there is told by JAX's heartbeat,
+    # after 100 seconds.
+    time.sleep(0.3)
+    started[1].kill()
+    outputs, codes = outputs_of(started)
+    assert codes == [2, -signal.SIGKILL]
+    last = outputs[0].splitlines()[-1]
+    assert last.startswith("error: another process of this run has died"), outputs[0]
+    assert "Traceback" not in outputs[0] and "start all 2 again" in last
+    outputs = two_processes(*flags)
+    assert "going on from step" in outputs[0]
+    assert aae.load_state(str(workdir)).step == 800
 
 
 def changed_fields():

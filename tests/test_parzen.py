@@ -1,7 +1,6 @@
 """The Parzen window against float64 NumPy, and the anchor on MNIST."""
 
 import itertools
-import os
 import subprocess
 import sys
 

@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 tfds = pytest.importorskip("tensorflow_datasets")
 
 from aae_jax import data
-from aae_jax.data import mnist, tfd, tfds_images
+from aae_jax.data import mnist, tfds_images
 from aae_jax.errors import UserError
 from aae_jax.spec import DataSpec
 
