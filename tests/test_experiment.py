@@ -447,7 +447,7 @@ def test_partial_labels_and_standardised_pixels_reach_the_training(tmp_path, mon
         }
     )
     config.data.num_labelled = 100
-    experiment.run(config, str(tmp_path))
+    experiment.run(config, str(tmp_path), "train")
     state, label = seen[0]
     np.testing.assert_array_equal(np.bincount(label[label >= 0]), np.full(10, 10))
     assert (label == -1).sum() == 1_297 - 100
@@ -512,7 +512,8 @@ def test_seeds_in_one_program_end_as_the_runs_of_each(tmp_path, x64, capsys):
         return made
 
     together = tmp_path / "together"
-    experiment.run(config(num_seeds=2, **{"train.num_steps": 12}), str(together))
+    experiment.run(config(num_seeds=2), str(together), "train")
+    experiment.run(config(num_seeds=2), str(together), "evaluate")
     assert "mean of 2 seeds" in capsys.readouterr().out
     found = results(together)
     assert [scores["seed"] for scores in found["by_seed"]] == [4, 5]

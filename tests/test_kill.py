@@ -18,6 +18,7 @@ def compile_once(tmp_path_factory, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS")  # one device: four fake ones are slow
 
 
+@pytest.mark.slow
 def test_a_run_killed_three_times_ends_bit_identical(tmp_path):
     whole = tmp_path / "whole"
     kill.Run(whole).finish()

@@ -197,6 +197,7 @@ def assert_close(found, expected, tolerance):
         assert found == expected
 
 
+@pytest.mark.slow
 def test_two_processes_run_as_one_and_one_goes_on(where, tmp_path):
     """Two processes take up the run that a signal stopped; then one, a checkpoint that they made."""
     workdir = str(where / "run")

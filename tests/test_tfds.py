@@ -426,7 +426,7 @@ def test_tfd_from_its_file_to_its_scores(tmp_path, capsys):
         for network in ("encoder", "decoder", "discriminator"):
             config.model[f"{network}_hidden"] = (16,)
         config.train.num_steps, config.evaluation.num_samples = 8, 200
-        config.train.batch_size = 20
+        config.train.batch_size = 24
         config.data.update(where)
         workdir = tmp_path / "run"
         experiment.run(config, str(workdir), mode)
