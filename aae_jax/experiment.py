@@ -45,7 +45,7 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
     mesh = parallel.make_mesh(devices)
     config_json = json.loads(config.to_json_best_effort())
     records.check(workdir, config_json)
-    with processes.first_before_others("data"):
+    with processes.first_before_others():
         dataset = data.load(settings.data)
     spec = spec_from_config(config, dataset.image_shape, dataset.num_classes)
     available = min(len(fold.validation["image"]) for fold in dataset.folds)
@@ -56,7 +56,10 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
             f"{available} validation images"
         )
     train = dataset.train
-    if settings.num_seeds > 1 and _is_streamed(train["image"], settings):
+    # Hosts may differ in memory, and all must do the same.
+    streamed = bool(processes.agree([_is_streamed(train["image"], settings)])[0])
+    settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, stream=streamed))
+    if settings.num_seeds > 1 and streamed:
         raise UserError(
             f"num_seeds is {settings.num_seeds}: the images {settings.data.name!r} would be "
             "streamed, and several trainings in one program need them on the device"
@@ -237,7 +240,8 @@ def _fail(begin, end, train, settings, mesh, advance, checkpoints, workdir):
     if failure is None:
         raise UserError(
             f"a loss or a parameter was not finite in steps {first} to {end}, and is when they are "
-            f"repeated: this machine computes wrongly; earlier checkpoints are kept in {workdir}"
+            f"repeated: training is at the edge of what {begin.spec.model.param_dtype} holds, or this machine computes "
+            f"wrongly; earlier checkpoints are kept in {workdir}"
         )
     failure["last_checkpoint"] = checkpoints.latest_step()
     records.write_json(os.path.join(workdir, "failure.json"), failure)
@@ -376,16 +380,24 @@ def _over_seeds(by_seed: list[dict[str, Any]]) -> dict[str, Any]:
     if len(by_seed) == 1:
         return by_seed[0]
     means, spread = {}, {}
-    for name, first in by_seed[0].items():
+    for name in by_seed[0].keys() - {"seed"}:
         values = [scores[name] for scores in by_seed]
-        if isinstance(first, float):
-            means[name] = float(np.mean(values))
+        means[name] = _elementwise(np.mean, values)
+        if isinstance(values[0], float):
             spread[name] = float(np.std(values, ddof=1))
-        elif isinstance(first, bool):
-            means[name] = any(values)
-        elif all(value == first for value in values):  # a number of samples
-            means[name] = first
     return {**means, "spread": spread, "by_seed": by_seed}
+
+
+def _elementwise(function, values):
+    """Of floats, in lists and dicts too; a warning is one where any is, and the rest is the first's."""
+    first = values[0]
+    if isinstance(first, dict):
+        return {name: _elementwise(function, [value[name] for value in values]) for name in first}
+    if isinstance(first, list):
+        return [_elementwise(function, list(items)) for items in zip(*values)]
+    if isinstance(first, bool):
+        return any(values)
+    return float(function(values)) if isinstance(first, float) else first
 
 
 def _run_pass(one_pass, signals, workdir):

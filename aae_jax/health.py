@@ -87,13 +87,26 @@ class Collapse:
     def see(self, line: dict[str, Any]) -> list[str]:
         """Takes the next line; returns the warnings that are new with it."""
         before = len(self.warnings)
-        for kind, seen in _signs(line).items():
+        for kind, seen in _signs_of_all(line).items():
             self._in_a_row[kind] = self._in_a_row.get(kind, 0) + 1 if seen else 0
             if self._in_a_row[kind] == PATIENCE and not any(kind in w for w in self.warnings):
                 self.warnings.append(
                     f"{kind} (step {line['step']}, {PATIENCE} dispatches in a row)"
                 )
         return self.warnings[before:]
+
+
+def _signs_of_all(line):
+    """`_signs` of each seed of an ensemble, or of the one training."""
+    by_seed = line.get("by_seed")
+    if not by_seed:
+        return _signs(line)
+    number = len(next(iter(by_seed.values())))
+    return {
+        f"seed {index + 1} of {number}: {kind}": seen
+        for index in range(number)
+        for kind, seen in _signs({name: v[index] for name, v in by_seed.items()}).items()
+    }
 
 
 def _signs(line):

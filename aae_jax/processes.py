@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib.util
+import itertools
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,13 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from aae_jax.errors import PeerLost, UserError
+
+_PREPARATION_SECONDS = 4 * 3600  # downloads and prepares the data
+
+# What errors of collectives speak of where it is the other side that is gone.
+_COMMUNICATION = (
+    "gloo", "nccl", "unavailable", "connection", "deadline_exceeded", "heartbeat", "socket", "peer",
+)  # fmt: skip
 
 
 def initialize(
@@ -68,6 +76,11 @@ def initialize(
         if missing and "coordinator_address should be defined" in str(error):
             return
         raise
+    except RuntimeError as error:  # JAX's own among them
+        raise UserError(
+            f"process {process_id} can't join the others at {coordinator_address} "
+            f"({str(error).splitlines()[0][:100]}): is the address that of process 0, and its port free?"
+        ) from error
     finally:
         # JAX would note SIGTERM and go on; `terminal.Signals` stops all processes together.
         signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
@@ -82,7 +95,13 @@ def _started_together() -> bool:
     env = os.environ
     if "SLURM_STEP_NODELIST" in env and int(env.get("SLURM_NTASKS", 1)) > 1:
         return True
-    if "OMPI_MCA_orte_hnp_uri" in env and int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
+    if int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
+        if "OMPI_MCA_orte_hnp_uri" not in env:  # Open MPI 5, which JAX does not know
+            raise UserError(
+                "this Open MPI does not say where process 0 is: give --coordinator_address, "
+                f"--num_processes={env['OMPI_COMM_WORLD_SIZE']} and "
+                "--process_id=$OMPI_COMM_WORLD_RANK"
+            )
         return True
     hosts = env.get("TPU_PROCESS_ADDRESSES", env.get("TPU_WORKER_HOSTNAMES"))
     if hosts is not None:  # Google Kubernetes Engine, or notebooks with one host
@@ -134,15 +153,30 @@ def whole(tree: Any) -> Any:
 
 
 @contextlib.contextmanager
-def first_before_others(name: str) -> Iterator[None]:
+def first_before_others() -> Iterator[None]:
     """The first process runs the body before the others: it may prepare files that all read."""
     try:
         if not is_first():
-            multihost_utils.sync_global_devices(name)
+            _wait_for_all()
         yield
     finally:  # where it fails, the others may find out by themselves
         if is_first():
-            multihost_utils.sync_global_devices(name)
+            _wait_for_all()
+
+
+_barriers = itertools.count()
+
+
+def _wait_for_all() -> None:
+    """A barrier of the coordination service: a collective would give up after half a minute."""
+    if jax.process_count() > 1:
+        from orbax.checkpoint import multihost  # takes seconds to import
+
+        multihost.sync_global_processes(
+            f"aae_jax {next(_barriers)}",
+            timeout=_PREPARATION_SECONDS,
+            processes=set(range(jax.process_count())),
+        )
 
 
 @contextlib.contextmanager
@@ -155,7 +189,8 @@ def peers() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+        text = str(error).lower()
+        if jax.process_count() == 1 or not any(word in text for word in _COMMUNICATION):
             raise
         raise PeerLost(
             f"another process of this run has died ({str(error).splitlines()[0][:100]}): start all "

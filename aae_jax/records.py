@@ -16,13 +16,16 @@ import zlib
 import jax
 import numpy as np
 
-from aae_jax import parzen, processes
+from aae_jax import parzen, processes, terminal
 from aae_jax.errors import UserError
+from aae_jax.spec import LATER_FIELDS
 
 # What a disk says that is full, read-only, not the user's, or broken.
 _DISK_ERRORS = {
     getattr(errno, name) for name in "ENOSPC EDQUOT EFBIG EROFS EACCES EPERM EIO ESTALE".split()
 }
+
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 
 # Fields that may change between two starts in one workdir: they don't touch the training.
 _FREE = ("evaluation.", "parallel.", "run.", "data.data_dir", "data.manual_dir", "data.fold")
@@ -40,7 +43,7 @@ def check(workdir, config_json):
     earlier = read_json(os.path.join(workdir, "config.json"))
     if earlier is None:
         return
-    before, now = _flatten(earlier), _flatten(config_json)
+    before, now = _flatten({**LATER_FIELDS, **earlier}), _flatten(config_json)
     differing = [
         f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
@@ -76,6 +79,12 @@ def at_work(workdir):
                 raise UserError(
                     f"another run is at work in {workdir!r}: wait for it, or name another --workdir"
                 ) from None
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                terminal.say(
+                    f"warning: the disk of {workdir!r} has no locks: nothing keeps a second run out"
+                )
             yield
     except OSError as error:
         inside = error.filename is None or os.path.abspath(error.filename).startswith(
@@ -132,7 +141,14 @@ class MetricsLog:
         line = {name: float(values.mean()) for name, values in sorted(metrics.items())}
         # The kurtosis of a code that has collapsed to a point; JSON has no NaN.
         line = {name: value if np.isfinite(value) else None for name, value in line.items()}
+        by_seed = {
+            name: [float(v) if np.isfinite(v) else None for v in values.mean(axis=1)]
+            for name, values in sorted(metrics.items())
+            if values.ndim == 2
+        }
         line = {"step": step, "seconds": seconds(), **line}
+        if by_seed:
+            line["by_seed"] = by_seed
         if not self._writes:
             return line
         self._file.write(json.dumps(line) + "\n")

@@ -28,6 +28,8 @@ PARAM_DTYPES = ("float32", "float64")
 RUNNERS = ("jit", "pmap")
 COMPUTE_DTYPES = ("float32", "float64", "bfloat16")
 _MAX_SEEDS = 1_000
+# Those of a run, or of a config of the user's, that is older than they are.
+LATER_FIELDS = {"num_seeds": 1, "parallel": {"runner": "jit", "num_devices": None}}
 
 
 def _check_types(instance, section):
@@ -494,6 +496,7 @@ def parse_config(config: Mapping[str, Any]) -> Settings:
         "run",
         "evaluation",
     }
+    config = {**LATER_FIELDS, **config}
     _check_names(config, fields, "")
     seed = config["seed"]
     if type(seed) is not int or not 0 <= seed < 2**32:

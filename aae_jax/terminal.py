@@ -84,6 +84,7 @@ class Signals:
 
     def __enter__(self):
         self.received = 0
+        self._asked = [0]
         self._previous = {}
         # Python delivers signals to its main thread only, and only there may handlers be set.
         with contextlib.suppress(ValueError):

@@ -1,5 +1,6 @@
 """One whole run on the real digits, and every way of cutting it short."""
 
+import errno
 import json
 import os
 import pathlib
@@ -556,3 +557,24 @@ def test_several_seeds_need_one_program_and_resident_images(tmp_path, changes):
     with pytest.raises(UserError, match="num_seeds is 2 with"):
         experiment.run(small_config(num_seeds=2, **changes), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_from_before_some_fields_is_read_and_goes_on(whole, tmp_path, capsys):
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    config = json.loads((workdir / "config.json").read_text())
+    for name in ("num_seeds", "parallel"):
+        del config[name]
+    (workdir / "config.json").write_text(json.dumps(config))
+    assert aae.load_state(str(workdir)).step == STEPS
+    experiment.run(small_config(), str(workdir))
+    assert "training is finished" in capsys.readouterr().out
+
+
+def test_a_disk_without_locks_is_a_warning(whole, tmp_path, monkeypatch, capsys):
+    def refuse(*arguments):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    workdir = str(shutil.copytree(whole, tmp_path / "run"))
+    monkeypatch.setattr(records.fcntl, "flock", refuse)
+    experiment.run(small_config(), workdir, "train")
+    assert "has no locks" in capsys.readouterr().out

@@ -73,3 +73,11 @@ def test_what_is_no_collapse():
     assert warnings([{"step": i, "code/std": 1.0, "prior/std": 1.0} for i in range(9)]) == []
     # null in the file: not finite.
     assert warnings([line(step, **{"code/std": None}) for step in range(9)]) == []
+
+
+def test_a_collapse_of_one_of_several_seeds_is_seen():
+    line = {"code/std": 2.5, "prior/std": 5.0}
+    by_seed = {"code/std": [5.0, 0.01], "prior/std": [5.0, 5.0]}
+    lines = [{"step": step, **line, "by_seed": by_seed} for step in range(1, health.PATIENCE + 1)]
+    (warning,) = health.Collapse(lines).warnings
+    assert warning.startswith("seed 2 of 2: the codes have collapsed")

@@ -28,7 +28,7 @@ from test_experiment import STEPS, metrics, results, small_config
 import aae_jax as aae
 from aae_jax import data, experiment, parallel, processes
 from aae_jax.checkpoint import Checkpoints
-from aae_jax.errors import UserError
+from aae_jax.errors import PeerLost, UserError
 from aae_jax.spec import ParallelSpec
 
 # In float64, because Adam amplifies rounding.
@@ -403,3 +403,21 @@ def test_launchers_are_seen(monkeypatch, environment, libtpu, asked):
     processes.initialize()
     assert calls == ([(None, None, None)] if asked else [])
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_open_mpi_that_jax_does_not_know_is_one_line(monkeypatch):
+    for name in LAUNCHERS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    with pytest.raises(UserError, match="give --coordinator_address, --num_processes=4"):
+        processes.initialize()
+
+
+def test_only_errors_of_communication_are_a_lost_peer(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(PeerLost, match="has died .*start all 2 again"), processes.peers():
+        raise jax.errors.JaxRuntimeError(
+            "UNKNOWN: Gloo all-reduce failed: Connection reset by peer"
+        )
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE"), processes.peers():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
