@@ -188,9 +188,10 @@ def peers() -> Iterator[None]:
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:  # by how far the dispatch had come
         text = str(error).lower()
-        if jax.process_count() == 1 or not any(word in text for word in _COMMUNICATION):
+        told = isinstance(error, UserError) or jax.process_count() == 1
+        if told or not any(word in text for word in _COMMUNICATION):
             raise
         raise PeerLost(
             f"another process of this run has died ({str(error).splitlines()[0][:100]}): start all "
