@@ -185,4 +185,6 @@ def _arrays(state):
             "pixel_std",
         )
     }
+    if state.average is not None:  # checkpoints that are older than it have no such entry
+        arrays["average"] = state.average
     return {**arrays, "rng": jax.random.key_data(state.rng)}

@@ -158,7 +158,7 @@ def log_likelihoods(
     sigma = jnp.asarray(sigmas, x.dtype)
     if mesh is not None:
         x, sigma = parallel.replicate((x, sigma), mesh)
-    arrays = (state.step, state.params, state.pixel_mean, state.pixel_std)
+    arrays = (state.step, state.params, state.average, state.pixel_mean, state.pixel_std)
     num_devices = 1 if mesh is None else mesh.size
     one_pass = Pass(
         label=label,

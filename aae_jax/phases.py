@@ -121,7 +121,8 @@ def make_optimizer(spec: Spec, phase: str) -> optax.GradientTransformation:
 def make_schedule(optimizer: OptimizerSpec, num_steps: int) -> optax.Schedule:
     """Learning rate as a function of the step, 0 for the first."""
     if optimizer.schedule == "cosine":
-        return optax.cosine_decay_schedule(optimizer.learning_rate, num_steps)
+        floor = optimizer.floor or 0.0
+        return optax.cosine_decay_schedule(optimizer.learning_rate, num_steps, alpha=floor)
     if optimizer.schedule == "piecewise":
         return optax.piecewise_constant_schedule(
             optimizer.learning_rate, dict(zip(optimizer.boundaries, optimizer.factors))

@@ -180,8 +180,8 @@ class PriorSpec:
 class OptimizerSpec:
     """One optax chain and its learning-rate schedule; one a phase.
 
-    Schedules: "constant"; "cosine" falls to zero at `train.num_steps`; "piecewise" multiplies the
-    rate by `factors[i]` from step `boundaries[i]` on.
+    Schedules: "constant"; "cosine" falls to `floor` times the rate at `train.num_steps`;
+    "piecewise" multiplies the rate by `factors[i]` from step `boundaries[i]` on.
     """
 
     name: str = "adam"
@@ -192,6 +192,7 @@ class OptimizerSpec:
     schedule: str = "constant"
     boundaries: tuple[int, ...] = ()
     factors: tuple[float, ...] = ()
+    floor: float | None = None  # cosine: the share of the rate that is left at the end; None: none
     # The global norm that a phase's gradient is scaled down to where it is larger; None: never.
     clip_norm: float | None = None
 
@@ -208,6 +209,12 @@ class OptimizerSpec:
                 raise UserError(f"optimizer.{name} is {value}: it must be at least 0 and below 1")
         if self.name == "adam" and self.momentum:
             raise UserError(f"optimizer.momentum is {self.momentum}: it is of 'sgd', not of 'adam'")
+        if self.floor is not None and not 0 <= self.floor <= 1:
+            raise UserError(f"optimizer.floor is {self.floor}: it must be from 0 to 1")
+        if self.floor is not None and self.schedule != "cosine":
+            raise UserError(
+                f"optimizer.floor is {self.floor}: it is of 'cosine', not of {self.schedule!r}"
+            )
         if (self.schedule == "piecewise") != bool(self.boundaries):
             raise UserError(
                 f"optimizer.schedule is {self.schedule!r} with boundaries {self.boundaries}: "
@@ -244,6 +251,9 @@ class TrainSpec:
     # Std of the Gaussian noise added to the images that the encoder sees while training, in the
     # units of its input; the target of the reconstruction stays clean.
     input_noise: float = 0.0
+    # Encoder and decoder are used with running averages of their parameters, which forget a step by
+    # this factor with every later one; None: with the parameters as they are.
+    average_decay: float | None = None
 
     def __post_init__(self):
         _check_types(self, "train")
@@ -251,6 +261,9 @@ class TrainSpec:
         _check_positive("train.batch_size", self.batch_size)
         if self.input_noise != 0:
             _check_length("train.input_noise", self.input_noise)
+        decay = self.average_decay
+        if decay is not None and not 0 <= decay <= 1 - 2**-24:  # the largest float32 below 1
+            raise UserError(f"train.average_decay is {decay}: it must be at least 0 and below 1")
 
 
 @dataclasses.dataclass(frozen=True)

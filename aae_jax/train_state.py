@@ -16,7 +16,8 @@ from aae_jax.spec import Spec
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=(
-        "step", "rng", "params", "opt_state", "learning_rate_scale", "pixel_mean", "pixel_std",
+        "step", "rng", "params", "opt_state", "learning_rate_scale", "average", "pixel_mean",
+        "pixel_std",
     ),
     meta_fields=("spec",),
 )  # fmt: skip
@@ -29,6 +30,8 @@ class TrainState:
     params: networks.Params  # by network
     opt_state: dict[str, Any]  # by phase
     learning_rate_scale: dict[str, jax.Array]  # by phase, f[]; multiplies the schedule
+    # Encoder and decoder averaged over the training, which encode and decode; None: `params` do.
+    average: networks.Params | None
     pixel_mean: jax.Array | None  # f[P] or None: pixels are not standardised
     pixel_std: jax.Array | None  # f[P] or None
     spec: Spec
@@ -85,6 +88,10 @@ def create_train_state(
         learning_rate_scale={
             phase.name: jnp.ones((), spec.model.param_dtype) for phase in algorithm
         },
+        # Copies: a donated state must not hold a buffer twice.
+        average=None
+        if spec.train.average_decay is None
+        else jax.tree.map(jnp.copy, {name: params[name] for name in ("encoder", "decoder")}),
         pixel_mean=pixel_mean,
         pixel_std=pixel_std,
         spec=spec,
@@ -121,6 +128,11 @@ def row_keys(key: jax.Array, num_rows: int, first_row: jax.Array | int = 0) -> j
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(first_row + jnp.arange(num_rows))
 
 
+def _used(state: TrainState) -> networks.Params:
+    """The parameters that a model is used with."""
+    return state.params if state.average is None else state.average
+
+
 def encode(state: TrainState, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
     """Codes of images.
 
@@ -133,7 +145,7 @@ def encode(state: TrainState, images: jax.Array, key: jax.Array | None = None) -
         z: f[B, D].
     """
     keys = None if key is None else row_keys(key, images.shape[0])
-    return networks.encode(state.spec, state.params, to_inputs(state, images), keys)
+    return networks.encode(state.spec, _used(state), to_inputs(state, images), keys)
 
 
 def decode(state: TrainState, z: jax.Array, label: jax.Array | None = None) -> jax.Array:
@@ -154,7 +166,7 @@ def decode(state: TrainState, z: jax.Array, label: jax.Array | None = None) -> j
         raise UserError("a label is given, but model.label_in_decoder is False")
     if label is not None:
         label = jnp.broadcast_to(jnp.asarray(label), z.shape[:1])
-    return _to_images(state, networks.decode(state.spec, state.params, z, label))
+    return _to_images(state, networks.decode(state.spec, _used(state), z, label))
 
 
 def reconstruct(

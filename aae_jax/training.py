@@ -41,7 +41,8 @@ def train_step(
             metrics are averaged over it.
 
     Returns:
-        The state after, and scalar metrics over the whole batch: `loss/<phase>`, moments of the
+        The state after (with `train.average_decay` also the averages of encoder and decoder), and
+        scalar metrics over the whole batch: `loss/<phase>`, moments of the
         codes and of the prior sample, the discriminator's accuracies or the terms of the bound.
     """
     spec = state.spec
@@ -80,7 +81,15 @@ def train_step(
         params.update(optax.apply_updates(trained, updates))
         metrics.update(phase_metrics)
 
-    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+    average = state.average
+    if average is not None:
+        # A shorter memory at the start, which would otherwise weigh as much as all that follows.
+        decay = jnp.minimum(spec.train.average_decay, (1 + state.step) / (10 + state.step))
+        newest = {name: params[name] for name in average}
+        average = optax.incremental_update(newest, average, (1 - decay).astype(x.dtype))
+    state = state.replace(
+        step=state.step + 1, params=params, opt_state=opt_state, average=average
+    )
     return state, phases.moments(metrics)
 
 

@@ -63,6 +63,7 @@ def get_config() -> config_dict.ConfigDict:
     config.train.num_steps = 5_000
     config.train.batch_size = 100
     config.train.input_noise = 0.0
+    config.train.average_decay = config_dict.placeholder(float)  # of the parameters; None: no average
 
     config.parallel = config_dict.ConfigDict()
     config.parallel.runner = "jit"  # or "pmap"
@@ -90,6 +91,7 @@ def adam(learning_rate: float, b1: float) -> config_dict.ConfigDict:
     optimizer.b2 = 0.999
     optimizer.momentum = 0.0  # of "sgd"
     optimizer.schedule = "cosine"
+    optimizer.floor = config_dict.placeholder(float)  # of "cosine", a share of the rate; None: 0
     optimizer.boundaries = ()  # of "piecewise", steps
     optimizer.factors = ()
     optimizer.clip_norm = config_dict.placeholder(float)  # of the phase's gradient; None: as it is

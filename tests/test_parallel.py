@@ -48,6 +48,7 @@ def test_mesh_and_pmap_train_every_model_as_one_device_does(x64, name):
     ):
         assert trained.params["encoder"]["Dense_0"]["kernel"].dtype == np.float64
         chex.assert_trees_all_close(trained.params, expected.params, rtol=0, atol=1e-9)
+        chex.assert_trees_all_close(trained.average, expected.average, rtol=0, atol=1e-9)
         chex.assert_trees_all_close(trained.opt_state, expected.opt_state, rtol=0, atol=1e-9)
         chex.assert_trees_all_close(found, expected_metrics, rtol=0, atol=1e-9)
 

@@ -90,6 +90,7 @@ BAD = {
     "optimizer.reconstruction.b1": (1.0, -0.1),
     "optimizer.reconstruction.b2": (0.99999999,),  # 1 in float32
     "optimizer.generator.clip_norm": (0, -1.0, float("nan"), "no"),
+    "optimizer.generator.floor": (-0.1, 1.5, float("nan"), "no"),
     "optimizer.reconstruction.momentum": (0.9,),  # of sgd
     "data.num_labelled": (-1, 1.5),
     "data.standardise": (True, 1),  # with a sigmoid output
@@ -104,6 +105,7 @@ BAD = {
     "optimizer": (None, 3),
     "train.batch_size": (10**12, 0, 1.5),
     "train.input_noise": (-0.1, float("nan")),
+    "train.average_decay": (1.0, -0.1, 0.99999999, "no"),
     "run.steps_per_dispatch": (0,),
     "run.checkpoint_every": (0,),
     "evaluation.num_samples": (0,),
@@ -149,6 +151,11 @@ def test_piecewise_schedule_is_checked():
             aae.OptimizerSpec(schedule="piecewise", boundaries=boundaries, factors=factors)
 
 
+def test_only_a_cosine_has_a_floor():
+    with pytest.raises(aae.UserError, match="optimizer.floor is 0.5: it is of 'cosine'"):
+        aae.OptimizerSpec(floor=0.5)
+
+
 def test_data_must_have_the_shape_that_the_config_states():
     config = default.get_config()
     assert aae.spec_from_config(config, image_shape=(28, 28, 1), num_classes=10)
@@ -165,6 +172,9 @@ def test_schedules_against_hand_computed_rates():
     for step in (0, 25, 50, 100):
         expected = 0.25 * (1 + np.cos(np.pi * step / 100))
         np.testing.assert_allclose(cosine(step), expected, atol=1e-7)
+    floored = aae.OptimizerSpec(learning_rate=0.5, schedule="cosine", floor=0.2)
+    found = [phases.make_schedule(floored, 100)(step) for step in (0, 50, 100)]
+    np.testing.assert_allclose(found, [0.5, 0.3, 0.1], rtol=1e-6)
     piecewise = phases.make_schedule(
         aae.OptimizerSpec(
             learning_rate=0.5, schedule="piecewise", boundaries=(10, 20), factors=(0.1, 0.5)
@@ -186,5 +196,6 @@ def test_float64_needs_x64(x64):
 def test_configs_of_older_runs_are_read():
     """Their config.json has no field that came later; it is None."""
     config = default.get_config().to_dict()
-    del config["optimizer"]["generator"]["clip_norm"]
+    del config["optimizer"]["generator"]["clip_norm"], config["optimizer"]["generator"]["floor"]
+    del config["train"]["average_decay"]
     assert aae.spec_from_config(config) == aae.spec_from_config(default.get_config())

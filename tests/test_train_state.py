@@ -29,6 +29,21 @@ def test_networks_against_numpy():
     np.testing.assert_allclose(aae.reconstruct(state, images), expected, atol=1e-5)
 
 
+def test_a_model_with_averages_is_used_with_them():
+    averaged = aae.create_train_state(make_spec(average_decay=0.5), jax.random.key(0))
+    averaged, _ = aae.train_steps(averaged, make_dataset(), 3)
+    plain = aae.create_train_state(make_spec(), jax.random.key(1))
+    plain = plain.replace(params={**plain.params, **averaged.average})
+    images, key = make_dataset()["image"], jax.random.key(2)
+    for use in (
+        lambda state: aae.encode(state, images),
+        lambda state: aae.reconstruct(state, images),
+        lambda state: aae.generate(state, key, 5),
+    ):
+        np.testing.assert_array_equal(use(averaged), use(plain))
+        assert np.abs(use(averaged) - use(averaged.replace(average=None))).max() > 1e-4
+
+
 def test_paper_sizes():
     """784-1000-1000-8 and 8-1000-1000-1: footnote 1."""
     state = jax.eval_shape(lambda: aae.create_train_state(aae.Spec((28, 28, 1)), jax.random.key(0)))

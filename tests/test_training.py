@@ -1,5 +1,6 @@
 """The training step against the NumPy reference, and every way of running it against plain jit."""
 
+import copy
 import dataclasses
 import functools
 
@@ -40,20 +41,25 @@ def inputs_of_step(state, dataset, step):
     return {name: values[rows] for name, values in dataset.items()}, prior_sample
 
 
-def cosine(rate, num_steps):
-    return lambda step: rate * 0.5 * (1 + np.cos(np.pi * step / num_steps))
+def cosine(rate, num_steps, floor=0.0):
+    return lambda step: rate * (floor + (1 - floor) * 0.5 * (1 + np.cos(np.pi * step / num_steps)))
 
 
 @pytest.mark.parametrize("kind", ["adam", "sgd", "noise"])
 def test_equals_the_numpy_reference(x64, kind):
-    """Order of the phases, losses, gradients, optimisers and schedules, all at once."""
+    """Order of the phases, losses, gradients, optimisers, schedules and averages, all at once."""
+    floor = 0.3 if kind == "noise" else None
     if kind != "sgd":
         rates = {"reconstruction": 1e-2, "discriminator": 3e-3, "generator": 2e-3}
         optimizer = {
-            phase: aae.OptimizerSpec(learning_rate=rate, b1=0.5, b2=0.99, schedule="cosine")
+            phase: aae.OptimizerSpec(
+                learning_rate=rate, b1=0.5, b2=0.99, schedule="cosine", floor=floor
+            )
             for phase, rate in rates.items()
         }
-        reference = {phase: Adam(cosine(rate, 20), 0.5, 0.99) for phase, rate in rates.items()}
+        reference = {
+            phase: Adam(cosine(rate, 20, floor or 0), 0.5, 0.99) for phase, rate in rates.items()
+        }
     else:
         rates = {"reconstruction": 1e-1, "discriminator": 2e-1, "generator": 5e-2}
         optimizer = {
@@ -66,11 +72,16 @@ def test_equals_the_numpy_reference(x64, kind):
     noise = 0.7 if kind == "noise" else 0.0
     widths = {"encoder_hidden": (16, 12), "decoder_hidden": (12, 16)}
     spec = make_spec(
-        "float64", optimizer, {**widths, "discriminator_hidden": (9, 8)}, input_noise=noise
+        "float64",
+        optimizer,
+        {**widths, "discriminator_hidden": (9, 8)},
+        input_noise=noise,
+        average_decay=None if kind == "sgd" else 0.4,
     )
     state = aae.create_train_state(spec, jax.random.key(0))
     dataset = make_dataset()
     networks = as_layers(state.params)
+    average = {name: copy.deepcopy(networks[name]) for name in ("encoder", "decoder")}
     step = jax.jit(aae.train_step)
     for index in range(10):
         batch, prior_sample = inputs_of_step(state, dataset, index)
@@ -83,10 +94,22 @@ def test_equals_the_numpy_reference(x64, kind):
         np.testing.assert_allclose(
             [metrics[f"loss/{phase}"] for phase in PHASES], losses, rtol=1e-10
         )
-    for name, layers in as_layers(state.params).items():
-        for found, expected in zip(layers, networks[name]):
-            np.testing.assert_allclose(found[0], expected[0], rtol=0, atol=1e-10)
-            np.testing.assert_allclose(found[1], expected[1], rtol=0, atol=1e-10)
+        decay = min(0.4, (1 + index) / (10 + index))  # 0.1, 0.18, … 0.4
+        for name, layers in average.items():
+            average[name] = [
+                tuple(decay * old + (1 - decay) * new for old, new in zip(*layer))
+                for layer in zip(layers, networks[name])
+            ]
+    assert (state.average is None) == (kind == "sgd")
+    for found, wanted in (
+        (as_layers(state.params), networks),
+        (as_layers(state.average or {}), average if state.average else {}),
+    ):
+        assert found.keys() == wanted.keys()
+        for name, layers in found.items():
+            for layer, expected in zip(layers, wanted[name], strict=True):
+                np.testing.assert_allclose(layer[0], expected[0], rtol=0, atol=1e-10)
+                np.testing.assert_allclose(layer[1], expected[1], rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(
