@@ -99,7 +99,13 @@ def encode(spec: Spec, params: Params, x: jax.Array, row_keys: jax.Array | None)
         z: f[B, D].
     """
     posterior = posteriors.POSTERIORS[spec.model.posterior]
-    return posterior.sample(spec, lambda inputs: encoder_outputs(spec, params, inputs), x, row_keys)
+    z = posterior.sample(spec, lambda inputs: encoder_outputs(spec, params, inputs), x, row_keys)
+    return code_scale(spec) * z
+
+
+def code_scale(spec: Spec) -> float:
+    """Length in z of one unit of the encoder's output and of the others' input."""
+    return 1.0 if spec.model.code_scale is None else spec.model.code_scale
 
 
 def decode(spec: Spec, params: Params, z: jax.Array, label: jax.Array | None) -> jax.Array:
@@ -113,6 +119,7 @@ def decode(spec: Spec, params: Params, z: jax.Array, label: jax.Array | None) ->
 
 def decoder_outputs(spec: Spec, params: Params, z: jax.Array, label: jax.Array | None) -> jax.Array:
     """The same before the output activation."""
+    z = z / code_scale(spec)
     if spec.model.label_in_decoder:
         if label is None:
             raise UserError("model.label_in_decoder is True: decoding needs labels")
@@ -127,6 +134,7 @@ def discriminate(spec: Spec, params: Params, z: jax.Array, label: jax.Array) -> 
     `label` i32[B] is used where `model.label_in_discriminator` (section 3.1): "The one-hot vector
     has an extra label for training points with unknown classes", which −1 turns on.
     """
+    z = z / code_scale(spec)
     if spec.model.label_in_discriminator:
         switch = jnp.where(label < 0, spec.num_classes, label)
         one_hot = jax.nn.one_hot(switch, spec.num_classes + 1, dtype=z.dtype)

@@ -76,6 +76,8 @@ def elbo(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics
     mean, log_var = posteriors.mean_and_log_var(
         networks.encoder_outputs(spec, params, inputs.x_noisy)
     )
+    mean = networks.code_scale(spec) * mean
+    log_var = log_var + 2 * math.log(networks.code_scale(spec))
     std = jnp.exp(0.5 * log_var)
     z = mean + std * posteriors.row_normal(inputs.row_keys, mean.shape[1], mean.dtype)
     logits = networks.decoder_outputs(spec, params, z, inputs.label)

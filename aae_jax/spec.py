@@ -98,6 +98,9 @@ class ModelSpec:
     posterior: str = "deterministic"
     noise_dim: int = 100  # of η, the encoder's second input; posterior "universal" only
     code_dim: int = 8
+    # The encoder's output is multiplied, and what decoder and discriminator see of z is divided, by
+    # this; None: 1. With the prior's std the networks start at its scale and need not grow to it.
+    code_scale: float | None = None
     encoder_hidden: tuple[int, ...] = (1000, 1000)
     decoder_hidden: tuple[int, ...] = (1000, 1000)
     discriminator_hidden: tuple[int, ...] = (1000, 1000)
@@ -116,6 +119,8 @@ class ModelSpec:
         _check_choice("model.param_dtype", self.param_dtype, PARAM_DTYPES)
         _check_choice("model.compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
         _check_positive("model.code_dim", self.code_dim)
+        if self.code_scale is not None:
+            _check_length("model.code_scale", self.code_scale)
         _check_positive("model.noise_dim", self.noise_dim)
         for name in ("encoder_hidden", "decoder_hidden", "discriminator_hidden"):
             for width in getattr(self, name):

@@ -36,6 +36,7 @@ def get_config() -> config_dict.ConfigDict:
     config.model.posterior = "deterministic"  # or "gaussian", "universal" (section 2)
     config.model.noise_dim = 100  # of η, where the posterior is universal
     config.model.code_dim = 8
+    config.model.code_scale = config_dict.placeholder(float)  # of encoder outputs to z; None: 1
     config.model.encoder_hidden = (1000, 1000)
     config.model.decoder_hidden = (1000, 1000)
     config.model.discriminator_hidden = (1000, 1000)

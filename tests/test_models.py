@@ -2,6 +2,7 @@
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -242,3 +243,30 @@ def test_monte_carlo_cross_entropy_agrees_with_the_exact_one():
 def test_vae_refuses_what_it_cannot_do(changes, match):
     with pytest.raises(aae.UserError, match=match):
         make_spec(algorithm="vae", **changes)
+
+
+@pytest.mark.parametrize(
+    "algorithm, posterior",
+    [("aae", "deterministic"), ("aae", "gaussian"), ("aae", "universal"), ("vae", "gaussian")],
+)
+def test_code_scale_is_a_change_of_units(x64, algorithm, posterior):
+    """With the prior's std it trains the parameters that a prior of std 1 would have."""
+    model = {"posterior": posterior}
+    unit, scaled = (
+        aae.create_train_state(
+            make_spec("float64", algorithm=algorithm, model=fields, prior={"std": std}),
+            jax.random.key(0),
+        )
+        for fields, std in ((model, 1.0), ({**model, "code_scale": 5.0}, 5.0))
+    )
+    (unit, losses), (scaled, same_losses) = (
+        aae.train_steps(state, make_dataset(), 10) for state in (unit, scaled)
+    )
+    chex.assert_trees_all_close(scaled.params, unit.params, rtol=0, atol=1e-9)
+    for name in losses:
+        if name.startswith("loss/"):
+            np.testing.assert_allclose(same_losses[name], losses[name], rtol=1e-9)
+    images, key = make_dataset()["image"], jax.random.key(1)
+    z = aae.encode(unit, images, key)
+    np.testing.assert_allclose(aae.encode(scaled, images, key), 5 * z, rtol=1e-9)
+    np.testing.assert_allclose(aae.decode(scaled, 5 * z), aae.decode(unit, z), rtol=1e-9)

@@ -77,6 +77,7 @@ BAD = {
     "data.name": (3,),
     "model.posterior": ("gausian",),
     "model.code_dim": (0, -1, 2.5, True),
+    "model.code_scale": (0, -5.0, 1e-20, "std"),
     "model.decoder_hidden": ((10**6, 10**6), (10**12,)),
     "model.encoder_hidden": ((0,), (10, -1), (1.5,)),
     "model.output": ("tanh",),
@@ -197,5 +198,5 @@ def test_configs_of_older_runs_are_read():
     """Their config.json has no field that came later; it is None."""
     config = default.get_config().to_dict()
     del config["optimizer"]["generator"]["clip_norm"], config["optimizer"]["generator"]["floor"]
-    del config["train"]["average_decay"]
+    del config["train"]["average_decay"], config["model"]["code_scale"]
     assert aae.spec_from_config(config) == aae.spec_from_config(default.get_config())
