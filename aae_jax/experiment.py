@@ -110,10 +110,13 @@ def _run(settings, spec, dataset, train, pixel_statistics, mesh, workdir, mode) 
         _exit_interrupted(state, signals.to_obey(), workdir)
     if mode == "evaluate" or (mode == "run" and not _is_evaluated(state, settings, workdir)):
         _evaluate(state, dataset, settings, keys, mesh, workdir)
-    if processes.is_first():  # pictures are small: one device draws them
+    if processes.is_first():
         if mode == "figures" or (mode == "run" and not _is_drawn(state, workdir)):
-            alone = processes.own_copy(_members(state, settings)[0])
-            _draw(alone, dataset, jax.random.fold_in(keys[0], 2), workdir)
+            # The other processes have nothing left to do: it draws with the devices of its own.
+            first = processes.own_copy(_members(state, settings)[0])
+            own_mesh = parallel.make_mesh(mesh.local_devices)
+            first = jax.device_put(first, parallel.replicated(own_mesh))
+            _draw(first, dataset, jax.random.fold_in(keys[0], 2), workdir)
         _summarise(state, workdir)
 
 

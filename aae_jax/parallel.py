@@ -1,10 +1,11 @@
-"""The training step over several devices: `jit` over a data mesh, or `pmap`.
+"""The training step over several devices: `jit` over a data mesh, or `pmap`; and rows of a model.
 
 All compute the same function of the same global batch as one device does.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,8 +20,8 @@ from aae_jax.training import train_batches, train_step, train_steps
 DATA_AXIS = "data"
 
 
-def _all_devices():
-    return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+def _in_order(devices: Iterable[jax.Device]) -> list[jax.Device]:
+    return sorted(devices, key=lambda device: (device.process_index, device.id))
 
 
 def choose_devices(spec: ParallelSpec, batch_size: int) -> list[jax.Device]:
@@ -30,7 +31,7 @@ def choose_devices(spec: ParallelSpec, batch_size: int) -> list[jax.Device]:
         UserError: there are not as many, the batch does not divide over them, or several processes
             can't do what is asked.
     """
-    devices = _all_devices()
+    devices = _in_order(jax.devices())
     wanted = len(devices) if spec.num_devices is None else spec.num_devices
     if wanted > len(devices):
         raise UserError(f"parallel.num_devices is {wanted}: there are {len(devices)}")
@@ -52,7 +53,7 @@ def choose_devices(spec: ParallelSpec, batch_size: int) -> list[jax.Device]:
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     """A 1-D mesh of the given devices, or of all there are, along which batches are split."""
     # Not jax.make_mesh, which may reorder: the rows of a process must lie together.
-    devices = _all_devices() if devices is None else devices
+    devices = _in_order(jax.devices()) if devices is None else devices
     return Mesh(np.array(devices), (DATA_AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
 
 
@@ -79,6 +80,33 @@ def split(mesh: Mesh) -> NamedSharding:
 def split_batches(mesh: Mesh) -> NamedSharding:
     """Batches [K, B, …], one after the other, the rows of each divided over the devices."""
     return NamedSharding(mesh, PartitionSpec(None, DATA_AXIS))
+
+
+def by_rows(
+    function: Callable[..., jax.Array], whole: Any, rows: Sequence[jax.Array | None], *rest: Any
+) -> np.ndarray:
+    """`function(whole, *rows, *rest)`, its rows divided over the devices that hold `whole`.
+
+    Args:
+        function: gives row i of its result from row i of `rows`. It is compiled once if it is the
+            same object at each call.
+        whole: arrays that lie on each of them whole, as a replicated state does.
+        rows: arrays [N, …], or None; the last row is repeated up to a multiple of the devices.
+        rest: what they all need, such as a key.
+
+    Returns:
+        A host array [N, …].
+    """
+    mesh = make_mesh(_in_order(jax.tree.leaves(whole)[0].devices()))
+    num_rows = len(rows[0])
+    padding = -num_rows % mesh.size
+
+    def put(values):
+        values = np.asarray(values)
+        widths = ((0, padding),) + ((0, 0),) * (values.ndim - 1)
+        return jax.device_put(np.pad(values, widths, mode="edge"), split(mesh))
+
+    return np.asarray(jax.jit(function)(whole, *jax.tree.map(put, tuple(rows)), *rest))[:num_rows]
 
 
 def check_batch_size(batch_size: int, num_devices: int) -> None:

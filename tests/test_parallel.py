@@ -293,6 +293,25 @@ def test_checkpoints_move_between_numbers_of_devices(x64, tmp_path):
     chex.assert_trees_all_close(state.params, expected.params, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("num_rows", [1, 3, 8, 10])
+def test_rows_are_divided_over_the_devices_and_come_back_in_order(num_rows):
+    seen = []
+
+    def function(scale, x, label, shift):
+        assert label is None
+        jax.debug.inspect_array_sharding(x, callback=seen.append)
+        return scale * x + shift
+
+    x = np.arange(2.0 * num_rows, dtype=np.float32).reshape(num_rows, 2)
+    for count in (1, 4, 8):
+        mesh = parallel.make_mesh(jax.devices()[:count])
+        scale = jax.device_put(np.float32(3), parallel.replicated(mesh))
+        found = parallel.by_rows(function, scale, (x, None), np.float32(1))
+        np.testing.assert_array_equal(found, 3 * x + 1)
+        padded = (-(-num_rows // count) * count, 2)
+        assert seen.pop().shard_shape(padded) == (padded[0] // count, 2) and not seen
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_launcher_trains_with_pmap_if_so_asked(tmp_path, monkeypatch, stream):
     called = []
