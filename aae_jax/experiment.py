@@ -41,8 +41,8 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
         SystemExit: after SIGINT or SIGTERM, with 128 + the signal's number; the state is saved.
     """
     settings = parse_config(config)
-    devices = parallel.choose_devices(settings.parallel, settings.spec.train.batch_size)
-    mesh = parallel.make_mesh(devices)
+    batch_size = settings.spec.train.batch_size if mode in ("run", "train") else None
+    mesh = parallel.make_mesh(parallel.choose_devices(settings.parallel, batch_size))
     config_json = json.loads(config.to_json_best_effort())
     records.check(workdir, config_json)
     with processes.first_before_others():

@@ -24,8 +24,12 @@ def _in_order(devices: Iterable[jax.Device]) -> list[jax.Device]:
     return sorted(devices, key=lambda device: (device.process_index, device.id))
 
 
-def choose_devices(spec: ParallelSpec, batch_size: int) -> list[jax.Device]:
+def choose_devices(spec: ParallelSpec, batch_size: int | None = None) -> list[jax.Device]:
     """The devices that `config.parallel` asks for.
+
+    Args:
+        spec: the config's `parallel` section.
+        batch_size: of the training; None where there is none to come.
 
     Raises:
         UserError: there are not as many, the batch does not divide over them, or several processes
@@ -46,7 +50,8 @@ def choose_devices(spec: ParallelSpec, batch_size: int) -> list[jax.Device]:
                 f"parallel.runner is 'pmap', which takes one process: there are "
                 f"{jax.process_count()}; use 'jit'"
             )
-    check_batch_size(batch_size, wanted)
+    if batch_size is not None:
+        check_batch_size(batch_size, wanted)
     return devices[:wanted]
 
 

@@ -350,6 +350,28 @@ def test_devices_that_are_asked_for():
             ParallelSpec(**fields)
 
 
+@pytest.fixture
+def drawn_on(monkeypatch):
+    """The numbers of devices that the pictures would be drawn with."""
+    seen = []
+    monkeypatch.setattr(
+        experiment, "_draw", lambda state, *rest: seen.append(len(state.step.devices()))
+    )
+    return seen
+
+
+def test_only_training_wants_a_batch_that_divides(tmp_path, drawn_on):
+    """Batches of 20 on 3 devices that were asked for."""
+    three = small_config(**{"parallel.num_devices": 3, "train.num_steps": 4})
+    experiment.run(small_config(**{"train.num_steps": 4}), str(tmp_path), "train")
+    experiment.run(three, str(tmp_path), "evaluate")
+    experiment.run(three, str(tmp_path), "figures")
+    assert results(tmp_path)["devices"] == ["cpu"] * 3 and drawn_on == [3]
+    for mode in ("run", "train"):
+        with pytest.raises(UserError, match="train.batch_size is 20: .*multiple of the 3 devices"):
+            experiment.run(three, str(tmp_path), mode)
+
+
 def test_devices_of_several_processes(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     for spec, said in (
