@@ -180,6 +180,13 @@ def _train(state, train, settings, mesh, checkpoints, signals, workdir) -> Train
     if step >= num_steps:
         terminal.say(f"training is finished: {step} steps")
         return state
+    given, mesh = mesh, parallel.for_batches(mesh, spec.train.batch_size)
+    if mesh is not given:
+        terminal.say(
+            f"batch {spec.train.batch_size} does not divide over {given.size} devices: "
+            f"training on {mesh.size}"
+        )
+        state = jax.device_put(state, parallel.replicated(mesh))
     advance = _stepper(state, train, settings, mesh)
     checkpoints.remove_after(step)
     records.remove_stale(workdir)
@@ -221,7 +228,7 @@ def _train(state, train, settings, mesh, checkpoints, signals, workdir) -> Train
             if stop:
                 break
     log.close()
-    return state
+    return state if mesh is given else jax.device_put(state, parallel.replicated(given))
 
 
 def _fail(begin, end, train, settings, mesh, advance, checkpoints, workdir):

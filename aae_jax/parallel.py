@@ -32,8 +32,8 @@ def choose_devices(spec: ParallelSpec, batch_size: int | None = None) -> list[ja
         batch_size: of the training; None where there is none to come.
 
     Raises:
-        UserError: there are not as many, the batch does not divide over them, or several processes
-            can't do what is asked.
+        UserError: there are not as many, the batch does not divide over those that were asked for,
+            or several processes can't do what is asked.
     """
     devices = _in_order(jax.devices())
     wanted = len(devices) if spec.num_devices is None else spec.num_devices
@@ -50,8 +50,11 @@ def choose_devices(spec: ParallelSpec, batch_size: int | None = None) -> list[ja
                 f"parallel.runner is 'pmap', which takes one process: there are "
                 f"{jax.process_count()}; use 'jit'"
             )
-    if batch_size is not None:
-        check_batch_size(batch_size, wanted)
+    if batch_size is not None and jax.process_count() > 1:
+        check_batch_size(batch_size, wanted, f" of the {jax.process_count()} processes")
+    elif batch_size is not None and spec.num_devices is not None:
+        hint = " (without parallel.num_devices as many are used as it divides over)"
+        check_batch_size(batch_size, wanted, hint)
     return devices[:wanted]
 
 
@@ -60,6 +63,12 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     # Not jax.make_mesh, which may reorder: the rows of a process must lie together.
     devices = _in_order(jax.devices()) if devices is None else devices
     return Mesh(np.array(devices), (DATA_AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def for_batches(mesh: Mesh, batch_size: int) -> Mesh:
+    """The mesh itself if batches divide over it, or as many of its devices as they divide over."""
+    size = max(n for n in range(1, mesh.size + 1) if batch_size % n == 0)
+    return mesh if size == mesh.size else make_mesh(list(mesh.devices.flat[:size]))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -114,12 +123,12 @@ def by_rows(
     return np.asarray(jax.jit(function)(whole, *jax.tree.map(put, tuple(rows)), *rest))[:num_rows]
 
 
-def check_batch_size(batch_size: int, num_devices: int) -> None:
-    """Raises `UserError` unless the global batch divides evenly."""
+def check_batch_size(batch_size: int, num_devices: int, hint: str = "") -> None:
+    """Raises `UserError` unless the global batch divides evenly; `hint` ends its line."""
     if batch_size % num_devices:
         raise UserError(
-            f"train.batch_size is {batch_size}: it must be a multiple of the {num_devices} devices "
-            "(parallel.num_devices takes fewer)"
+            f"train.batch_size is {batch_size}: it must be a multiple of the {num_devices} devices"
+            f"{hint}"
         )
 
 

@@ -336,8 +336,17 @@ def test_the_launcher_trains_with_pmap_if_so_asked(tmp_path, monkeypatch, stream
 def test_devices_that_are_asked_for():
     assert parallel.choose_devices(ParallelSpec(), 16) == jax.devices()
     assert parallel.choose_devices(ParallelSpec(num_devices=3), 9) == jax.devices()[:3]
+    assert parallel.choose_devices(ParallelSpec(num_devices=3)) == jax.devices()[:3]  # no training
+    assert parallel.choose_devices(ParallelSpec(), 12) == jax.devices()  # `for_batches` takes fewer
+    for batch_size, count in ((100, 5), (800, 8), (12, 6), (11, 1), (3, 3)):
+        mesh = parallel.for_batches(parallel.make_mesh(), batch_size)
+        assert list(mesh.devices) == jax.devices()[:count]
     for spec, batch_size, said in (
-        (ParallelSpec(), 12, "train.batch_size is 12: .*multiple of the 8 devices"),
+        (
+            ParallelSpec(num_devices=8),
+            12,
+            r"train.batch_size is 12: .*multiple of the 8 devices \(without parallel.num_devices as",
+        ),
         (ParallelSpec(num_devices=9), 9, "parallel.num_devices is 9: there are 8"),
     ):
         with pytest.raises(UserError, match=said):
@@ -360,6 +369,24 @@ def drawn_on(monkeypatch):
     return seen
 
 
+def test_by_default_as_many_train_as_the_batch_divides_over_and_all_score_and_draw(
+    tmp_path, drawn_on, capsys
+):
+    """Batches of 20 on 8 devices: 5, which end bit-identical to 5 that were asked for."""
+    config = small_config(**{"train.num_steps": 8})
+    five = config.copy_and_resolve_references()
+    config.parallel.num_devices, five.parallel.num_devices = None, 5
+    experiment.run(config, str(tmp_path / "default"))
+    said = capsys.readouterr().out
+    assert said.splitlines()[0] == "batch 20 does not divide over 8 devices: training on 5"
+    assert results(tmp_path / "default")["devices"] == ["cpu"] * 8 and drawn_on == [8]
+    experiment.run(five, str(tmp_path / "five"), "train")
+    assert "does not divide" not in capsys.readouterr().out
+    assert metrics(tmp_path / "default") == metrics(tmp_path / "five")
+    default, five = (aae.load_state(str(tmp_path / name)) for name in ("default", "five"))
+    chex.assert_trees_all_equal(default.params, five.params)
+
+
 def test_only_training_wants_a_batch_that_divides(tmp_path, drawn_on):
     """Batches of 20 on 3 devices that were asked for."""
     three = small_config(**{"parallel.num_devices": 3, "train.num_steps": 4})
@@ -380,6 +407,9 @@ def test_devices_of_several_processes(monkeypatch):
     ):
         with pytest.raises(UserError, match=said):
             parallel.choose_devices(spec, 16)
+    with pytest.raises(UserError, match="a multiple of the 8 devices of the 2 processes$"):
+        parallel.choose_devices(ParallelSpec(), 12)
+    assert parallel.choose_devices(ParallelSpec()) == jax.devices()
 
 
 def test_rows_of_a_process_lie_together(monkeypatch):
