@@ -226,6 +226,78 @@ def test_two_processes_run_as_one_and_one_goes_on(where, tmp_path):
     assert_close(results(workdir), {**results(alone), "devices": ["cpu"] * 2}, 1e-3)
 
 
+SCORING = """
+import os, signal, sys
+process, port, where, first, stop_in = *map(int, sys.argv[1:3]), *sys.argv[3:5], int(sys.argv[5])
+sys.path.insert(0, "tests")
+from aae_jax import processes
+processes.initialize(f"localhost:{port}", 2, process)
+import numpy as np
+from aae_jax import evaluation, experiment
+from test_experiment import LONG, small_config
+
+# Every dispatch of a scoring pass is one round, and its sums are saved.
+experiment._DISPATCH_SECONDS, experiment._SAVE_SECONDS = 0.0, -1.0
+add, log_likelihoods = evaluation._add, evaluation.log_likelihoods
+rounds, found = [], []
+
+def counted(*arguments):
+    rounds.append(arguments[6])
+    if name == "cut" and len(rounds) == stop_in and process == 1:
+        signal.raise_signal(signal.SIGTERM)
+    return add(*arguments)
+
+def kept(*arguments):
+    found.append(log_likelihoods(*arguments))
+    return found[-1]
+
+evaluation._add, evaluation.log_likelihoods = counted, kept
+config = small_config(**LONG)
+config.parallel.num_devices = None
+for name in ("uncut", "cut")[first == "cut":]:
+    rounds.clear(), found.clear()
+    try:
+        experiment.run(config, os.path.join(where, name), "evaluate")
+    except SystemExit as stopped:
+        assert stopped.code == 128 + signal.SIGTERM and len(rounds) == stop_in
+    else:
+        np.savez(os.path.join(where, f"{name}{process}"), *found, rounds=rounds)
+"""
+
+
+@pytest.mark.slow
+def test_a_scoring_pass_of_two_processes_that_one_stops_goes_on_bit_identical(tmp_path):
+    """6 rounds for the validation images, then 6 for the test images; stopped in the 9th."""
+    experiment.run(small_config(), str(tmp_path / "uncut"), "train")
+    shutil.copytree(tmp_path / "uncut", tmp_path / "cut")
+    script = tmp_path / "script.py"
+    script.write_text(SCORING)
+
+    def score(first, stop_in):
+        flags = str(script), "{process}", "{port}", str(tmp_path), first, str(stop_in)
+        said, nothing = two_processes(*flags)
+        assert nothing == ""  # only the first prints
+        return said
+
+    said = score("uncut", 9)
+    assert "interrupted at sample 12000 of 20500 (test), saved in" in said
+    assert "going on" not in said
+    partial = tmp_path / "cut" / "partial"
+    assert len(list(partial.iterdir())) == 2  # both passes
+    assert not (tmp_path / "cut" / "results.json").exists()
+    said = score("cut", 0)
+    assert "validation: going on from sample 20500" in said
+    assert "test: going on from sample 12000" in said
+    for process in (0, 1):
+        uncut, cut = (np.load(tmp_path / f"{name}{process}.npz") for name in ("uncut", "cut"))
+        assert list(uncut["rounds"]) == 2 * [0, 1, 2, 3, 4, 5] and list(cut["rounds"]) == [3, 4, 5]
+        for name in ("arr_0", "arr_1"):  # log-likelihoods of the validation and the test images
+            assert uncut[name].shape[1] == 250
+            np.testing.assert_array_equal(cut[name], uncut[name])
+    assert results(tmp_path / "cut") == results(tmp_path / "uncut")
+    assert not partial.exists() and not (tmp_path / "uncut" / "partial").exists()
+
+
 @pytest.mark.slow
 def test_when_one_of_two_processes_is_killed_the_other_says_so_and_both_go_on(tmp_path):
     workdir = tmp_path / "run"
