@@ -174,7 +174,9 @@ def log_likelihoods(
             sums, state, x, key, num_samples, sigma, first, last, mesh
         ),
     )  # fmt: skip
-    return np.asarray(parzen.finish(run(one_pass), x, num_samples, sigma))
+    # Whether a pass has just run or was read whole, the devices' sums are added up in one order.
+    sums = processes.whole(run(one_pass))
+    return np.asarray(parzen.finish(sums, x, num_samples, sigma))
 
 
 @functools.partial(jax.jit, static_argnames="mesh")

@@ -41,8 +41,8 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
         SystemExit: after SIGINT or SIGTERM, with 128 + the signal's number; the state is saved.
     """
     settings = parse_config(config)
-    devices = parallel.choose_devices(settings.parallel, settings.spec.train.batch_size)
-    mesh = parallel.make_mesh(devices)
+    batch_size = settings.spec.train.batch_size if mode in ("run", "train") else None
+    mesh = parallel.make_mesh(parallel.choose_devices(settings.parallel, batch_size))
     config_json = json.loads(config.to_json_best_effort())
     records.check(workdir, config_json)
     with processes.first_before_others():
@@ -110,10 +110,13 @@ def _run(settings, spec, dataset, train, pixel_statistics, mesh, workdir, mode) 
         _exit_interrupted(state, signals.to_obey(), workdir)
     if mode == "evaluate" or (mode == "run" and not _is_evaluated(state, settings, workdir)):
         _evaluate(state, dataset, settings, keys, mesh, workdir)
-    if processes.is_first():  # pictures are small: one device draws them
+    if processes.is_first():
         if mode == "figures" or (mode == "run" and not _is_drawn(state, workdir)):
-            alone = processes.own_copy(_members(state, settings)[0])
-            _draw(alone, dataset, jax.random.fold_in(keys[0], 2), workdir)
+            # The other processes have nothing left to do: it draws with the devices of its own.
+            first = processes.own_copy(_members(state, settings)[0])
+            own_mesh = parallel.make_mesh(mesh.local_devices)
+            first = jax.device_put(first, parallel.replicated(own_mesh))
+            _draw(first, dataset, jax.random.fold_in(keys[0], 2), workdir)
         _summarise(state, workdir)
 
 
@@ -177,6 +180,13 @@ def _train(state, train, settings, mesh, checkpoints, signals, workdir) -> Train
     if step >= num_steps:
         terminal.say(f"training is finished: {step} steps")
         return state
+    given, mesh = mesh, parallel.for_batches(mesh, spec.train.batch_size)
+    if mesh is not given:
+        terminal.say(
+            f"batch {spec.train.batch_size} does not divide over {given.size} devices: "
+            f"training on {mesh.size}"
+        )
+        state = jax.device_put(state, parallel.replicated(mesh))
     advance = _stepper(state, train, settings, mesh)
     checkpoints.remove_after(step)
     records.remove_stale(workdir)
@@ -218,7 +228,7 @@ def _train(state, train, settings, mesh, checkpoints, signals, workdir) -> Train
             if stop:
                 break
     log.close()
-    return state
+    return state if mesh is given else jax.device_put(state, parallel.replicated(given))
 
 
 def _fail(begin, end, train, settings, mesh, advance, checkpoints, workdir):

@@ -1,4 +1,7 @@
-"""The paper's pictures. Each function draws one figure; `save` writes it as a PNG."""
+"""The paper's pictures. Each function draws one figure; `save` writes it as a PNG.
+
+A state that lies on several devices is drawn by all of them: `parallel.by_rows`.
+"""
 
 import os
 
@@ -7,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+from aae_jax.parallel import by_rows
 from aae_jax.priors import sample_prior, swiss_roll_axis
-from aae_jax.train_state import TrainState, decode, encode, generate, reconstruct, to_unit
+from aae_jax.train_state import TrainState, decode, encode, reconstruct, sample_codes, to_unit
 
 _BLOCK = 10_000  # training images that are searched at a time
 _GAP = 1  # pixels between two images of a grid
@@ -34,10 +38,9 @@ def samples(
         rows: of the grid.
         columns: of samples, beside the last.
     """
-    drawn = np.asarray(generate(state, key, rows * columns)).reshape(
-        rows, columns, *state.spec.image_shape
-    )
-    nearest = _nearest(drawn[:, -1], train_images)
+    drawn = by_rows(decode, state, sample_codes(state, key, rows * columns))
+    drawn = drawn.reshape(rows, columns, *state.spec.image_shape)
+    nearest = _nearest(state, drawn[:, -1], train_images)
     figure, axes = _new_figure(columns + 2, rows)
     grid = np.concatenate([_tile(drawn), _tile(nearest[:, None])], axis=1)
     _show(axes, grid)
@@ -60,9 +63,10 @@ def reconstructions(
     """
     columns = min(columns, len(test["image"]))
     rows = min(rows, len(test["image"]) // columns)
-    images, label = (jnp.asarray(test[name][: rows * columns]) for name in ("image", "label"))
+    images, label = (test[name][: rows * columns] for name in ("image", "label"))
     label = label if state.spec.model.label_in_decoder else None
-    pairs = np.concatenate([to_unit(images), reconstruct(state, images, label, key)], axis=2)
+    reconstructed = by_rows(reconstruct, state, (images, label), key)
+    pairs = np.concatenate([to_unit(jnp.asarray(images)), reconstructed], axis=2)
     figure, axes = _new_figure(2 * columns, rows)
     _show(axes, _tile(pairs.reshape(rows, columns, *pairs.shape[1:])))
     axes.set_title("hold-out images, each with its reconstruction to the right", fontsize=9)
@@ -71,7 +75,7 @@ def reconstructions(
 
 def code_marginals(state: TrainState, images: np.ndarray, key: jax.Array) -> Figure:
     """Histogram of each dimension of the codes of hold-out images, over samples of the prior."""
-    z = np.asarray(encode(state, jnp.asarray(images), key))
+    z = by_rows(encode, state, (images,), key)
     std = z.std(axis=0)
     prior = np.asarray(sample_prior(state.spec, key, 100_000).z)
     dim = z.shape[1]
@@ -140,7 +144,7 @@ def codes(state: TrainState, test: dict[str, np.ndarray], key: jax.Array) -> Fig
         test: `{"image": [N, H, W, C], "label": i32[N]}`.
         key: a PRNG key for the posterior and the prior.
     """
-    z = np.asarray(encode(state, jnp.asarray(test["image"]), key))
+    z = by_rows(encode, state, (test["image"],), key)
     label = np.asarray(test["label"])
     spec = state.spec
     drawn = label if spec.model.label_in_discriminator else None
@@ -250,7 +254,7 @@ def walk(
         for step in range(frames):
             z = _slerp(ends[stop], ends[(stop + 1) % stops], step / frames)
             if labelled:
-                grid = _style_grid(state, jnp.asarray(z))
+                grid = _style_grid(state, z)
             else:
                 grid = _decode_grid(state, z.reshape(rows, rows, -1))
             pictures.append(np.asarray(255 * _tile(grid)).round().astype(np.uint8))
@@ -286,16 +290,16 @@ def _grid(horizontal, vertical):
 def _decode_grid(state, z):
     """Images [rows, columns, H, W, C] of codes [rows, columns, D]."""
     rows, columns, dim = z.shape
-    images = decode(state, jnp.asarray(z.reshape(-1, dim), jnp.float32))
-    return np.asarray(images).reshape(rows, columns, *state.spec.image_shape)
+    images = by_rows(decode, state, (z.reshape(-1, dim).astype(np.float32),))
+    return images.reshape(rows, columns, *state.spec.image_shape)
 
 
 def _style_grid(state, z):
     """Images [N, K, H, W, C] of codes [N, D] under every label."""
     num_classes = state.spec.num_classes
-    label = jnp.tile(jnp.arange(num_classes), len(z))
-    images = decode(state, jnp.repeat(z, num_classes, axis=0), label)
-    return np.asarray(images).reshape(len(z), num_classes, *state.spec.image_shape)
+    label = np.tile(np.arange(num_classes), len(z))
+    images = by_rows(decode, state, (np.repeat(z, num_classes, axis=0), label))
+    return images.reshape(len(z), num_classes, *state.spec.image_shape)
 
 
 def _slerp(start, end, share):
@@ -309,23 +313,23 @@ def _slerp(start, end, share):
     return ((1 - share) * lengths[0] + share * lengths[1]) * direction
 
 
-def _nearest(images, train_images):
+def _nearest(state, images, train_images):
     """The training image nearest to each image; the training images may be lazy."""
-    images = jnp.asarray(images).reshape(len(images), -1)
-
-    @jax.jit
-    def distances(block):
-        block = to_unit(block).reshape(len(block), -1)
-        product = jnp.matmul(images, block.T, precision=jax.lax.Precision.HIGHEST)
-        return (block**2).sum(axis=1) - 2 * product
-
+    images = jax.device_put(images.reshape(len(images), -1), state.step.sharding)
     best, rows = np.full(len(images), np.inf), np.zeros(len(images), int)
     for start in range(0, len(train_images), _BLOCK):
-        found = np.asarray(distances(jnp.asarray(train_images[start : start + _BLOCK])))
-        closer = found.min(axis=1) < best
-        rows = np.where(closer, start + found.argmin(axis=1), rows)
-        best = np.minimum(best, found.min(axis=1))
+        found = by_rows(_offsets, images, (train_images[start : start + _BLOCK],))
+        closer = found.min(axis=0) < best
+        rows = np.where(closer, start + found.argmin(axis=0), rows)
+        best = np.minimum(best, found.min(axis=0))
     return np.asarray(to_unit(jnp.asarray(train_images[rows])))
+
+
+def _offsets(images, block):
+    """Squared distances [B, N] of a block to images [N, P], less each image's squared norm."""
+    block = to_unit(block).reshape(len(block), -1)
+    product = jnp.matmul(block, images.T, precision=jax.lax.Precision.HIGHEST)
+    return (block**2).sum(axis=1, keepdims=True) - 2 * product
 
 
 def _tile(images):

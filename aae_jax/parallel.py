@@ -1,10 +1,11 @@
-"""The training step over several devices: `jit` over a data mesh, or `pmap`.
+"""The training step over several devices: `jit` over a data mesh, or `pmap`; and rows of a model.
 
 All compute the same function of the same global batch as one device does.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,18 +20,22 @@ from aae_jax.training import train_batches, train_step, train_steps
 DATA_AXIS = "data"
 
 
-def _all_devices():
-    return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+def _in_order(devices: Iterable[jax.Device]) -> list[jax.Device]:
+    return sorted(devices, key=lambda device: (device.process_index, device.id))
 
 
-def choose_devices(spec: ParallelSpec, batch_size: int) -> list[jax.Device]:
+def choose_devices(spec: ParallelSpec, batch_size: int | None = None) -> list[jax.Device]:
     """The devices that `config.parallel` asks for.
 
+    Args:
+        spec: the config's `parallel` section.
+        batch_size: of the training; None where there is none to come.
+
     Raises:
-        UserError: there are not as many, the batch does not divide over them, or several processes
-            can't do what is asked.
+        UserError: there are not as many, the batch does not divide over those that were asked for,
+            or several processes can't do what is asked.
     """
-    devices = _all_devices()
+    devices = _in_order(jax.devices())
     wanted = len(devices) if spec.num_devices is None else spec.num_devices
     if wanted > len(devices):
         raise UserError(f"parallel.num_devices is {wanted}: there are {len(devices)}")
@@ -45,15 +50,25 @@ def choose_devices(spec: ParallelSpec, batch_size: int) -> list[jax.Device]:
                 f"parallel.runner is 'pmap', which takes one process: there are "
                 f"{jax.process_count()}; use 'jit'"
             )
-    check_batch_size(batch_size, wanted)
+    if batch_size is not None and jax.process_count() > 1:
+        check_batch_size(batch_size, wanted, f" of the {jax.process_count()} processes")
+    elif batch_size is not None and spec.num_devices is not None:
+        hint = " (without parallel.num_devices as many are used as it divides over)"
+        check_batch_size(batch_size, wanted, hint)
     return devices[:wanted]
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     """A 1-D mesh of the given devices, or of all there are, along which batches are split."""
     # Not jax.make_mesh, which may reorder: the rows of a process must lie together.
-    devices = _all_devices() if devices is None else devices
+    devices = _in_order(jax.devices()) if devices is None else devices
     return Mesh(np.array(devices), (DATA_AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def for_batches(mesh: Mesh, batch_size: int) -> Mesh:
+    """The mesh itself if batches divide over it, or as many of its devices as they divide over."""
+    size = max(n for n in range(1, mesh.size + 1) if batch_size % n == 0)
+    return mesh if size == mesh.size else make_mesh(list(mesh.devices.flat[:size]))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -81,12 +96,39 @@ def split_batches(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(None, DATA_AXIS))
 
 
-def check_batch_size(batch_size: int, num_devices: int) -> None:
-    """Raises `UserError` unless the global batch divides evenly."""
+def by_rows(
+    function: Callable[..., jax.Array], whole: Any, rows: Sequence[jax.Array | None], *rest: Any
+) -> np.ndarray:
+    """`function(whole, *rows, *rest)`, its rows divided over the devices that hold `whole`.
+
+    Args:
+        function: gives row i of its result from row i of `rows`. It is compiled once if it is the
+            same object at each call.
+        whole: arrays that lie on each of them whole, as a replicated state does.
+        rows: arrays [N, …], or None; the last row is repeated up to a multiple of the devices.
+        rest: what they all need, such as a key.
+
+    Returns:
+        A host array [N, …].
+    """
+    mesh = make_mesh(_in_order(jax.tree.leaves(whole)[0].devices()))
+    num_rows = len(rows[0])
+    padding = -num_rows % mesh.size
+
+    def put(values):
+        values = np.asarray(values)
+        widths = ((0, padding),) + ((0, 0),) * (values.ndim - 1)
+        return jax.device_put(np.pad(values, widths, mode="edge"), split(mesh))
+
+    return np.asarray(jax.jit(function)(whole, *jax.tree.map(put, tuple(rows)), *rest))[:num_rows]
+
+
+def check_batch_size(batch_size: int, num_devices: int, hint: str = "") -> None:
+    """Raises `UserError` unless the global batch divides evenly; `hint` ends its line."""
     if batch_size % num_devices:
         raise UserError(
-            f"train.batch_size is {batch_size}: it must be a multiple of the {num_devices} devices "
-            "(parallel.num_devices takes fewer)"
+            f"train.batch_size is {batch_size}: it must be a multiple of the {num_devices} devices"
+            f"{hint}"
         )
 
 

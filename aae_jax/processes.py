@@ -146,10 +146,14 @@ def from_first(tree: Any) -> Any:
 
 
 def whole(tree: Any) -> Any:
-    """Host copies of arrays that may be split over processes; a collective."""
-    if jax.process_count() == 1:
-        return jax.tree.map(np.asarray, tree)
-    return multihost_utils.process_allgather(tree, tiled=True)
+    """Host copies of arrays, of which some may be split over processes; a collective."""
+
+    def gather(leaf):
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return multihost_utils.process_allgather(leaf, tiled=True)
+        return np.asarray(leaf)
+
+    return jax.tree.map(gather, tree)
 
 
 @contextlib.contextmanager

@@ -413,7 +413,7 @@ class ParallelSpec:
     """Over which devices each batch is split, and how: see `aae_jax.parallel`."""
 
     runner: str = "jit"  # over a mesh of the devices; or "pmap", in one process
-    num_devices: int | None = None  # None: all
+    num_devices: int | None = None  # None: all; to train, as many as the batch divides over
 
     def __post_init__(self):
         _check_types(self, "parallel")

@@ -191,6 +191,13 @@ def generate(
         label: i32[num_samples] or a scalar: the component of the prior, and the decoder's label
             where it takes one; None for the full prior, and labels drawn uniformly.
     """
+    return decode(state, *sample_codes(state, key, num_samples, label))
+
+
+def sample_codes(
+    state: TrainState, key: jax.Array, num_samples: int, label: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array | None]:
+    """What `generate` decodes: codes f[N, D], and labels i32[N] for a decoder that takes them."""
     spec = state.spec
     uses = spec.prior.has_components, spec.model.label_in_decoder
     if label is not None and not any(uses):
@@ -199,7 +206,7 @@ def generate(
         )
     z = sample_prior(spec, key, num_samples, label if spec.prior.has_components else None).z
     if not spec.model.label_in_decoder:
-        return decode(state, z)
+        return z, None
     if label is None:
         label = jax.random.randint(jax.random.fold_in(key, 1), (num_samples,), 0, spec.num_classes)
-    return decode(state, z, label)
+    return z, jnp.broadcast_to(jnp.asarray(label), (num_samples,))

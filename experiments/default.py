@@ -68,7 +68,7 @@ def get_config() -> config_dict.ConfigDict:
 
     config.parallel = config_dict.ConfigDict()
     config.parallel.runner = "jit"  # or "pmap"
-    config.parallel.num_devices = config_dict.placeholder(int)  # None: all; batches are split
+    config.parallel.num_devices = config_dict.placeholder(int)  # None: all that divide a batch
 
     config.run = config_dict.ConfigDict()
     config.run.steps_per_dispatch = 100  # then metrics are written and signals are heeded

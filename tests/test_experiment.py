@@ -416,7 +416,7 @@ def test_only_validation_images_choose_sigma_and_neighbours_are_training_images(
     monkeypatch.setattr(
         figures,
         "_nearest",
-        lambda images, train: seen.update(train=train) or nearest(images, train),
+        lambda state, images, train: seen.update(train=train) or nearest(state, images, train),
     )
     config = small_config(**{"train.num_steps": 8})
     experiment.run(config, str(tmp_path))

@@ -10,7 +10,7 @@ from PIL import Image
 from small import SHAPE, make_dataset, make_spec
 
 import aae_jax as aae
-from aae_jax import experiment, figures
+from aae_jax import experiment, figures, parallel
 
 
 def test_nearest_is_the_nearest_in_euclidean_distance():
@@ -18,9 +18,11 @@ def test_nearest_is_the_nearest_in_euclidean_distance():
     images = np.random.default_rng(3).uniform(size=(7, *SHAPE)).astype(np.float32)
     unit = train.astype(np.float64) / 255
     squared = ((images[:, None] - unit[None]) ** 2).sum(axis=(2, 3, 4))
-    np.testing.assert_allclose(
-        figures._nearest(images, train), unit[squared.argmin(axis=1)], atol=1e-6
-    )
+    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    for devices in (jax.devices()[:1], jax.devices()[:4]):  # 50 images do not divide over 4
+        state = jax.device_put(state, parallel.replicated(parallel.make_mesh(devices)))
+        found = figures._nearest(state, images, train)
+        np.testing.assert_allclose(found, unit[squared.argmin(axis=1)], atol=1e-6)
 
 
 def test_the_last_column_belongs_to_the_column_beside_it(monkeypatch):
@@ -33,9 +35,9 @@ def test_the_last_column_belongs_to_the_column_beside_it(monkeypatch):
     train = np.asarray(make_dataset(50)["image"])
     figures.samples(state, train, jax.random.key(1), rows=4, columns=3)
     drawn, nearest = seen[0], seen[1]
-    np.testing.assert_array_equal(nearest[:, 0], figures._nearest(drawn[:, -1], train))
+    np.testing.assert_array_equal(nearest[:, 0], figures._nearest(state, drawn[:, -1], train))
     expected = aae.generate(state, jax.random.key(1), 12)
-    np.testing.assert_array_equal(drawn.reshape(expected.shape), expected)
+    np.testing.assert_allclose(drawn.reshape(expected.shape), expected, atol=1e-6)
 
 
 def test_codes_beyond_the_prior_are_not_dropped():
@@ -113,6 +115,27 @@ def test_every_figure_of_every_model_is_drawn(tmp_path, name):
             figures.save(figure, path)
             assert imread(path)[..., :3].std() > 0.01
     assert sorted(os.listdir(tmp_path / "figures")) == sorted(drawn)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "style", "universal"])
+def test_pictures_do_not_depend_on_the_number_of_devices(tmp_path, name):
+    """To one of 255 grey levels; 64 samples divide over 4 devices, 30 reconstructions do not."""
+    model, prior, _ = MODELS[name]
+    state = aae.create_train_state(make_spec(model=model, prior=prior), jax.random.key(0))
+    seen = []
+    for count in (1, 4):
+        mesh = parallel.make_mesh(jax.devices()[:count])
+        drawn = drawn_of(jax.device_put(state, parallel.replicated(mesh)))
+        pixels = {}
+        for file, figure in drawn.items():
+            if not file.endswith(".gif"):
+                figures.save(figure, str(tmp_path / file))
+                figure = [255 * imread(tmp_path / file)]
+            pixels[file] = np.stack(figure).astype(float)
+        seen.append(pixels)
+    one, four = seen
+    for file in one:
+        np.testing.assert_allclose(four[file], one[file], rtol=0, atol=1.001, err_msg=file)
 
 
 def test_components_follow_the_percentiles_of_the_mixture():

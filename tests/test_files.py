@@ -302,7 +302,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
 
 
 def launch(*arguments):
-    # Without the fake devices: 8 don't divide the config's batch.
+    # Without the fake devices, which are slow.
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     return subprocess.run(
         [sys.executable, str(ROOT / "launch.py"), *map(str, arguments)],

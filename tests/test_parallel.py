@@ -227,6 +227,78 @@ def test_two_processes_run_as_one_and_one_goes_on(where, tmp_path):
     assert_close(results(workdir), {**results(alone), "devices": ["cpu"] * 2}, 1e-3)
 
 
+SCORING = """
+import os, signal, sys
+process, port, where, first, stop_in = *map(int, sys.argv[1:3]), *sys.argv[3:5], int(sys.argv[5])
+sys.path.insert(0, "tests")
+from aae_jax import processes
+processes.initialize(f"localhost:{port}", 2, process)
+import numpy as np
+from aae_jax import evaluation, experiment
+from test_experiment import LONG, small_config
+
+# Every dispatch of a scoring pass is one round, and its sums are saved.
+experiment._DISPATCH_SECONDS, experiment._SAVE_SECONDS = 0.0, -1.0
+add, log_likelihoods = evaluation._add, evaluation.log_likelihoods
+rounds, found = [], []
+
+def counted(*arguments):
+    rounds.append(arguments[6])
+    if name == "cut" and len(rounds) == stop_in and process == 1:
+        signal.raise_signal(signal.SIGTERM)
+    return add(*arguments)
+
+def kept(*arguments):
+    found.append(log_likelihoods(*arguments))
+    return found[-1]
+
+evaluation._add, evaluation.log_likelihoods = counted, kept
+config = small_config(**LONG)
+config.parallel.num_devices = None
+for name in ("uncut", "cut")[first == "cut":]:
+    rounds.clear(), found.clear()
+    try:
+        experiment.run(config, os.path.join(where, name), "evaluate")
+    except SystemExit as stopped:
+        assert stopped.code == 128 + signal.SIGTERM and len(rounds) == stop_in
+    else:
+        np.savez(os.path.join(where, f"{name}{process}"), *found, rounds=rounds)
+"""
+
+
+@pytest.mark.slow
+def test_a_scoring_pass_of_two_processes_that_one_stops_goes_on_bit_identical(tmp_path):
+    """6 rounds for the validation images, then 6 for the test images; stopped in the 9th."""
+    experiment.run(small_config(), str(tmp_path / "uncut"), "train")
+    shutil.copytree(tmp_path / "uncut", tmp_path / "cut")
+    script = tmp_path / "script.py"
+    script.write_text(SCORING)
+
+    def score(first, stop_in):
+        flags = str(script), "{process}", "{port}", str(tmp_path), first, str(stop_in)
+        said, nothing = two_processes(*flags)
+        assert nothing == ""  # only the first prints
+        return said
+
+    said = score("uncut", 9)
+    assert "interrupted at sample 12000 of 20500 (test), saved in" in said
+    assert "going on" not in said
+    partial = tmp_path / "cut" / "partial"
+    assert len(list(partial.iterdir())) == 2  # both passes
+    assert not (tmp_path / "cut" / "results.json").exists()
+    said = score("cut", 0)
+    assert "validation: going on from sample 20500" in said
+    assert "test: going on from sample 12000" in said
+    for process in (0, 1):
+        uncut, cut = (np.load(tmp_path / f"{name}{process}.npz") for name in ("uncut", "cut"))
+        assert list(uncut["rounds"]) == 2 * [0, 1, 2, 3, 4, 5] and list(cut["rounds"]) == [3, 4, 5]
+        for name in ("arr_0", "arr_1"):  # log-likelihoods of the validation and the test images
+            assert uncut[name].shape[1] == 250
+            np.testing.assert_array_equal(cut[name], uncut[name])
+    assert results(tmp_path / "cut") == results(tmp_path / "uncut")
+    assert not partial.exists() and not (tmp_path / "uncut" / "partial").exists()
+
+
 @pytest.mark.slow
 def test_when_one_of_two_processes_is_killed_the_other_says_so_and_both_go_on(tmp_path):
     workdir = tmp_path / "run"
@@ -294,6 +366,25 @@ def test_checkpoints_move_between_numbers_of_devices(x64, tmp_path):
     chex.assert_trees_all_close(state.params, expected.params, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("num_rows", [1, 3, 8, 10])
+def test_rows_are_divided_over_the_devices_and_come_back_in_order(num_rows):
+    seen = []
+
+    def function(scale, x, label, shift):
+        assert label is None
+        jax.debug.inspect_array_sharding(x, callback=seen.append)
+        return scale * x + shift
+
+    x = np.arange(2.0 * num_rows, dtype=np.float32).reshape(num_rows, 2)
+    for count in (1, 4, 8):
+        mesh = parallel.make_mesh(jax.devices()[:count])
+        scale = jax.device_put(np.float32(3), parallel.replicated(mesh))
+        found = parallel.by_rows(function, scale, (x, None), np.float32(1))
+        np.testing.assert_array_equal(found, 3 * x + 1)
+        padded = (-(-num_rows // count) * count, 2)
+        assert seen.pop().shard_shape(padded) == (padded[0] // count, 2) and not seen
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_launcher_trains_with_pmap_if_so_asked(tmp_path, monkeypatch, stream):
     called = []
@@ -318,8 +409,17 @@ def test_the_launcher_trains_with_pmap_if_so_asked(tmp_path, monkeypatch, stream
 def test_devices_that_are_asked_for():
     assert parallel.choose_devices(ParallelSpec(), 16) == jax.devices()
     assert parallel.choose_devices(ParallelSpec(num_devices=3), 9) == jax.devices()[:3]
+    assert parallel.choose_devices(ParallelSpec(num_devices=3)) == jax.devices()[:3]  # no training
+    assert parallel.choose_devices(ParallelSpec(), 12) == jax.devices()  # `for_batches` takes fewer
+    for batch_size, count in ((100, 5), (800, 8), (12, 6), (11, 1), (3, 3)):
+        mesh = parallel.for_batches(parallel.make_mesh(), batch_size)
+        assert list(mesh.devices) == jax.devices()[:count]
     for spec, batch_size, said in (
-        (ParallelSpec(), 12, "train.batch_size is 12: .*multiple of the 8 devices"),
+        (
+            ParallelSpec(num_devices=8),
+            12,
+            r"train.batch_size is 12: .*multiple of the 8 devices \(without parallel.num_devices as",
+        ),
         (ParallelSpec(num_devices=9), 9, "parallel.num_devices is 9: there are 8"),
     ):
         with pytest.raises(UserError, match=said):
@@ -332,6 +432,46 @@ def test_devices_that_are_asked_for():
             ParallelSpec(**fields)
 
 
+@pytest.fixture
+def drawn_on(monkeypatch):
+    """The numbers of devices that the pictures would be drawn with."""
+    seen = []
+    monkeypatch.setattr(
+        experiment, "_draw", lambda state, *rest: seen.append(len(state.step.devices()))
+    )
+    return seen
+
+
+def test_by_default_as_many_train_as_the_batch_divides_over_and_all_score_and_draw(
+    tmp_path, drawn_on, capsys
+):
+    """Batches of 20 on 8 devices: 5, which end bit-identical to 5 that were asked for."""
+    config = small_config(**{"train.num_steps": 8})
+    five = config.copy_and_resolve_references()
+    config.parallel.num_devices, five.parallel.num_devices = None, 5
+    experiment.run(config, str(tmp_path / "default"))
+    said = capsys.readouterr().out
+    assert said.splitlines()[0] == "batch 20 does not divide over 8 devices: training on 5"
+    assert results(tmp_path / "default")["devices"] == ["cpu"] * 8 and drawn_on == [8]
+    experiment.run(five, str(tmp_path / "five"), "train")
+    assert "does not divide" not in capsys.readouterr().out
+    assert metrics(tmp_path / "default") == metrics(tmp_path / "five")
+    default, five = (aae.load_state(str(tmp_path / name)) for name in ("default", "five"))
+    chex.assert_trees_all_equal(default.params, five.params)
+
+
+def test_only_training_wants_a_batch_that_divides(tmp_path, drawn_on):
+    """Batches of 20 on 3 devices that were asked for."""
+    three = small_config(**{"parallel.num_devices": 3, "train.num_steps": 4})
+    experiment.run(small_config(**{"train.num_steps": 4}), str(tmp_path), "train")
+    experiment.run(three, str(tmp_path), "evaluate")
+    experiment.run(three, str(tmp_path), "figures")
+    assert results(tmp_path)["devices"] == ["cpu"] * 3 and drawn_on == [3]
+    for mode in ("run", "train"):
+        with pytest.raises(UserError, match="train.batch_size is 20: .*multiple of the 3 devices"):
+            experiment.run(three, str(tmp_path), mode)
+
+
 def test_devices_of_several_processes(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     for spec, said in (
@@ -340,6 +480,9 @@ def test_devices_of_several_processes(monkeypatch):
     ):
         with pytest.raises(UserError, match=said):
             parallel.choose_devices(spec, 16)
+    with pytest.raises(UserError, match="a multiple of the 8 devices of the 2 processes$"):
+        parallel.choose_devices(ParallelSpec(), 12)
+    assert parallel.choose_devices(ParallelSpec()) == jax.devices()
 
 
 def test_rows_of_a_process_lie_together(monkeypatch):
