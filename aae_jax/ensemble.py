@@ -63,7 +63,8 @@ def train(
 
     Args:
         state: an ensemble of K members.
-        dataset: `{"image": [N, H, W, C], "label": i32[K, N]}`: each member may know other labels.
+        dataset: `{"image": [N, H, W, C], "label": i32[K, N]}`: each member may know other labels;
+            with "place": i32[K, M] too, as in `train_steps`.
         num_steps: static.
         batch_sharding: how each member's batches are split over devices; static.
 
@@ -75,6 +76,6 @@ def train(
         lambda state, dataset: train_steps(
             state, dataset, num_steps, batch_sharding=batch_sharding
         ),
-        in_axes=(mapped, {"image": None, "label": 0}),
+        in_axes=(mapped, {name: None if name == "image" else 0 for name in dataset}),
         out_axes=(mapped, 0),
     )(state, dataset)

@@ -69,10 +69,12 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
             data.keep_labels(train, settings.data.num_labelled, dataset.num_classes, seed)
             for seed in _seeds(settings)
         ]
-        labels = [split["label"] for split in kept]
-        train = {**train, "label": labels[0] if len(labels) == 1 else np.stack(labels)}
-    elif settings.num_seeds > 1:
-        train = {**train, "label": np.stack([train["label"]] * settings.num_seeds)}
+    else:
+        kept = [train] * settings.num_seeds
+    own = {"label": [split["label"] for split in kept]}
+    if settings.data.labelled_visits is not None:
+        own["place"] = [data.places(v, settings.data.labelled_visits) for v in own["label"]]
+    train = {**train, **{k: v[0] if len(v) == 1 else np.stack(v) for k, v in own.items()}}
     pixel_mean = pixel_std = None
     if settings.data.standardise:
         pixel_mean, pixel_std = data.pixel_statistics(train["image"])
@@ -238,12 +240,12 @@ def _fail(begin, end, train, settings, mesh, advance, checkpoints, workdir):
     first = int(begin.step) + 1
     failures = []
     for index, seed in enumerate(_seeds(settings)):
-        alone = begin
+        alone, own = begin, train
         if settings.num_seeds > 1:
             alone = ensemble.member(begin, index)
-            own = {**train, "label": train["label"][index]}
+            own = {k: v if k == "image" else v[index] for k, v in train.items()}
             advance = _stepper(alone, own, dataclasses.replace(settings, num_seeds=1), mesh)
-        found = health.find_failure(alone, end - first + 1, len(train["image"]), advance)
+        found = health.find_failure(alone, end - first + 1, own, advance)
         if found is not None:
             failures.append({"seed": seed, **found})
     failure = min(failures, key=lambda found: found["step"], default=None)
@@ -301,7 +303,7 @@ def _stepper(state, train, settings, mesh):
         while size:
             batches = list(itertools.islice(source, min(size, per_call)))
             size -= len(batches)
-            batches = {name: np.stack([batch[name] for batch in batches]) for name in train}
+            batches = {name: np.stack([b[name] for b in batches]) for name in batches[0]}
             if pmap:
                 state, found = parallel.pmap_train_batches(state, batches, devices)
             else:

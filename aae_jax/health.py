@@ -10,7 +10,7 @@ import numpy as np
 
 from aae_jax.networks import Params
 from aae_jax.train_state import TrainState
-from aae_jax.training import epoch_rows
+from aae_jax.training import batch_rows
 
 # Lines of metrics.jsonl in a row, a dispatch each, after which a collapse is reported.
 PATIENCE = 5
@@ -38,7 +38,7 @@ def is_finite(metrics: dict[str, Any], networks: dict[str, Any]) -> bool:
 def find_failure(
     state: TrainState,
     num_steps: int,
-    num_examples: int,
+    dataset: dict[str, Any],
     advance: Callable[[TrainState, int], tuple[TrainState, dict[str, jax.Array]]],
 ) -> dict[str, Any] | None:
     """Repeats steps one at a time up to the first with a number that is not finite.
@@ -46,7 +46,7 @@ def find_failure(
     Args:
         state: the state before a dispatch that went wrong.
         num_steps: of that dispatch.
-        num_examples: N of the training set.
+        dataset: that it was trained on, as `train_steps` takes it.
         advance: (state, number of steps) → (state, metrics), as the dispatch was made.
 
     Returns:
@@ -59,7 +59,7 @@ def find_failure(
         state, metrics = advance(state, 1)
         finite = finite_networks(state.params)
         if not is_finite(metrics, finite):
-            rows = epoch_rows(state.rng, before.step, 1, state.spec.train.batch_size, num_examples)
+            rows = batch_rows(before, dataset, 1)
             losses = {
                 name.removeprefix("loss/"): float(values[0])
                 for name, values in metrics.items()

@@ -386,6 +386,9 @@ class DataSpec:
     drop_black: bool = False  # "tfd": leave out the images that are all black
     # How many training images keep their label, balanced over the classes; None: all of them.
     num_labelled: int | None = None
+    # How often an epoch visits an image that keeps its label, the others being visited once; None:
+    # once too.
+    labelled_visits: int | None = None
     standardise: bool = False  # every pixel to mean 0 and std 1 over the training images
 
     def __post_init__(self):
@@ -406,6 +409,13 @@ class DataSpec:
             raise UserError(f"data.fold is {self.fold}: it must be 1 … 5, or None for all five")
         if self.num_labelled is not None and self.num_labelled < 0:
             raise UserError(f"data.num_labelled is {self.num_labelled}: it must be 0 or more")
+        if self.labelled_visits is not None:
+            _check_positive("data.labelled_visits", self.labelled_visits, most=10**4)
+            if not self.num_labelled:
+                raise UserError(
+                    f"data.labelled_visits is {self.labelled_visits} and data.num_labelled "
+                    f"{self.num_labelled}: it is for where some images keep their label"
+                )
 
 
 @dataclasses.dataclass(frozen=True)

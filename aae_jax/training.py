@@ -105,11 +105,13 @@ def train_steps(
     """Runs many training steps in one dispatch, shuffling and drawing the prior on the device.
 
     All randomness follows from `state.rng` and the step, so splitting a run into calls of any
-    length changes nothing. Every example is visited once an epoch; batches may straddle epochs.
+    length changes nothing. Every example is visited once an epoch, or as often as `place` names it;
+    batches may straddle epochs.
 
     Args:
         state: the state before.
-        dataset: `{"image": [N, H, W, C] uint8 or f32 in [0, 1], "label": i32[N]}`, on the device.
+        dataset: `{"image": [N, H, W, C] uint8 or f32 in [0, 1], "label": i32[N]}`, on the device;
+            with "place": i32[M] too, which example is at each of an epoch's M places.
         num_steps: K; static.
         batch_sharding: how to split each batch over devices (`aae_jax.parallel`); static.
         axis_name: the mapped axis whose members each take their share of every batch (`pmap`).
@@ -125,13 +127,10 @@ def train_steps(
 
     def body(state, rows):
         rows = _own_rows(rows, axis_name)
-        batch = {name: values[rows] for name, values in dataset.items()}
+        batch = {name: dataset[name][rows] for name in ("image", "label")}
         return _draw_and_step(state, batch, batch_sharding, axis_name)
 
-    rows = epoch_rows(
-        state.rng, state.step, num_steps, state.spec.train.batch_size, dataset["image"].shape[0]
-    )
-    return jax.lax.scan(body, state, rows)
+    return jax.lax.scan(body, state, batch_rows(state, dataset, num_steps))
 
 
 @functools.partial(jax.jit, static_argnames=("batch_sharding", "axis_name"))
@@ -188,6 +187,14 @@ def _draw_and_step(state, batch, batch_sharding, axis_name):
             (batch, prior_sample), batch_sharding
         )
     return train_step(state, batch, prior_sample, axis_name=axis_name)
+
+
+def batch_rows(state: TrainState, dataset: dict[str, Any], num_steps: int) -> jax.Array:
+    """Which examples of a data set (see `train_steps`) the next steps see: i32[K, B]."""
+    place = dataset.get("place")
+    num_places = len(dataset["image"] if place is None else place)
+    rows = epoch_rows(state.rng, state.step, num_steps, state.spec.train.batch_size, num_places)
+    return rows if place is None else jnp.asarray(place)[rows]
 
 
 def epoch_rows(

@@ -30,6 +30,7 @@ def get_config() -> config_dict.ConfigDict:
     config.data.fold = config_dict.placeholder(int)  # of tfd, 1 … 5; None: all five are scored
     config.data.drop_black = False  # of tfd: leave out its 130 black images
     config.data.num_labelled = config_dict.placeholder(int)  # training images; None: all
+    config.data.labelled_visits = config_dict.placeholder(int)  # an epoch, of these; None: one
     config.data.standardise = False
 
     config.model = config_dict.ConfigDict()

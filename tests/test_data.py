@@ -68,6 +68,12 @@ def test_as_many_labels_as_there_are_keep_all():
     np.testing.assert_array_equal(kept["label"], train["label"])
 
 
+def test_an_epoch_visits_labelled_images_more_often():
+    label = np.array([-1, 3, -1, 0], np.int32)
+    np.testing.assert_array_equal(data.places(label, 3), [0, 1, 2, 3, 1, 3, 1, 3])
+    np.testing.assert_array_equal(data.places(label, 1), [0, 1, 2, 3])
+
+
 def test_pixel_statistics_survive_a_constant_pixel():
     images = np.zeros((4, 1, 2, 1), np.uint8)
     images[:, 0, 1, 0] = [0, 51, 102, 255]

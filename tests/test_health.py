@@ -24,13 +24,13 @@ def test_parameters_that_an_update_broke_are_found_in_its_step():
         now = state.replace(learning_rate_scale=broken) if int(state.step) == 2 else state
         return aae.train_steps(now, dataset, num_steps)
 
-    failure = health.find_failure(state, 5, 20, advance)
+    failure = health.find_failure(state, 5, dataset, advance)
     assert failure["step"] == 3 and failure["networks"] == ["encoder"]
     assert sorted(failure["losses"]) == ["discriminator", "generator", "reconstruction"]
     assert np.isfinite(list(failure["losses"].values())).all()
     rows = epoch_rows(state.rng, jnp.int32(2), 1, spec.train.batch_size, 20)[0]
     np.testing.assert_array_equal(failure["rows"], rows)
-    assert health.find_failure(state, 2, 20, advance) is None
+    assert health.find_failure(state, 2, dataset, advance) is None
 
 
 def test_hidden_infinities_are_found():

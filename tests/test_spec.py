@@ -94,6 +94,7 @@ BAD = {
     "optimizer.generator.floor": (-0.1, 1.5, float("nan"), "no"),
     "optimizer.reconstruction.momentum": (0.9,),  # of sgd
     "data.num_labelled": (-1, 1.5),
+    "data.labelled_visits": (0, 1.5, 4),  # 4: where all images keep their label
     "data.standardise": (True, 1),  # with a sigmoid output
     "model.noise_dim": (0,),
     "model.label_in_decoder": (1, "yes"),
@@ -199,4 +200,5 @@ def test_configs_of_older_runs_are_read():
     config = default.get_config().to_dict()
     del config["optimizer"]["generator"]["clip_norm"], config["optimizer"]["generator"]["floor"]
     del config["train"]["average_decay"], config["model"]["code_scale"]
+    del config["data"]["labelled_visits"]
     assert aae.spec_from_config(config) == aae.spec_from_config(default.get_config())

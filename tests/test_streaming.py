@@ -6,6 +6,7 @@ import pytest
 from small import SHAPE, make_dataset, make_spec
 
 import aae_jax as aae
+from aae_jax import ensemble
 from aae_jax.data import LazyImages, streaming
 from aae_jax.training import epoch_rows
 
@@ -54,6 +55,27 @@ def test_training_on_streamed_batches_is_training_on_the_device(model):
     jax.tree.map(np.testing.assert_array_equal, state.opt_state, expected.opt_state)
     np.testing.assert_array_equal(
         metrics["loss/reconstruction"], expected_metrics["loss/reconstruction"][6:]
+    )
+
+
+def test_places_are_examples_that_are_repeated():
+    """On the device, in an ensemble and streamed, as if the data set held them twice."""
+    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    dataset = make_dataset()
+    place = np.array([*range(20), 3, 7, 7], np.int32)
+    repeated = {name: values[place] for name, values in dataset.items()}
+    expected, _ = aae.train_steps(state, repeated, 9)
+    placed = {**dataset, "place": place}
+    found, _ = aae.train_steps(state, placed, 9)
+    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+    batches = list(streaming.batches({**lazy(dataset), "place": place}, state.rng, 0, 9, BATCH))
+    found, _ = aae.train_batches(state, jax.tree.map(lambda *v: np.stack(v), *batches))
+    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+    members = ensemble.create(make_spec(), jax.random.key(0)[None])
+    own = {"image": dataset["image"], "label": dataset["label"][None], "place": place[None]}
+    found = ensemble.member(ensemble.train(members, own, 9)[0], 0)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found.params, expected.params
     )
 
 

@@ -192,6 +192,14 @@ def keep_labels(train: Split, num_labelled: int, num_classes: int, seed: int) ->
     return {**train, "label": label}
 
 
+def places(label: np.ndarray, labelled_visits: int) -> np.ndarray:
+    """The examples i32[M] that an epoch visits: all once, labelled ones `labelled_visits` times."""
+    labelled = np.flatnonzero(label >= 0)
+    return np.concatenate(
+        [np.arange(len(label)), np.tile(labelled, labelled_visits - 1)], dtype=np.int32
+    )
+
+
 def pixel_statistics(images: np.ndarray | LazyImages) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation f32[H, W, C] of every pixel of [0, 1] over training images.
 

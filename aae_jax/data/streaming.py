@@ -31,7 +31,7 @@ def batches(
     """The batches of steps first_step … last_step − 1.
 
     Args:
-        train: the training split; images may be lazy.
+        train: the training split; images may be lazy. "place" as in `train_steps`.
         rng: the state's, from which the order of the images follows.
         first_step, last_step: of the training.
         batch_size: B.
@@ -53,22 +53,24 @@ def batches(
     rng = jax.random.wrap_key_data(
         np.asarray(jax.random.key_data(rng)), impl=jax.random.key_impl(rng)
     )
-    num_examples = len(train["image"])
+    place_of = train.get("place")
+    num_places = len(train["image"] if place_of is None else place_of)
     lock = threading.Lock()
 
     @functools.lru_cache(maxsize=2)
     def permutation(epoch):
-        return np.asarray(epoch_permutation(rng, epoch, num_examples))
+        return np.asarray(epoch_permutation(rng, epoch, num_places))
 
     def examples(step):
-        epoch, place = divmod(np.arange(step * batch_size, (step + 1) * batch_size), num_examples)
+        epoch, place = divmod(np.arange(step * batch_size, (step + 1) * batch_size), num_places)
         with lock:  # one thread computes a permutation, the others wait for it
-            return np.concatenate([permutation(e)[place[epoch == e]] for e in np.unique(epoch)])
+            found = np.concatenate([permutation(e)[place[epoch == e]] for e in np.unique(epoch)])
+        return found if place_of is None else place_of[found]
 
     def read(step):
         chosen = examples(step)[rows]
         try:
-            return {name: values[chosen] for name, values in train.items()}
+            return {name: train[name][chosen] for name in ("image", "label")}
         except UserError as error:  # grain would wrap it
             return error
 
