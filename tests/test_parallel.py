@@ -34,17 +34,18 @@ from aae_jax.spec import ParallelSpec
 # In float64, because Adam amplifies rounding.
 
 
+@pytest.mark.parametrize("count", [8, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", MODELS)
-def test_mesh_and_pmap_train_every_model_as_one_device_does(x64, name):
+def test_mesh_and_pmap_train_every_model_as_one_device_does(x64, name, count):
     expected, expected_metrics = twenty_steps_of(name)
-    devices = jax.devices()
-    assert len(devices) == 8
-    mesh = parallel.make_mesh()
+    assert len(jax.devices()) == 8
+    devices = jax.devices()[:count]
+    mesh = parallel.make_mesh(devices)
     state = jax.device_put(start_of(name), parallel.replicated(mesh))
     dataset = parallel.replicate(partly_labelled(), mesh)
     for trained, found in (
         train_compiled_fast(state, dataset, 20, batch_sharding=parallel.split(mesh)),
-        parallel.pmap_train_steps(state, dataset, 20),
+        parallel.pmap_train_steps(state, dataset, 20, devices),
     ):
         assert trained.params["encoder"]["Dense_0"]["kernel"].dtype == np.float64
         chex.assert_trees_all_close(trained.params, expected.params, rtol=0, atol=1e-9)
@@ -53,7 +54,7 @@ def test_mesh_and_pmap_train_every_model_as_one_device_does(x64, name):
         chex.assert_trees_all_close(found, expected_metrics, rtol=0, atol=1e-9)
 
 
-TWO_PROCESSES = """
+MODELS_IN_TWO_PROCESSES = """
 import os, signal, sys
 process, port, where = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 sys.path.insert(0, "tests")
@@ -74,16 +75,19 @@ def create(spec):
     return create(spec, jax.random.key(0))
 
 def save(name, state):
-    leaves = map(np.asarray, jax.tree.leaves(state.params))
+    leaves = map(np.asarray, jax.tree.leaves((state.params, state.average)))
     if process == 0:
         np.savez(os.path.join(where, name), *leaves)
 
-for name in small.IN_TWO_PROCESSES:
+for name in sys.argv[4:] or small.IN_TWO_PROCESSES:
     state = create(small.start_of(name).spec)
     dataset = parallel.replicate(small.partly_labelled(), mesh)
     sharding = parallel.split(mesh)
     save(name, small.train_compiled_fast(state, dataset, 20, batch_sharding=sharding)[0])
-
+"""
+TWO_PROCESSES = (
+    MODELS_IN_TWO_PROCESSES
+    + """
 settings = small.streamed_settings()
 train = data.load(settings.data).train
 images, asked = train["image"], []
@@ -112,6 +116,7 @@ except SystemExit as stopped:
 else:
     raise AssertionError("nothing stopped")
 """
+)
 
 
 def start_two(*arguments, devices=2):
@@ -164,7 +169,7 @@ def where(tmp_path_factory):
 
 def assert_saved(path, state):
     found = np.load(path)
-    leaves = jax.tree.leaves(state.params)
+    leaves = jax.tree.leaves((state.params, state.average))
     assert len(found.files) == len(leaves)
     for name, leaf in zip(found.files, leaves):
         np.testing.assert_allclose(found[name], leaf, rtol=0, atol=1e-9)
@@ -173,6 +178,16 @@ def assert_saved(path, state):
 @pytest.mark.parametrize("name", IN_TWO_PROCESSES)
 def test_two_processes_train_every_model_as_one_device_does(x64, where, name):
     assert_saved(where / f"{name}.npz", twenty_steps_of(name)[0])
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_other_models_too(x64, tmp_path):
+    names = [name for name in MODELS if name not in IN_TWO_PROCESSES]
+    script = tmp_path / "script.py"
+    script.write_text(MODELS_IN_TWO_PROCESSES)
+    two_processes(str(script), "{process}", "{port}", str(tmp_path), *names)
+    for name in names:
+        assert_saved(tmp_path / f"{name}.npz", twenty_steps_of(name)[0])
 
 
 def test_two_processes_each_read_half_and_train_the_same(x64, where):
