@@ -78,10 +78,12 @@ def test_bad_configurations_are_refused_or_train(data):
     changed = data.draw(st.lists(st.sampled_from(sorted(paths)), min_size=1, max_size=3))
     for path in changed:
         section = config
-        for name in path[:-1]:
-            section = section[name] if isinstance(section, dict) else {}
+        for name in path[:-1]:  # an earlier change may have taken it away
+            section = section.get(name, {}) if isinstance(section, dict) else {}
+        if not isinstance(section, dict):
+            continue
         how = data.draw(st.sampled_from(["value"] * 8 + ["missing", "unknown"]))
-        if how == "value" or not isinstance(section, dict):
+        if how == "value":
             section[path[-1]] = data.draw(VALUES)
         elif how == "missing":
             section.pop(path[-1], None)
