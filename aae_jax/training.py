@@ -84,9 +84,10 @@ def train_step(
     average = state.average
     if average is not None:
         # A shorter memory at the start, which would otherwise weigh as much as all that follows.
-        decay = jnp.minimum(spec.train.average_decay, (1 + state.step) / (10 + state.step))
+        step = state.step.astype(x.dtype)
+        decay = jnp.minimum(spec.train.average_decay, (1 + step) / (10 + step))
         newest = {name: params[name] for name in average}
-        average = optax.incremental_update(newest, average, (1 - decay).astype(x.dtype))
+        average = optax.incremental_update(newest, average, 1 - decay)
     state = state.replace(
         step=state.step + 1, params=params, opt_state=opt_state, average=average
     )
