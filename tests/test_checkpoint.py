@@ -14,8 +14,8 @@ from aae_jax import parallel
 from aae_jax.checkpoint import Checkpoints
 
 
-def trained(seed=0, num_steps=3):
-    state = aae.create_train_state(make_spec(), jax.random.key(seed))
+def trained(seed=0, num_steps=3, **train):
+    state = aae.create_train_state(make_spec(**train), jax.random.key(seed))
     # Not the default scale: whatever is not saved comes back with the value of a new state.
     scale = {phase: jnp.float32(0.5) for phase in state.learning_rate_scale}
     return aae.train_steps(state.replace(learning_rate_scale=scale), make_dataset(), num_steps)[0]
@@ -26,13 +26,15 @@ def words(state):
     return state.replace(rng=jax.random.key_data(state.rng))
 
 
-def test_round_trip_is_exact(tmp_path):
-    state = trained()
+@pytest.mark.parametrize("train", [{}, {"average_decay": 0.5}], ids=str)
+def test_round_trip_is_exact(tmp_path, train):
+    state = trained(**train)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state)
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step() == 3
-        restored = checkpoints.restore(aae.create_train_state(make_spec(), jax.random.key(9)))
+        new = aae.create_train_state(make_spec(**train), jax.random.key(9))
+        restored = checkpoints.restore(new)
     chex.assert_trees_all_equal(words(restored), words(state))
     # The restored state trains on exactly as the original does.
     chex.assert_trees_all_equal(

@@ -40,7 +40,8 @@ def together(datasets):
 
 
 def assert_same(state, expected, atol):
-    for found, wanted in zip(jax.tree.leaves(state.params), jax.tree.leaves(expected.params)):
+    found, wanted = (jax.tree.leaves((s.params, s.average)) for s in (state, expected))
+    for found, wanted in zip(found, wanted, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=0, atol=atol)
 
 
@@ -55,6 +56,7 @@ def assert_same(state, expected, atol):
             "model": {"label_in_discriminator": True},
             "prior": {"name": "gaussian_mixture"},
             "input_noise": 0.1,
+            "average_decay": 0.5,
         },
     ],
 )

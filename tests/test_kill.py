@@ -36,10 +36,13 @@ def test_a_run_killed_three_times_ends_bit_identical(tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_keeps_what_is_saved(tmp_path):
-    """A limit on the size of files stands for it: 60 KiB hold all files but a checkpoint's."""
+    """A limit on the size of files stands for it: a checkpoint's `_METADATA` alone needs 20 KiB.
+
+    The arrays' own files are no measure: orbax splits them differently each time.
+    """
     workdir = tmp_path / "run"
     command = [sys.executable, "launch.py", f"--workdir={workdir}", *kill.OVERRIDES]
-    limited = ["bash", "-c", 'ulimit -f 60; exec "$@"', "bash", *command]
+    limited = ["bash", "-c", 'ulimit -f 16; exec "$@"', "bash", *command]
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     done = subprocess.run(limited, cwd=ROOT, env=environment, capture_output=True, text=True)
     lines = done.stderr.strip().splitlines()
