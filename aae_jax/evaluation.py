@@ -156,6 +156,7 @@ def log_likelihoods(
     """
     x = to_unit(jnp.asarray(images)).reshape(len(images), -1)
     sigma = jnp.asarray(sigmas, x.dtype)
+    columns = parzen.varying(images.reshape(len(images), -1))
     if mesh is not None:
         x, sigma = parallel.replicate((x, sigma), mesh)
     arrays = (state.step, state.params, state.average, state.pixel_mean, state.pixel_std)
@@ -171,7 +172,7 @@ def log_likelihoods(
         num_rounds=parzen.num_rounds(num_samples, mesh),
         empty=jax.tree.map(np.asarray, parzen.start(x, sigma, mesh)),
         add=lambda sums, first, last: _add(
-            sums, state, x, key, num_samples, sigma, first, last, mesh
+            sums, state, x, key, num_samples, sigma, first, last, mesh, columns
         ),
     )  # fmt: skip
     # Whether a pass has just run or was read whole, the devices' sums are added up in one order.
@@ -180,11 +181,11 @@ def log_likelihoods(
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
-def _add(sums, state, x, key, num_samples, sigma, first, last, mesh):
+def _add(sums, state, x, key, num_samples, sigma, first, last, mesh, columns):
     def sampler(key, n):
         return generate(state, key, n).reshape(n, -1)
 
-    return parzen.add_drawn(sums, x, sampler, key, num_samples, sigma, first, last, mesh)
+    return parzen.add_drawn(sums, x, sampler, key, num_samples, sigma, first, last, mesh, columns)
 
 
 def _hash(*values):

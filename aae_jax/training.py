@@ -88,9 +88,7 @@ def train_step(
         decay = jnp.minimum(spec.train.average_decay, (1 + step) / (10 + step))
         newest = {name: params[name] for name in average}
         average = optax.incremental_update(newest, average, 1 - decay)
-    state = state.replace(
-        step=state.step + 1, params=params, opt_state=opt_state, average=average
-    )
+    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, average=average)
     return state, phases.moments(metrics)
 
 

@@ -65,7 +65,7 @@ def get_config() -> config_dict.ConfigDict:
     config.train.num_steps = 5_000
     config.train.batch_size = 100
     config.train.input_noise = 0.0
-    config.train.average_decay = config_dict.placeholder(float)  # of the parameters; None: no average
+    config.train.average_decay = config_dict.placeholder(float)  # None: no average
 
     config.parallel = config_dict.ConfigDict()
     config.parallel.runner = "jit"  # or "pmap"

@@ -70,6 +70,27 @@ def test_float64_is_exact(x64):
     np.testing.assert_allclose(found, reference(x, samples, 0.1), rtol=1e-12)
 
 
+def test_columns_that_do_not_vary_need_no_product():
+    x, samples = points(40, 1_234, 30)
+    x[:, [0, 7, 8, 29]] = [0.0, 1.0, 0.3, 0.0]
+    np.testing.assert_array_equal(
+        parzen.varying(x), [i for i in range(30) if i not in (0, 7, 8, 29)]
+    )
+    expected = reference(x, samples, 0.2)
+
+    program = str(jax.make_jaxpr(lambda s: parzen.log_likelihood(x, s, 0.2))(samples))
+    assert "f32[26,1000]" in program and "f32[30,1000]" not in program
+    np.testing.assert_allclose(parzen.log_likelihood(x, samples, 0.2), expected, atol=0.001)
+    drawn = parzen.log_likelihood_streamed(
+        x, lambda key, n: jnp.asarray(samples[:n]), jax.random.key(0), 1_000, 0.2
+    )
+    np.testing.assert_allclose(drawn, reference(x, samples[:1_000], 0.2), atol=0.001)
+    # Where the values are not known, all columns are taken.
+    np.testing.assert_allclose(
+        jax.jit(parzen.log_likelihood)(x, samples, 0.2), expected, atol=0.001
+    )
+
+
 def test_vmapped_and_jitted():
     x, samples = points(6, 30, 4)
     batched = jax.jit(jax.vmap(parzen.log_likelihood, in_axes=(0, None, None)))

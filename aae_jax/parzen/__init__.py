@@ -22,6 +22,7 @@ from aae_jax.parzen.running import (
     finish,
     num_rounds,
     start,
+    varying,
 )
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "num_rounds",
     "select_sigma",
     "start",
+    "varying",
 ]
 
 
@@ -56,14 +58,15 @@ def log_likelihood(x: jax.Array, samples: jax.Array, sigma: jax.Array | float) -
     Raises:
         ValueError: the shapes don't fit, something is empty or not floating, or σ is not positive.
     """
-    x, samples, sigma = _array("x", x), _array("samples", samples), jnp.asarray(sigma)
+    given, x, samples = x, _array("x", x), _array("samples", samples)
+    sigma = jnp.asarray(sigma)
     _check(x, sigma)
     if samples.ndim != 2 or samples.shape[1] != x.shape[1] or samples.shape[0] == 0:
         raise ValueError(
             f"samples has shape {samples.shape}: it must be [N, {x.shape[1]}] with N at least 1"
         )
     sigmas = jnp.atleast_1d(sigma)
-    sums = add_samples(start(x, sigmas), x, samples, sigmas)
+    sums = add_samples(start(x, sigmas), x, samples, sigmas, _varying(given))
     return finish(sums, x, len(samples), sigmas).reshape(*sigma.shape, len(x))
 
 
@@ -96,7 +99,7 @@ def log_likelihood_streamed(
     Raises:
         ValueError: the shapes don't fit, something is empty or not floating, or σ is not positive.
     """
-    x, sigma = _array("x", x), jnp.asarray(sigma)
+    given, x, sigma = x, _array("x", x), jnp.asarray(sigma)
     _check(x, sigma)
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}: it must be at least 1")
@@ -106,13 +109,13 @@ def log_likelihood_streamed(
             f"sampler(key, {CHUNK}) gives {drawn.dtype}{drawn.shape}: it must give floats "
             f"{(CHUNK, x.shape[1])}"
         )
-    sigmas = jnp.atleast_1d(sigma)
+    sigmas, columns = jnp.atleast_1d(sigma), _varying(given)
 
     @jax.jit
     def total(x, key, sigmas):
         rounds = num_rounds(num_samples, mesh)
         sums = start(x, sigmas, mesh)
-        sums = add_drawn(sums, x, sampler, key, num_samples, sigmas, 0, rounds, mesh)
+        sums = add_drawn(sums, x, sampler, key, num_samples, sigmas, 0, rounds, mesh, columns)
         return finish(sums, x, num_samples, sigmas)
 
     return total(x, key, sigmas).reshape(*sigma.shape, len(x))
@@ -149,6 +152,11 @@ def _array(name, value):
             f"{name} is {value.dtype}: it must be floating; images are divided by 255 first"
         )
     return value
+
+
+def _varying(x):
+    """None, for all columns, where `x` is traced: its values are not known then."""
+    return None if isinstance(x, jax.core.Tracer) else varying(x)
 
 
 def _check(x, sigma):
