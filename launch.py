@@ -7,6 +7,7 @@ python launch.py --config=experiments/mnist.py --config.train.num_steps=2000
 import os
 import re
 import sys
+import warnings
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -69,6 +70,17 @@ def _parse_flags(argv):
         _fail(str(error).replace("invalid literal for int() with base 10:", "not an integer:"))
 
 
+def _keep_compiled_programs():
+    """Later starts read what took a second or more to compile; JAX's own variables come first."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(home, "aae_jax"))
+    # A file that a kill cut short, or a directory that can't be written, only costs the time.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+
+
 def main(argv):
     if len(argv) > 1:
         _fail(f"{argv[1]!r} is not a flag: write --config=FILE, --workdir=DIR, --mode=MODE")
@@ -83,6 +95,7 @@ def main(argv):
     try:
         from aae_jax import processes  # here, so that a mistyped flag is answered at once
 
+        _keep_compiled_programs()
         processes.initialize(_COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
         from aae_jax import experiment
 

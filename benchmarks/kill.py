@@ -11,7 +11,6 @@ apart) and the names of the figures must be those of the unkilled run, bit for b
 import collections
 import hashlib
 import json
-import os
 import pathlib
 import random
 import re

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import sys
+import tempfile
 
 # Before JAX is imported.
 os.environ["XLA_FLAGS"] = (
@@ -17,6 +18,10 @@ import gzip
 import jax
 import numpy as np
 import pytest
+
+# Of the runs that tests start: they share it, and leave the user's own alone.
+_CACHE = tempfile.TemporaryDirectory()
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 MNIST_FILES = ROOT.parent / "shared" / "data" / "mnist"
 

@@ -1,5 +1,6 @@
 """The command line, as a user meets it."""
 
+import json
 import os
 import re
 import subprocess
@@ -104,3 +105,23 @@ def test_functions_are_not_hidden_by_modules():
             assert callable(getattr(aae, name)), name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         aae.nothing
+
+
+def test_compiled_programs_are_kept_and_a_damaged_one_does_no_harm(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+    def train(name):
+        done = launch(tmp_path, f"--workdir={tmp_path / name}", "--mode=train", *SMALL)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        (metrics,) = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return {k: v for k, v in json.loads(metrics).items() if "second" not in k}
+
+    expected = train("first")
+    kept = {path: path.read_bytes() for path in (tmp_path / "cache" / "aae_jax").iterdir()}
+    assert any("train_steps" in path.name for path in kept)
+    assert train("second") == expected
+    assert set((tmp_path / "cache" / "aae_jax").iterdir()) == set(kept)
+    for path, content in kept.items():
+        path.write_bytes(content[: len(content) // 2])
+    assert train("third") == expected
