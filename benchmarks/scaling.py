@@ -68,7 +68,7 @@ def measure(sweep, dataset, repeats):
         run, over[value] = step_of(sweep, value, dataset)
         machine.seconds(lambda run=run: run(1))
         once = machine.seconds(lambda run=run: run(1))
-        steps[value] = max(1, math.ceil(LEAST_SECONDS / once))
+        steps[value] = max(4, math.ceil(LEAST_SECONDS / once))  # a call copies the state once
         functions[value] = lambda run=run, n=steps[value]: run(n)
     times = machine.interleaved(functions, repeats)
     found = {

@@ -47,7 +47,7 @@ def cosine(rate, num_steps, floor=0.0):
 
 @pytest.mark.parametrize("kind", ["adam", "sgd", "noise"])
 def test_equals_the_numpy_reference(x64, kind):
-    """Order of the phases, losses, gradients, optimisers, schedules and averages, all at once."""
+    """Order of the phases, losses, gradients, optimisers, schedules and averages: 100 steps."""
     floor = 0.3 if kind == "noise" else None
     if kind != "sgd":
         rates = {"reconstruction": 1e-2, "discriminator": 3e-3, "generator": 2e-3}
@@ -58,10 +58,11 @@ def test_equals_the_numpy_reference(x64, kind):
             for phase, rate in rates.items()
         }
         reference = {
-            phase: Adam(cosine(rate, 20, floor or 0), 0.5, 0.99) for phase, rate in rates.items()
+            phase: Adam(cosine(rate, 100, floor or 0), 0.5, 0.99) for phase, rate in rates.items()
         }
     else:
-        rates = {"reconstruction": 1e-1, "discriminator": 2e-1, "generator": 5e-2}
+        # Rates at which rounding does not grow a millionfold in 100 steps.
+        rates = {"reconstruction": 2e-2, "discriminator": 4e-2, "generator": 1e-2}
         optimizer = {
             phase: aae.OptimizerSpec(name="sgd", learning_rate=rate, momentum=0.9)
             for phase, rate in rates.items()
@@ -75,6 +76,7 @@ def test_equals_the_numpy_reference(x64, kind):
         "float64",
         optimizer,
         {**widths, "discriminator_hidden": (9, 8)},
+        num_steps=100,
         input_noise=noise,
         average_decay=None if kind == "sgd" else 0.4,
     )
@@ -83,7 +85,7 @@ def test_equals_the_numpy_reference(x64, kind):
     networks = as_layers(state.params)
     average = {name: copy.deepcopy(networks[name]) for name in ("encoder", "decoder")}
     step = jax.jit(aae.train_step)
-    for index in range(10):
+    for index in range(100):
         batch, prior_sample = inputs_of_step(state, dataset, index)
         state, metrics = step(state, batch, prior_sample)
         x = np.asarray(batch["image"], np.float64).reshape(8, -1) / 255
@@ -108,8 +110,8 @@ def test_equals_the_numpy_reference(x64, kind):
         assert found.keys() == wanted.keys()
         for name, layers in found.items():
             for layer, expected in zip(layers, wanted[name], strict=True):
-                np.testing.assert_allclose(layer[0], expected[0], rtol=0, atol=1e-10)
-                np.testing.assert_allclose(layer[1], expected[1], rtol=0, atol=1e-10)
+                np.testing.assert_allclose(layer[0], expected[0], rtol=0, atol=1e-9)
+                np.testing.assert_allclose(layer[1], expected[1], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(
