@@ -1,0 +1,514 @@
+"""A training step of the MNIST model beside the same step in PyTorch, and beside pythae's.
+
+    python -m benchmarks.peers [--batch_sizes=100,1000,10000] [--repeats=7]
+
+PyTorch's and pythae's rows appear where they are installed (`pip install torch==2.13.0
+pythae==0.1.2`); the compiled rows need a C++ compiler. Some five minutes on 2 cores. Other work on
+them spoils the comparison: PyTorch's threads wait for each other far more than XLA's.
+
+The PyTorch step is the algorithm of experiments/mnist.py: every step draws a batch, input noise and
+a prior sample; then come the three phases with an Adam each, and the averages. Before it is timed,
+three steps of every version from the parameters, batches, noise and prior samples of aae_jax must
+give the parameters and averages of `aae_jax.train_step`. To its advantage:
+
+- codes of the updated encoder are computed once for discriminator and generator, the discriminator
+  sees prior sample and codes as one batch, and no gradient that is not used is computed;
+- learning rates stay as they start; metrics are not computed; batches are drawn with replacement,
+  where `train_steps` orders the epochs that a call touches anew;
+- numbers below the normal range are flushed to zero, as XLA does. Without that a discriminator that
+  is sure makes a step take several times as long.
+
+Eager rows use `torch.optim.Adam(fused=True)`. Compiled rows are the whole step as one graph, with
+Adam written out, since `torch.optim`'s breaks the graph; the draws, faster so, stay eager. The
+oneDNN rows multiply by oneDNN, forwards and backwards, with ReLU fused; the others by the library
+that PyTorch was built with.
+
+pythae's row is a step of its `AdversarialTrainer`, without its loader, losses' history and
+callbacks, on an `Adversarial_AE` with a deterministic posterior, networks of the same widths and
+fused Adam. That step is another one and has less to do: one forward pass, in which encoder and
+decoder descend half the adversarial loss plus the reconstruction's in one update, while the
+discriminator learns from the codes of the encoder before it; no input noise, a prior of std 1, no
+averages. Nor does it reuse: the discriminator sees the codes twice, and its gradient of the
+adversarial loss is computed and dropped.
+"""
+
+import functools
+import itertools
+import json
+import logging as python_logging
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+
+import aae_jax as aae
+from aae_jax import posteriors, train_state, training
+from benchmarks import machine
+from experiments import mnist
+
+_BATCH_SIZES = flags.DEFINE_list(
+    "batch_sizes", ["100", "1000", "10000"], "Images a step, 100 or more."
+)
+_REPEATS = flags.DEFINE_integer(
+    "repeats", 7, "Rounds, in which everything is timed in turn.", lower_bound=2
+)
+
+IMAGES = 50_000
+SEEN = 4_000  # images in a timed call: 40 steps of 100, one of more than 2,000
+PRODUCT = (2_000, 784, 2_000)  # beside batch × 1000 × 1000
+WORK = 20e9  # operations of a timed call of products
+CHECKED = 3  # steps that must agree
+# Of a network's change in these steps, some 1e-4 of its weights, in absolute values summed. Adam's
+# first steps are nearly signs of gradients: where one is zero but for rounding, or for the side of
+# its kink on which rounding puts a ReLU, weights may go either way. Small batches have many.
+TOLERANCE = 2e-3
+
+
+def make_state(batch_size):
+    """The state of experiments/mnist.py before its first step."""
+    config = mnist.get_config()
+    config.train.batch_size = batch_size
+    return aae.create_train_state(aae.spec_from_config(config), jax.random.key(0))
+
+
+def make_images(spec):
+    """Uniform pixels uint8[N, H, W, C]: what is in the images makes no difference to the time."""
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (IMAGES, *spec.image_shape), dtype=np.uint8)
+
+
+def repeat(function, times):
+    """Calls it; the last result."""
+    for _ in range(times - 1):
+        function()
+    return function()
+
+
+def default_dense(x, weight, bias, activation):
+    """A layer by the library that PyTorch was built with."""
+    import torch
+
+    y = torch.nn.functional.linear(x, weight, bias)
+    return torch.relu(y) if activation == "relu" else y
+
+
+@functools.cache
+def onednn_dense(compiled):
+    """The same by oneDNN, with its gradients."""
+    import torch
+
+    onednn = torch.ops.mkldnn._linear_pointwise
+    linear = functools.partial(onednn, scalars=[], algorithm="")
+    if compiled:  # to the compiler a black box: its own version copies transposed operands
+
+        @torch.library.custom_op("benchmark::linear", mutates_args=())
+        def linear(
+            X: torch.Tensor, W: torch.Tensor, B: torch.Tensor | None, attr: str
+        ) -> torch.Tensor:
+            return onednn(X, W, B, attr, [], "")
+
+        @linear.register_fake
+        def _(X, W, B, attr):
+            return X.new_empty(X.shape[0], W.shape[0])
+
+    class Dense(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, weight, bias, activation):
+            y = linear(x, weight, bias, activation)
+            ctx.activation = activation
+            ctx.save_for_backward(x, weight, y)
+            return y
+
+        @staticmethod
+        def backward(ctx, gradient):
+            x, weight, y = ctx.saved_tensors
+            if ctx.activation == "relu":
+                gradient = torch.ops.aten.threshold_backward(gradient, y, 0)
+            needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+            return (
+                linear(gradient, weight.T, None, "none") if needs_x else None,
+                linear(gradient.T, x.T, None, "none") if needs_weight else None,
+                gradient.sum(dim=0) if needs_bias else None,
+                None,
+            )
+
+    return Dense.apply
+
+
+def torch_adam(parameters, optimizer, compiled):
+    """Kingma & Ba 2015, algorithm 1, at the first rate of the schedule: gradients → None."""
+    import torch
+
+    rate, b1, b2 = optimizer.learning_rate, optimizer.b1, optimizer.b2
+    if not compiled:
+        adam = torch.optim.Adam(parameters, lr=rate, betas=(b1, b2), fused=True)
+
+        def update(gradients):
+            for parameter, gradient in zip(parameters, gradients):
+                parameter.grad = gradient
+            adam.step()
+
+        return update
+
+    count = torch.zeros(())
+    moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in map(torch.detach, parameters)]
+
+    @torch.no_grad()
+    def update(gradients):
+        count.add_(1)
+        step_size, scale = rate / (1 - b1**count), (1 - b2**count).rsqrt()
+        for parameter, gradient, (first, second) in zip(parameters, gradients, moments):
+            first.lerp_(gradient, 1 - b1)
+            second.mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
+            parameter.sub_(step_size * first / (second.sqrt() * scale + 1e-8))
+
+    return update
+
+
+def torch_layers(network):
+    """The parameters of one of our networks, copied: [weight, bias, weight, …]."""
+    import torch
+
+    layers = [network[f"Dense_{index}"] for index in range(len(network))]
+    arrays = [array for layer in layers for array in (layer["kernel"].T, layer["bias"])]
+    return [torch.from_numpy(np.array(array, order="C")) for array in arrays]
+
+
+def torch_step(state, dense, compiled):
+    """The training step in PyTorch, which starts at `state`.
+
+    Returns:
+        `step(x, x_noisy, prior_z)`, of f[B, P], f[B, P], f[B, D], which updates in place; and
+        what it updates, {"params": …, "average": …}, of lists by network.
+    """
+    import torch
+    from torch.nn import functional
+
+    spec, optimizers = state.spec, dict(state.spec.optimizer)
+    params = {name: torch_layers(network) for name, network in state.params.items()}
+    average = {name: torch_layers(network) for name, network in state.average.items()}
+    for layers in params.values():
+        for tensor in layers:
+            tensor.requires_grad_()
+    encoder, decoder, discriminator = (
+        params[name] for name in ("encoder", "decoder", "discriminator")
+    )
+    trains = {
+        "reconstruction": encoder + decoder,
+        "discriminator": discriminator,
+        "generator": encoder,
+    }
+    updates = {
+        name: torch_adam(trained, optimizers[name], compiled) for name, trained in trains.items()
+    }
+    averages = average["encoder"] + average["decoder"]
+    steps_done = torch.zeros(())
+
+    def network(layers, x):
+        for weight, bias in zip(layers[:-2:2], layers[1:-2:2]):
+            x = dense(x, weight, bias, "relu")
+        return dense(x, *layers[-2:], "none")
+
+    def descend(phase, loss):
+        updates[phase](torch.autograd.grad(loss, trains[phase]))
+
+    def step(x, x_noisy, prior_z):
+        x_hat = torch.sigmoid(network(decoder, network(encoder, x_noisy)))
+        descend("reconstruction", 0.5 * ((x_hat - x) ** 2).sum(dim=1).mean())
+
+        z = network(encoder, x_noisy)
+        logits = network(discriminator, torch.cat([prior_z, z.detach()]))[:, 0]
+        prior_logits, code_logits = logits.split(len(x))
+        descend(
+            "discriminator",
+            (functional.softplus(-prior_logits) + functional.softplus(code_logits)).mean(),
+        )
+        updated = [tensor.detach() for tensor in discriminator]
+        descend("generator", functional.softplus(-network(updated, z)[:, 0]).mean())
+
+        with torch.no_grad():
+            decay = ((1 + steps_done) / (10 + steps_done)).clamp(max=spec.train.average_decay)
+            torch._foreach_lerp_(averages, encoder + decoder, 1 - decay)
+            steps_done.add_(1)
+
+    if compiled:
+        step = torch.compile(step, fullgraph=True, dynamic=False)
+    return step, {"params": params, "average": average}
+
+
+def torch_steps(state):
+    """Name → (step, what it updates), of every PyTorch version."""
+    import torch
+
+    torch.compiler.reset()  # of another batch size
+    torch._dynamo.config.trace_autograd_ops = True  # gradients within a compiled function
+    return {
+        f"{how}, {library}": torch_step(state, dense, compiled)
+        for library, eager_dense, compiled_dense in (
+            ("default", default_dense, default_dense),
+            ("oneDNN", onednn_dense(False), onednn_dense(True)),
+        )
+        for how, dense, compiled in (
+            ("eager", eager_dense, False),
+            ("compiled", compiled_dense, True),
+        )
+    }
+
+
+def check(state, images, steps):
+    """Takes `CHECKED` steps with everything.
+
+    Returns:
+        Name → how far the parameters of a network, or their averages, are from those of
+        `aae_jax.train_step`, as a share of how far they went; the largest.
+
+    Raises:
+        AssertionError: a share is over `TOLERANCE`.
+    """
+    import torch
+
+    spec, start, size = state.spec, state, state.spec.train.batch_size
+    train_step = jax.jit(aae.train_step)
+    for index in range(CHECKED):
+        batch = {
+            "image": jnp.asarray(
+                images.take(range(index * size, (index + 1) * size), axis=0, mode="wrap")
+            ),
+            "label": jnp.zeros(size, jnp.int32),
+        }
+        prior_sample = aae.sample_prior(spec, jax.random.key(index), size)
+        key = training._stream(state.rng, training._NOISE, state.step)
+        noise = posteriors.row_normal(
+            train_state.row_keys(key, size), spec.num_pixels, jnp.dtype(spec.model.param_dtype)
+        )
+        x = train_state.to_inputs(state, batch["image"])
+        inputs = x, x + spec.train.input_noise * noise, prior_sample.z
+        for step, _ in steps.values():
+            step(*(torch.from_numpy(np.array(value)) for value in inputs))
+        state, _ = train_step(state, batch, prior_sample)
+
+    def flat(layers):
+        return torch.cat([tensor.detach().flatten() for tensor in layers])
+
+    errors = {}
+    for name, (_, found) in steps.items():
+        errors[name] = 0.0
+        for kind, networks in found.items():
+            for network, layers in networks.items():
+                before, expected = (
+                    flat(torch_layers(getattr(s, kind)[network])) for s in (start, state)
+                )
+                error = (flat(layers) - expected).abs().sum() / (expected - before).abs().sum()
+                errors[name] = max(errors[name], error.item())
+        assert errors[name] < TOLERANCE, (
+            f"batch size {size}, PyTorch, {name}: after {CHECKED} steps {errors[name]:.1e} of the "
+            f"change away from aae_jax.train_step; {TOLERANCE} is allowed"
+        )
+    return errors
+
+
+def torch_rows(state, images, steps, num_steps):
+    """Name → function that takes `num_steps` steps."""
+    import torch
+
+    spec, size = state.spec, state.spec.train.batch_size
+    images = torch.from_numpy(images).reshape(len(images), -1)
+
+    def run(step):
+        for _ in range(num_steps):
+            x = images[torch.randint(len(images), (size,))].float().div_(255)
+            x_noisy = torch.randn_like(x).mul_(spec.train.input_noise).add_(x)
+            prior_z = torch.randn(size, spec.model.code_dim).mul_(spec.prior.std)
+            step(x, x_noisy, prior_z)
+
+    return {name: functools.partial(run, step) for name, (step, _) in steps.items()}
+
+
+def pythae_rows(state, images, num_steps):
+    """The same for pythae."""
+    python_logging.disable(python_logging.WARNING)  # pythae narrates
+    import torch
+    from pythae.data.datasets import BaseDataset
+    from pythae.models import Adversarial_AE, Adversarial_AE_Config
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseDiscriminator, BaseEncoder
+    from pythae.trainers import AdversarialTrainer, AdversarialTrainerConfig
+
+    spec, size = state.spec, state.spec.train.batch_size
+    model, optimizers = spec.model, dict(spec.optimizer)
+
+    def mlp(*widths):
+        layers = []
+        for inputs, outputs in itertools.pairwise(widths):
+            layers += [torch.nn.Linear(inputs, outputs), torch.nn.ReLU()]
+        return torch.nn.Sequential(*layers[:-1])
+
+    class Encoder(BaseEncoder):
+        def __init__(self):
+            super().__init__()
+            self.layers = mlp(spec.num_pixels, *model.encoder_hidden, model.code_dim)
+
+        def forward(self, x):
+            z = self.layers(x)
+            return ModelOutput(embedding=z, log_covariance=torch.zeros_like(z))
+
+    class Decoder(BaseDecoder):
+        def __init__(self):
+            super().__init__()
+            self.layers = mlp(model.code_dim, *model.decoder_hidden, spec.num_pixels)
+
+        def forward(self, z):
+            return ModelOutput(reconstruction=torch.sigmoid(self.layers(z)))
+
+    class Discriminator(BaseDiscriminator):
+        def __init__(self):
+            super().__init__()
+            self.layers = mlp(model.code_dim, *model.discriminator_hidden, 1)
+
+        def forward(self, z):
+            return ModelOutput(embedding=torch.sigmoid(self.layers(z)))
+
+    images = torch.from_numpy(images).reshape(len(images), -1)
+    config = Adversarial_AE_Config(
+        input_dim=(spec.num_pixels,), latent_dim=model.code_dim, deterministic_posterior=True
+    )
+    # Its constructor takes a step on the data that it is given.
+    trainer = AdversarialTrainer(
+        Adversarial_AE(config, Encoder(), Decoder(), Discriminator()),
+        BaseDataset(images[:2].float() / 255, torch.zeros(2)),
+        training_config=AdversarialTrainerConfig(
+            no_cuda=True,
+            autoencoder_learning_rate=optimizers["reconstruction"].learning_rate,
+            autoencoder_optimizer_params={"fused": True},
+            discriminator_learning_rate=optimizers["discriminator"].learning_rate,
+            discriminator_optimizer_params={"fused": True},
+        ),
+    )
+    trainer.set_autoencoder_optimizer()
+    trainer.set_discriminator_optimizer()
+
+    def run():
+        for _ in range(num_steps):
+            x = images[torch.randint(len(images), (size,))].float().div_(255)
+            trainer._optimizers_step(trainer.model({"data": x}))
+
+    return {"Adversarial_AE": run}
+
+
+def product_rows(shape, with_torch):
+    """(library, row) → (operations, function), of a float32 product rows × inner × columns."""
+    rows, inner, columns = shape
+    operations = 2 * rows * inner * columns
+    times = max(1, round(WORK / operations))
+    functions = {("aae_jax", "product"): machine.matrix_product(*shape)}
+    if with_torch:
+        import torch
+
+        onednn = torch.ops.mkldnn._linear_pointwise
+        a, b = torch.randn(rows, inner), torch.randn(columns, inner)
+        functions["PyTorch", "product, default"] = lambda: a @ b.T
+        functions["PyTorch", "product, oneDNN"] = lambda: onednn(a, b, None, "none", [], "")
+    return {
+        (library, f"{name} {rows}×{inner}×{columns}"): (
+            times * operations,
+            functools.partial(repeat, function, times),
+        )
+        for (library, name), function in functions.items()
+    }
+
+
+def measure(batch_size, repeats, with_torch):
+    """The rows of one batch size.
+
+    Returns:
+        errors: name → see `check`.
+        steps: [(library, row, batch size, ms a step, ±, ratio to aae_jax, ±)].
+        products: [(library, row, batch size, GFLOP/s, ±)].
+    """
+    state = make_state(batch_size)
+    images = make_images(state.spec)
+    dataset = {"image": jnp.asarray(images), "label": jnp.zeros(len(images), jnp.int32)}
+    num_steps = max(1, SEEN // batch_size)
+    rows, errors = {}, {}
+    ours = "aae_jax", "train_steps"
+    rows[ours] = lambda: aae.train_steps(state, dataset, num_steps)
+    if with_torch:
+        steps = torch_steps(state)
+        errors = check(state, images, steps)
+        for name, run in torch_rows(state, images, steps, num_steps).items():
+            rows["PyTorch", name] = run
+        try:
+            for name, run in pythae_rows(state, images, num_steps).items():
+                rows["pythae", name] = run
+        except ImportError as error:
+            print(f"pythae is not installed ({error}): its row is left out", file=sys.stderr)
+    widths = state.spec.model.encoder_hidden
+    products = {
+        **product_rows((batch_size, *widths), with_torch),
+        **product_rows(PRODUCT, with_torch),
+    }
+    functions = {**rows, **{name: function for name, (_, function) in products.items()}}
+    times = {
+        name: np.array(values) for name, values in machine.interleaved(functions, repeats).items()
+    }
+    return (
+        errors,
+        [
+            (
+                *name,
+                batch_size,
+                *machine.median_and_spread(list(1e3 * times[name] / num_steps)),
+                *machine.median_and_spread(list(times[name] / times[ours])),
+            )
+            for name in rows
+        ],
+        [
+            (
+                *name,
+                batch_size,
+                *machine.median_and_spread(list(operations / times[name] / 1e9)),
+            )
+            for name, (operations, _) in products.items()
+        ],
+    )
+
+
+def main(argv):
+    del argv
+    logging.set_verbosity(logging.ERROR)  # JAX narrates
+    for name, value in machine.describe().items():
+        print(f"{name:12} {value}")
+    try:
+        import torch
+    except ImportError:
+        torch = None
+        print("PyTorch is not installed: its rows and pythae's are left out", file=sys.stderr)
+    else:
+        torch.set_flush_denormal(True)  # before there are other threads, which inherit it
+        print(f"{'torch':12} {torch.__version__}, {torch.get_num_threads()} threads")
+    report = {"errors": {}, "steps": [], "products": []}
+    for batch_size in map(int, _BATCH_SIZES.value):
+        errors, steps, products = measure(batch_size, _REPEATS.value, torch is not None)
+        report["errors"][batch_size] = errors
+        report["steps"] += steps
+        report["products"] += products
+        print(f"\nbatches of {batch_size}; median ± half the quartile range")
+        for name, error in errors.items():
+            print(f"PyTorch, {name}: {CHECKED} steps as train_step's, to {error:.0e} of the change")
+        print(f"{'':8} {'':32} {'batch':>6} {'ms a step':>17} {'ratio to aae_jax':>17}")
+        for library, name, size, step, spread, ratio, ratio_spread in steps:
+            print(
+                f"{library:8} {name:32} {size:6} {step:9.1f} ± {spread:5.1f} "
+                f"{ratio:9.2f} ± {ratio_spread:.2f}"
+            )
+        print(f"{'':8} {'':32} {'':6} {'GFLOP/s':>17}")
+        for library, name, size, rate, spread in products:
+            print(f"{library:8} {name:32} {size:6} {rate:9.1f} ± {spread:5.1f}")
+        sys.stdout.flush()
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    app.run(main)
