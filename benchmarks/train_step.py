@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags
+from absl import app, flags, logging
 
 import aae_jax as aae
 from aae_jax import data, experiment, networks, phases
@@ -238,7 +238,7 @@ def outside():
         steps = lines[-1]["step"] - lines[0]["step"]
         loop = (lines[-1]["seconds"] - lines[0]["seconds"]) / steps
         alone = np.median(machine.interleaved(
-            {"alone": lambda: aae.train_steps(state, dataset, size)}, 10
+            {"alone": lambda: aae.train_steps(state, dataset, size)}, 3
         )["alone"]) / size  # fmt: skip
         shares.append(1 - alone / loop)
     middle, spread = machine.median_and_spread(shares)
@@ -247,6 +247,7 @@ def outside():
 
 def main(argv):
     del argv
+    logging.set_verbosity(logging.ERROR)  # orbax narrates
     report = machine.describe()
     for name, value in report.items():
         print(f"{name:12} {value}")
