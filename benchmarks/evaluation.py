@@ -1,6 +1,9 @@
 """Seconds of `--mode=evaluate` and `--mode=figures` of a trained run, against what they must take.
 
-    python -m benchmarks.evaluation --workdir=runs/mnist --config=experiments/mnist.py [--repeats=3]
+    python -m benchmarks.evaluation --workdir=runs/mnist --config=experiments/mnist.py \\
+        [--repeats=3] [-- --config.seed=1 …]
+
+What follows `--` goes to the launcher: what the run was started with beside the config.
 
 Started as a user does, from the command to its end, the compiled programs kept from the round that is
 not counted. The floor, in the same rounds: a Python that imports what the launcher imports, reads
@@ -60,17 +63,13 @@ def operations(settings):
 
 
 def main(argv):
-    del argv
     report = machine.describe()
     for name, value in report.items():
         print(f"{name:12} {value}")
     workdir = os.path.abspath(_WORKDIR.value)
     with open(os.path.join(workdir, "config.json")) as file:
         config = json.load(file)
-    launch = ["launch.py", f"--config={_CONFIG.value}", f"--workdir={workdir}"]
-    for name in ("data_dir", "manual_dir", "path"):
-        if config["data"].get(name) is not None:
-            launch.append(f"--config.data.{name}={config['data'][name]}")
+    launch = ["launch.py", f"--config={_CONFIG.value}", f"--workdir={workdir}", *argv[1:]]
     times = machine.interleaved(
         {
             "imports, data, checkpoint": command("-c", _START, workdir),
