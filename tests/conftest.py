@@ -23,6 +23,8 @@ import pytest
 _CACHE = tempfile.TemporaryDirectory()
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
+assert len(jax.devices()) == 8  # from here on, whatever a test does to XLA_FLAGS
+
 MNIST_FILES = ROOT.parent / "shared" / "data" / "mnist"
 
 
