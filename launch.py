@@ -77,8 +77,9 @@ def _keep_compiled_programs():
     if jax.config.jax_compilation_cache_dir is None:
         home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(home, "aae_jax"))
-        # Not one second, JAX's own: an evaluation compiles many small programs.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+            # Not one second, JAX's own: an evaluation compiles many small programs.
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     # A file that a kill cut short, or a directory that can't be written, only costs the time.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
 

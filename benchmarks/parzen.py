@@ -136,6 +136,7 @@ def torch_rows(x, samples):
     """Products and kernels, eager and compiled, by the default library and by oneDNN."""
     import torch
 
+    torch.set_flush_denormal(True)  # as XLA does; before there are other threads, which inherit it
     x, samples = torch.from_numpy(x), torch.from_numpy(samples)
 
     def default(a, b):

@@ -45,11 +45,12 @@ IMPORTS = (
 
 def first_steps(cache):
     """Seconds until the launcher says that a first dispatch is done."""
+    environment = {name: v for name, v in os.environ.items() if "CACHE" not in name}
     with tempfile.TemporaryDirectory() as workdir:
         start = time.perf_counter()
         process = subprocess.Popen(
             [sys.executable, "launch.py", f"--workdir={workdir}/run", "--mode=train"],
-            cwd=_ROOT, env={**os.environ, "JAX_COMPILATION_CACHE_DIR": cache},
+            cwd=_ROOT, env={**environment, "XDG_CACHE_HOME": cache},
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         for line in process.stdout:

@@ -86,6 +86,8 @@ def test_columns_that_do_not_vary_need_no_product():
     )
     np.testing.assert_allclose(drawn, reference(x, samples[:1_000], 0.2), atol=0.001)
     # Where the values are not known, all columns are taken.
+    listed = jax.jit(lambda x, s: parzen.log_likelihood([x[0], x[1]], s, 0.2))(x, samples)
+    np.testing.assert_allclose(listed, expected[:2], atol=0.001)
     np.testing.assert_allclose(
         jax.jit(parzen.log_likelihood)(x, samples, 0.2), expected, atol=0.001
     )

@@ -155,8 +155,12 @@ def _array(name, value):
 
 
 def _varying(x):
-    """None, for all columns, where `x` is traced: its values are not known then."""
-    return None if isinstance(x, jax.core.Tracer) else varying(x)
+    """None, for all columns, where the values of `x`, or of what it lists, are not known here."""
+    unknown = any(
+        isinstance(leaf, jax.core.Tracer) or not getattr(leaf, "is_fully_addressable", True)
+        for leaf in jax.tree.leaves(x)
+    )
+    return None if unknown else varying(x)
 
 
 def _check(x, sigma):

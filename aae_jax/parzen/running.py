@@ -63,7 +63,8 @@ def add_samples(
 ) -> Sums:
     """Adds stored samples f[N, D] to sums that were started without a mesh.
 
-    `columns`, here and below: those of `varying(x)`; None for all, which only takes longer.
+    `columns`, here and below: those of `varying(x)`; None for all, which only takes longer. Another
+    number of them compiles anew.
     """
     num_samples = samples.shape[0]
     chunk = min(CHUNK, num_samples)
