@@ -17,7 +17,7 @@ from aae_jax import data, ensemble, health, parallel, processes, records, termin
 from aae_jax.errors import UserError
 from aae_jax.priors import check_prior
 from aae_jax.spec import Settings, Spec, parse_config, spec_from_config
-from aae_jax.train_state import TrainState, create_train_state
+from aae_jax.train_state import TrainState, create_train_state, used_params
 from aae_jax.training import train_batches, train_steps
 
 _DISPATCH_SECONDS = 1.0  # of a scoring pass: signals and progress wait for its end
@@ -79,6 +79,7 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
     if settings.data.standardise:
         pixel_mean, pixel_std = data.pixel_statistics(train["image"])
     check_prior(spec)
+    earlier = _earlier(settings, spec, mode)
 
     if mode in ("run", "train"):
         os.makedirs(workdir, exist_ok=True)
@@ -88,10 +89,11 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
         records.check(workdir, config_json)  # again: another run may have just left
         if mode in ("run", "train"):
             records.write_json(os.path.join(workdir, "config.json"), config_json)
-        _run(settings, spec, dataset, train, (pixel_mean, pixel_std), mesh, workdir, mode)
+        statistics = pixel_mean, pixel_std
+        _run(settings, spec, dataset, train, statistics, earlier, mesh, workdir, mode)
 
 
-def _run(settings, spec, dataset, train, pixel_statistics, mesh, workdir, mode) -> None:
+def _run(settings, spec, dataset, train, pixel_statistics, earlier, mesh, workdir, mode) -> None:
     from aae_jax.checkpoint import Checkpoints  # orbax takes seconds to import
 
     keys = [jax.random.key(seed) for seed in _seeds(settings)]
@@ -105,6 +107,8 @@ def _run(settings, spec, dataset, train, pixel_statistics, mesh, workdir, mode) 
         state = _create(spec, keys, pixel_statistics, parallel.replicated(mesh))
         if checkpoints.latest_step() is not None or mode in ("evaluate", "figures"):
             state = checkpoints.restore(state)
+        elif earlier is not None:
+            state = _with_networks_of(earlier, state)
         if mode in ("run", "train"):
             state = _train(state, train, settings, mesh, checkpoints, signals, workdir)
         signals.ask()
@@ -134,6 +138,30 @@ def _create(spec, keys, pixel_statistics, sharding=None) -> TrainState:
         create, key = ensemble.create, jnp.stack(keys)
     create = jax.jit(create, static_argnums=0, out_shardings=sharding)
     return create(spec, key, *pixel_statistics)
+
+
+def _earlier(settings, spec, mode) -> TrainState | None:
+    """The model of the run that `start_from` names; refused where it is another one."""
+    workdir = settings.start_from
+    if workdir is None or mode not in ("run", "train"):
+        return None
+    earlier = load_state(workdir)
+    for name in ("image_shape", "num_classes", "model", "prior"):
+        before, now = getattr(earlier.spec, name), getattr(spec, name)
+        if before != now:
+            raise UserError(
+                f"start_from is {workdir!r}, a run of another {name}: it has {before}, the config "
+                f"{now}"
+            )
+    return earlier
+
+
+def _with_networks_of(earlier, state) -> TrainState:
+    """A state at step 0 with the encoder and the decoder that an earlier one uses."""
+    params = {name: used_params(earlier)[name] for name in ("encoder", "decoder")}
+    params = jax.device_put(params, jax.tree.map(lambda value: value.sharding, state.params))
+    average = None if state.average is None else jax.tree.map(jnp.copy, params)
+    return state.replace(params=params, average=average)
 
 
 def _members(state, settings) -> list[TrainState]:

@@ -44,6 +44,10 @@ class Phase(NamedTuple):
 def reconstruction(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
     """ "The autoencoder updates the encoder and the decoder to minimize the reconstruction error"."""
     z = networks.encode(spec, params, inputs.x_noisy, inputs.row_keys)
+    if spec.train.code_noise is not None:
+        # Not the keys of a stochastic posterior's own noise.
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(inputs.row_keys)
+        z = z + spec.train.code_noise * posteriors.row_normal(keys, z.shape[1], z.dtype)
     return losses.squared_error(networks.decode(spec, params, z, inputs.label), inputs.x), {}
 
 
@@ -104,6 +108,8 @@ ALGORITHMS = {
         Phase("generator", ("encoder",), generator),
     ),
     "vae": (Phase("elbo", ("encoder", "decoder"), elbo),),
+    # After either: the decoder becomes the mean of the images whose codes lie near z.
+    "decoder": (Phase("reconstruction", ("decoder",), reconstruction),),
 }
 
 

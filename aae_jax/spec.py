@@ -18,7 +18,11 @@ import jax
 from aae_jax.errors import UserError
 
 # The phases of an algorithm in the order in which one training step runs them (section 2).
-ALGORITHMS = {"aae": ("reconstruction", "discriminator", "generator"), "vae": ("elbo",)}
+ALGORITHMS = {
+    "aae": ("reconstruction", "discriminator", "generator"),
+    "vae": ("elbo",),
+    "decoder": ("reconstruction",),
+}
 POSTERIORS = ("deterministic", "gaussian", "universal")
 PRIORS = ("gaussian", "gaussian_mixture", "swiss_roll", "user")
 OUTPUTS = ("sigmoid", "linear")
@@ -29,7 +33,11 @@ RUNNERS = ("jit", "pmap")
 COMPUTE_DTYPES = ("float32", "float64", "bfloat16")
 _MAX_SEEDS = 1_000
 # Those of a run, or of a config of the user's, that is older than they are.
-LATER_FIELDS = {"num_seeds": 1, "parallel": {"runner": "jit", "num_devices": None}}
+LATER_FIELDS = {
+    "num_seeds": 1,
+    "start_from": None,
+    "parallel": {"runner": "jit", "num_devices": None},
+}
 
 
 def _check_types(instance, section):
@@ -256,6 +264,8 @@ class TrainSpec:
     # Std of the Gaussian noise added to the images that the encoder sees while training, in the
     # units of its input; the target of the reconstruction stays clean.
     input_noise: float = 0.0
+    # Std, in z, of the Gaussian noise added to the codes that algorithm "decoder" learns to decode.
+    code_noise: float | None = None
     # Encoder and decoder are used with running averages of their parameters, which forget a step by
     # this factor with every later one; None: with the parameters as they are.
     average_decay: float | None = None
@@ -266,6 +276,8 @@ class TrainSpec:
         _check_positive("train.batch_size", self.batch_size)
         if self.input_noise != 0:
             _check_length("train.input_noise", self.input_noise)
+        if self.code_noise is not None:
+            _check_length("train.code_noise", self.code_noise)
         decay = self.average_decay
         if decay is not None and not 0 <= decay <= 1 - 2**-24:  # the largest float32 below 1
             raise UserError(f"train.average_decay is {decay}: it must be at least 0 and below 1")
@@ -327,6 +339,11 @@ class Spec:
         if prior.name in ("gaussian_mixture", "swiss_roll") and model.code_dim != 2:
             raise UserError(
                 f"prior.name is {prior.name!r}, which is 2-D: model.code_dim is {model.code_dim}"
+            )
+        if (self.train.code_noise is not None) != (self.algorithm == "decoder"):
+            raise UserError(
+                f"train.code_noise is {self.train.code_noise!r}: algorithm 'decoder' needs one, and "
+                f"no other takes it; algorithm is {self.algorithm!r}"
             )
         if self.algorithm == "vae":
             for name, value, needed in (
@@ -473,6 +490,7 @@ class Settings:
 
     seed: int
     num_seeds: int  # trainings in one program, of seeds seed, seed + 1, …
+    start_from: str | None  # the workdir of the run whose decoder is trained on
     spec: Spec
     data: DataSpec
     parallel: ParallelSpec
@@ -514,6 +532,7 @@ def parse_config(config: Mapping[str, Any]) -> Settings:
     fields = {
         "seed",
         "num_seeds",
+        "start_from",
         "algorithm",
         "data",
         "model",
@@ -536,6 +555,14 @@ def parse_config(config: Mapping[str, Any]) -> Settings:
     if not isinstance(algorithm, str):
         raise UserError(f"algorithm is {algorithm!r}: it must be a string")
     _check_choice("algorithm", algorithm, tuple(ALGORITHMS))
+    start_from = config["start_from"]
+    if start_from is not None and not isinstance(start_from, str):
+        raise UserError(f"start_from is {start_from!r}: it must be the --workdir of a run")
+    if (start_from is not None) != (algorithm == "decoder"):
+        raise UserError(
+            f"start_from is {start_from!r}: algorithm 'decoder' needs the --workdir of a run to go "
+            f"on from, and no other takes one; algorithm is {algorithm!r}"
+        )
     _check_section(config["optimizer"], "optimizer")
     _check_names(config["optimizer"], set(ALGORITHMS[algorithm]), "optimizer.")
     data = _section(config, "data", DataSpec)
@@ -555,6 +582,8 @@ def parse_config(config: Mapping[str, Any]) -> Settings:
         raise UserError("data.standardise is True: model.output must be 'linear', not 'sigmoid'")
     devices = _section(config, "parallel", ParallelSpec)
     run = _section(config, "run", RunSpec)
+    if num_seeds > 1 and start_from is not None:
+        raise UserError(f"num_seeds is {num_seeds}: start_from goes on from one trained model")
     if num_seeds > 1 and (devices.runner == "pmap" or run.stream):
         raise UserError(
             f"num_seeds is {num_seeds} with parallel.runner {devices.runner!r} and run.stream "
@@ -563,6 +592,7 @@ def parse_config(config: Mapping[str, Any]) -> Settings:
     return Settings(
         seed=seed,
         num_seeds=num_seeds,
+        start_from=start_from,
         spec=spec,
         data=data,
         parallel=devices,

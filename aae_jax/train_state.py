@@ -74,7 +74,8 @@ def create_train_state(
         )
     params_key, rng = jax.random.split(key)
     algorithm = phases.ALGORITHMS[spec.algorithm]
-    params = networks.init(spec, params_key, {name for phase in algorithm for name in phase.trains})
+    trained = {name for phase in algorithm for name in phase.trains}
+    params = networks.init(spec, params_key, {"encoder", "decoder"} | trained)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         rng=rng,
@@ -128,7 +129,7 @@ def row_keys(key: jax.Array, num_rows: int, first_row: jax.Array | int = 0) -> j
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(first_row + jnp.arange(num_rows))
 
 
-def _used(state: TrainState) -> networks.Params:
+def used_params(state: TrainState) -> networks.Params:
     """The parameters that a model is used with."""
     return state.params if state.average is None else state.average
 
@@ -145,7 +146,7 @@ def encode(state: TrainState, images: jax.Array, key: jax.Array | None = None) -
         z: f[B, D].
     """
     keys = None if key is None else row_keys(key, images.shape[0])
-    return networks.encode(state.spec, _used(state), to_inputs(state, images), keys)
+    return networks.encode(state.spec, used_params(state), to_inputs(state, images), keys)
 
 
 def decode(state: TrainState, z: jax.Array, label: jax.Array | None = None) -> jax.Array:
@@ -166,7 +167,7 @@ def decode(state: TrainState, z: jax.Array, label: jax.Array | None = None) -> j
         raise UserError("a label is given, but model.label_in_decoder is False")
     if label is not None:
         label = jnp.broadcast_to(jnp.asarray(label), z.shape[:1])
-    return _to_images(state, networks.decode(state.spec, _used(state), z, label))
+    return _to_images(state, networks.decode(state.spec, used_params(state), z, label))
 
 
 def reconstruct(

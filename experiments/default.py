@@ -13,7 +13,8 @@ def get_config() -> config_dict.ConfigDict:
     config = config_dict.ConfigDict()
     config.seed = 0
     config.num_seeds = 1  # more: seeds seed, seed + 1, … trained in one program
-    config.algorithm = "aae"
+    config.algorithm = "aae"  # or "vae"; "decoder" trains the decoder of another run alone
+    config.start_from = config_dict.placeholder(str)  # of "decoder": the --workdir of that run
 
     config.data = config_dict.ConfigDict()
     # "digits", "mnist", "tfd", "files" (data.path), or a builder of tensorflow-datasets.
@@ -65,6 +66,7 @@ def get_config() -> config_dict.ConfigDict:
     config.train.num_steps = 5_000
     config.train.batch_size = 100
     config.train.input_noise = 0.0
+    config.train.code_noise = config_dict.placeholder(float)  # of "decoder"
     config.train.average_decay = config_dict.placeholder(float)  # None: no average
 
     config.parallel = config_dict.ConfigDict()

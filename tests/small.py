@@ -75,6 +75,8 @@ MODELS = {
     )
 }
 
+MODELS["decoder"] = {"algorithm": "decoder", "code_noise": 0.5}
+
 # The same program as on a mesh: each algorithm, posterior and way of using labels once.
 IN_TWO_PROCESSES = (
     "aae, deterministic, labels in the discriminator",

@@ -16,7 +16,7 @@ import aae_jax as aae
 from aae_jax import data, evaluation, experiment, records, training
 from aae_jax.errors import UserError
 from aae_jax.spec import spec_from_config
-from experiments import digits
+from experiments import default, digits
 
 STEPS = 30
 
@@ -476,6 +476,42 @@ def test_mistakes_leave_no_workdir(tmp_path):
         assert not os.path.exists(workdir)
 
 
+def decoder_config(start_from, **overrides):
+    """What `experiments/mnist.py:smooth` is to `experiments/mnist.py`."""
+    config = small_config()
+    config.algorithm = "decoder"
+    config.start_from = start_from
+    config.train.code_noise = 0.5
+    config.optimizer = {"reconstruction": default.adam(1e-2, b1=0.9)}
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+def test_a_decoder_is_trained_on_after_another_run(whole, tmp_path):
+    workdir = str(tmp_path / "run")
+    experiment.run(decoder_config(whole), workdir)
+    before, after = aae.load_state(whole), aae.load_state(workdir)
+    assert after.step == STEPS and after.params.keys() == {"encoder", "decoder"}
+    jax.tree.map(np.testing.assert_array_equal, after.params["encoder"], before.params["encoder"])
+    moved = np.abs(
+        after.params["decoder"]["Dense_0"]["kernel"] - before.params["decoder"]["Dense_0"]["kernel"]
+    )
+    assert 0 < moved.max() < 0.5  # from there, not from new parameters
+    assert np.isfinite(results(workdir)["parzen/log_likelihood"])
+    for overrides, match in (
+        ({"start_from": str(tmp_path / "none")}, "no checkpoint in '.*none'"),
+        ({"prior.std": 4.0}, "start_from is '.*', a run of another prior"),
+        ({"model.decoder_hidden": (8, 8)}, "start_from is '.*', a run of another model"),
+        ({"num_seeds": 2}, "num_seeds is 2: start_from goes on from one"),
+        ({"start_from": None}, "start_from is None: algorithm 'decoder' needs"),
+    ):
+        with pytest.raises(UserError, match=match):
+            experiment.run(
+                decoder_config(**{"start_from": whole, **overrides}), str(tmp_path / "refused")
+            )
+        assert not os.path.exists(tmp_path / "refused")
+
+
 def test_workdir_that_is_a_file(tmp_path):
     (tmp_path / "run").touch()
     with pytest.raises(UserError, match="which is a file"):
@@ -562,7 +598,7 @@ def test_several_seeds_need_one_program_and_resident_images(tmp_path, changes):
 def test_a_run_from_before_some_fields_is_read_and_goes_on(whole, tmp_path, capsys):
     workdir = shutil.copytree(whole, tmp_path / "run")
     config = json.loads((workdir / "config.json").read_text())
-    for name in ("num_seeds", "parallel"):
+    for name in ("num_seeds", "parallel", "start_from"):
         del config[name]
     (workdir / "config.json").write_text(json.dumps(config))
     assert aae.load_state(str(workdir)).step == STEPS

@@ -107,6 +107,8 @@ BAD = {
     "optimizer": (None, 3),
     "train.batch_size": (10**12, 0, 1.5),
     "train.input_noise": (-0.1, float("nan")),
+    "train.code_noise": (0.0, -1.0, float("nan"), 0.5, "no"),  # 0.5: of algorithm "decoder"
+    "start_from": ("runs/mnist", 3),
     "train.average_decay": (1.0, -0.1, 0.99999999, "no"),
     "run.steps_per_dispatch": (0,),
     "run.checkpoint_every": (0,),

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import Adam, Momentum, sigmoid
+from reference import Adam, Momentum, backward, forward, sigmoid
 from reference import train_step as reference_step
 from small import make_dataset, make_spec
 
@@ -171,6 +171,40 @@ def test_streams_of_randomness_differ():
         for stream in streams
     }
     assert len(keys) == 4
+
+
+def test_a_decoder_alone_learns_the_codes_with_noise_on_them(x64):
+    """Loss and update against NumPy; the encoder, which its gradient could reach, stays."""
+    rate, noise = 0.05, 0.7
+    spec = make_spec(
+        "float64",
+        {"reconstruction": aae.OptimizerSpec(name="sgd", learning_rate=rate)},
+        algorithm="decoder",
+        code_noise=noise,
+    )
+    state = aae.create_train_state(spec, jax.random.key(0))
+    batch, prior_sample = inputs_of_step(state, make_dataset(), 0)
+    new_state, metrics = aae.train_step(state, batch, prior_sample)
+    layers = as_layers(state.params)
+    x = np.asarray(batch["image"], np.float64).reshape(8, -1) / 255
+    key = training._stream(state.rng, training._POSTERIOR, 0)
+    keys = [jax.random.fold_in(k, 1) for k in row_keys(key, 8)]
+    draws = np.stack([jax.random.normal(k, (2,), jnp.float64) for k in keys])
+    z = forward(layers["encoder"], x)[0] + noise * draws
+    logits, inputs = forward(layers["decoder"], z)
+    x_hat = sigmoid(logits)
+    expected = 0.5 * ((x_hat - x) ** 2).sum(axis=1).mean()
+    np.testing.assert_allclose(metrics["loss/reconstruction"], expected, rtol=1e-12)
+    gradients, _ = backward(layers["decoder"], inputs, (x_hat - x) * x_hat * (1 - x_hat) / 8)
+    found = as_layers(new_state.params)
+    for (kernel, bias), (d_kernel, d_bias), new in zip(
+        layers["decoder"], gradients, found["decoder"]
+    ):
+        np.testing.assert_allclose(new[0], kernel - rate * d_kernel, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(new[1], bias - rate * d_bias, rtol=1e-12, atol=1e-14)
+    jax.tree.map(
+        np.testing.assert_array_equal, new_state.params["encoder"], state.params["encoder"]
+    )
 
 
 def test_input_noise_changes_every_step():
