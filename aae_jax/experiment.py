@@ -108,7 +108,7 @@ def _run(settings, spec, dataset, train, pixel_statistics, earlier, mesh, workdi
         if checkpoints.latest_step() is not None or mode in ("evaluate", "figures"):
             state = checkpoints.restore(state)
         elif earlier is not None:
-            state = _with_networks_of(earlier, state)
+            state = with_networks_of(earlier, state)
         if mode in ("run", "train"):
             state = _train(state, train, settings, mesh, checkpoints, signals, workdir)
         signals.ask()
@@ -156,7 +156,7 @@ def _earlier(settings, spec, mode) -> TrainState | None:
     return earlier
 
 
-def _with_networks_of(earlier, state) -> TrainState:
+def with_networks_of(earlier, state) -> TrainState:
     """A state at step 0 with the encoder and the decoder that an earlier one uses."""
     params = {name: used_params(earlier)[name] for name in ("encoder", "decoder")}
     params = jax.device_put(params, jax.tree.map(lambda value: value.sharding, state.params))
