@@ -79,7 +79,9 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
     if settings.data.standardise:
         pixel_mean, pixel_std = data.pixel_statistics(train["image"])
     check_prior(spec)
-    earlier = _earlier(settings, spec, mode)
+    earlier = None  # read before anything is made, unless the run has a checkpoint of its own
+    if settings.start_from is not None and mode in ("run", "train") and not _has_steps(workdir):
+        earlier = _earlier(settings, spec)
 
     if mode in ("run", "train"):
         os.makedirs(workdir, exist_ok=True)
@@ -107,8 +109,8 @@ def _run(settings, spec, dataset, train, pixel_statistics, earlier, mesh, workdi
         state = _create(spec, keys, pixel_statistics, parallel.replicated(mesh))
         if checkpoints.latest_step() is not None or mode in ("evaluate", "figures"):
             state = checkpoints.restore(state)
-        elif earlier is not None:
-            state = with_networks_of(earlier, state)
+        elif settings.start_from is not None:
+            state = with_networks_of(earlier or _earlier(settings, spec), state)
         if mode in ("run", "train"):
             state = _train(state, train, settings, mesh, checkpoints, signals, workdir)
         signals.ask()
@@ -140,17 +142,24 @@ def _create(spec, keys, pixel_statistics, sharding=None) -> TrainState:
     return create(spec, key, *pixel_statistics)
 
 
-def _earlier(settings, spec, mode) -> TrainState | None:
+def _has_steps(workdir) -> bool:
+    """Whether there is a checkpoint, told from the names alone."""
+    directory = os.path.join(workdir, "checkpoints")
+    return os.path.isdir(directory) and any(name.isdigit() for name in os.listdir(directory))
+
+
+def _earlier(settings, spec) -> TrainState:
     """The model of the run that `start_from` names; refused where it is another one."""
-    workdir = settings.start_from
-    if workdir is None or mode not in ("run", "train"):
-        return None
-    earlier = load_state(workdir)
+    start_from = settings.start_from
+    try:
+        earlier = load_state(start_from)
+    except UserError as error:
+        raise UserError(f"start_from is {start_from!r}: {error}") from error
     for name in ("image_shape", "num_classes", "model", "prior"):
         before, now = getattr(earlier.spec, name), getattr(spec, name)
         if before != now:
             raise UserError(
-                f"start_from is {workdir!r}, a run of another {name}: it has {before}, the config "
+                f"start_from is {start_from!r}, a run of another {name}: it has {before}, the config "
                 f"{now}"
             )
     return earlier

@@ -499,7 +499,7 @@ def test_a_decoder_is_trained_on_after_another_run(whole, tmp_path):
     assert 0 < moved.max() < 0.5  # from there, not from new parameters
     assert np.isfinite(results(workdir)["parzen/log_likelihood"])
     for overrides, match in (
-        ({"start_from": str(tmp_path / "none")}, "no checkpoint in '.*none'"),
+        ({"start_from": str(tmp_path / "none")}, "start_from is '.*none': no checkpoint in"),
         ({"prior.std": 4.0}, "start_from is '.*', a run of another prior"),
         ({"model.decoder_hidden": (8, 8)}, "start_from is '.*', a run of another model"),
         ({"num_seeds": 2}, "num_seeds is 2: start_from goes on from one"),
@@ -510,6 +510,15 @@ def test_a_decoder_is_trained_on_after_another_run(whole, tmp_path):
                 decoder_config(**{"start_from": whole, **overrides}), str(tmp_path / "refused")
             )
         assert not os.path.exists(tmp_path / "refused")
+
+
+def test_a_run_that_is_taken_up_needs_no_earlier_one(whole, tmp_path):
+    first, workdir = str(tmp_path / "first"), str(tmp_path / "run")
+    shutil.copytree(whole, first)
+    experiment.run(decoder_config(first), workdir, "train")
+    shutil.rmtree(first)
+    experiment.run(decoder_config(first), workdir)
+    assert np.isfinite(results(workdir)["parzen/log_likelihood"])
 
 
 def test_workdir_that_is_a_file(tmp_path):
