@@ -160,15 +160,15 @@ def log_likelihoods(
     if mesh is not None:
         x, sigma = parallel.replicate((x, sigma), mesh)
     arrays = (state.step, state.params, state.average, state.pixel_mean, state.pixel_std)
-    num_devices = 1 if mesh is None else mesh.size
+    samples_per_round = parzen.ROUND * (1 if mesh is None else mesh.size)
     one_pass = Pass(
         label=label,
         identity=_hash(
             *jax.tree.leaves(arrays), x, sigma, jax.random.key_data(key), num_samples,
-            num_devices, jax.__version__,
+            samples_per_round, jax.__version__,
         ),
         num_samples=num_samples,
-        samples_per_round=parzen.CHUNK * num_devices,
+        samples_per_round=samples_per_round,
         num_rounds=parzen.num_rounds(num_samples, mesh),
         empty=jax.tree.map(np.asarray, parzen.start(x, sigma, mesh)),
         add=lambda sums, first, last: _add(

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from aae_jax.parzen.running import (
     CHUNK,
+    ROUND,
     Sampler,
     Sums,
     add_drawn,
@@ -27,6 +28,7 @@ from aae_jax.parzen.running import (
 
 __all__ = [
     "CHUNK",
+    "ROUND",
     "Sampler",
     "Sums",
     "add_drawn",
@@ -44,7 +46,7 @@ __all__ = [
 def log_likelihood(x: jax.Array, samples: jax.Array, sigma: jax.Array | float) -> jax.Array:
     """Log-density of test points under a Gaussian Parzen window fitted to samples.
 
-    Memory beyond the arguments: a copy of x, T · (S + 1) numbers and a few chunks of samples,
+    Memory beyond the arguments: a copy of x, T · (S + 1) numbers and a few thousand samples,
     whatever N. May be jitted and vmapped.
 
     Args:
@@ -81,7 +83,7 @@ def log_likelihood_streamed(
     """The same for samples that are drawn on the device in chunks and never stored.
 
     Chunk i holds `sampler(fold_in(key, i), 1000)`; of the last one only the rows that are needed
-    count. The devices of a mesh take chunks in turn: the samples are the same for any number of
+    count. The devices of a mesh take two chunks in turn: the samples are the same for any number of
     devices, and log-likelihoods differ by rounding only. Every call traces the sampler anew: jit
     what calls this more than once.
 

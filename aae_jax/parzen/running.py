@@ -16,10 +16,9 @@ from jax.sharding import Mesh, PartitionSpec
 
 Sampler = Callable[[jax.Array, int], jax.Array]
 
-CHUNK = (
-    1_000  # samples at a time; it also defines the stream: chunk i is drawn with fold_in(key, i)
-)
-_BLOCK = 500  # test points at a time: 500 × 1,000 distances stay in the cache of a CPU core
+CHUNK = 1_000  # samples that a sampler draws at a time: chunk i of a stream with fold_in(key, i)
+ROUND = 2 * CHUNK  # samples that a device adds at a time
+_BLOCK = 500  # test points at a time: 500 × 2,000 distances stay in the cache of a CPU core
 
 
 class Sums(NamedTuple):
@@ -50,7 +49,7 @@ def varying(x: np.ndarray | jax.Array) -> np.ndarray:
     depends on the sample alone.
     """
     x = np.asarray(x)
-    return np.flatnonzero(x.min(axis=0) != x.max(axis=0)).astype(np.int32)
+    return np.flatnonzero((x != x[0]).any(axis=0)).astype(np.int32)
 
 
 @jax.jit
@@ -67,20 +66,21 @@ def add_samples(
     number of them compiles anew.
     """
     num_samples = samples.shape[0]
-    chunk = min(CHUNK, num_samples)
+    rounds = num_rounds(num_samples)
+    size = -(-num_samples // rounds)
 
     def read(index):
-        # The last chunk is moved back to end with the samples; what it repeats is masked.
-        first = jnp.minimum(index * chunk, num_samples - chunk)
-        rows = first + jnp.arange(chunk)
-        return jax.lax.dynamic_slice_in_dim(samples, first, chunk), rows >= index * chunk
+        # The last piece is moved back to end with the samples; what it repeats is masked.
+        first = jnp.minimum(index * size, num_samples - size)
+        rows = first + jnp.arange(size)
+        return jax.lax.dynamic_slice_in_dim(samples, first, size), rows >= index * size
 
-    return _add(sums, x, read, 0, -(-num_samples // chunk), sigma, columns)
+    return _add(sums, x, read, 0, rounds, sigma, columns)
 
 
 def num_rounds(num_samples: int, mesh: Mesh | None = None) -> int:
-    """How many rounds `add_drawn` takes: in a round every device adds one chunk."""
-    return -(-num_samples // (CHUNK * (1 if mesh is None else mesh.size)))
+    """How many rounds `add_drawn` takes: in a round every device adds `ROUND` samples."""
+    return -(-num_samples // (ROUND * (1 if mesh is None else mesh.size)))
 
 
 def add_drawn(
@@ -97,16 +97,19 @@ def add_drawn(
 ) -> Sums:
     """Adds the samples that rounds `first` to `last − 1` of a stream of `num_samples` draw.
 
-    Chunk i is `sampler(fold_in(key, i), CHUNK)` whatever the mesh; its devices take chunks in turn.
+    Chunk i is `sampler(fold_in(key, i), CHUNK)` whatever the mesh; its devices take `ROUND` samples
+    in turn.
     `first` and `last` may be traced: however the rounds are split into calls of one compiled
     function, the sums end bit-identical.
     """
 
     def rounds(sums, device, num_devices):
         def draw(index):
-            chunk = index * num_devices + device
-            samples = sampler(jax.random.fold_in(key, chunk), CHUNK)
-            return samples, chunk * CHUNK + jnp.arange(CHUNK) < num_samples
+            first = (index * num_devices + device) * ROUND
+            chunks = first // CHUNK + jnp.arange(ROUND // CHUNK)
+            samples = jax.lax.map(lambda i: sampler(jax.random.fold_in(key, i), CHUNK), chunks)
+            counts = first + jnp.arange(ROUND) < num_samples
+            return samples.reshape(ROUND, -1), counts
 
         return _add(sums, x, draw, first, last, sigma, columns)
 
@@ -156,7 +159,7 @@ def _shrink(scale, difference):
 
 
 def _add(sums, x, read, first, last, sigma, columns):
-    """Folds in chunks `first` to `last − 1`; `read(i)` gives chunk i and which rows count.
+    """Folds in pieces `first` to `last − 1`; `read(i)` gives piece i and which rows count.
 
     The sums are those of one device: P is 1.
     """
@@ -170,7 +173,7 @@ def _add(sums, x, read, first, last, sigma, columns):
         value = jnp.pad(value, ((0, padding),) + ((0, 0),) * (value.ndim - 1))
         return value.reshape(num_blocks, block, *value.shape[1:])
 
-    def one_chunk(index, sums):
+    def one_piece(index, sums):
         samples, counts = read(index)
         samples = samples.astype(x.dtype) - centre
         squared_norm = jnp.where(counts, (samples**2).sum(axis=1), _far(x.dtype))
@@ -178,7 +181,7 @@ def _add(sums, x, read, first, last, sigma, columns):
             samples = samples[:, columns]
 
         def one_point(point, nearest, total):
-            """Folds the chunk into one test point: [D], [], [S] → [], [S]."""
+            """Folds the piece into one test point: [D], [], [S] → [], [S]."""
             product = jnp.matmul(point, samples.T, precision=jax.lax.Precision.HIGHEST)
             offset = squared_norm - 2 * product
             # The nearest sample is the largest term for every σ, so one minimum serves them all.
@@ -190,5 +193,5 @@ def _add(sums, x, read, first, last, sigma, columns):
         return jax.lax.map(lambda block: jax.vmap(one_point)(*block), (blocks, *sums))
 
     blocks = into_blocks(x if columns is None else x[:, columns])
-    added = jax.lax.fori_loop(first, last, one_chunk, tuple(into_blocks(v[0]) for v in sums))
+    added = jax.lax.fori_loop(first, last, one_piece, tuple(into_blocks(v[0]) for v in sums))
     return Sums(*(v.reshape(-1, *v.shape[2:])[None, :num_points] for v in added))
