@@ -6,8 +6,8 @@
     python launch.py --config=experiments/mnist.py:vae          # the same architecture, Eq. 3
     python launch.py --config=experiments/mnist.py:smooth       # after the first: its decoder alone
 
-On 2 CPU cores, a run on each, 10 minutes to 330.6 nats (mean of seeds 0, 1, 2), and another 4 for
-`smooth` to 340.5 (340.5, 341.2, 339.9); the paper has 340. RESULTS.md says what was tried.
+On 2 CPU cores, a run on each, 10 minutes to 331.0 nats (mean of seeds 0 to 4), and another 4 for
+`smooth` to 340.2 (340.5, 341.2, 339.9, 341.5, 338.1); the paper has 340. RESULTS.md says what was tried.
 
 `smooth` goes on from `runs/mnist` (`--config.start_from=DIR`): the encoder stays, and the decoder learns
 8,000 more batches, of 200, from codes with Gaussian noise of std 1, a fifth of the prior's. Ten thousand
