@@ -160,7 +160,7 @@ def log_likelihoods(
     if mesh is not None:
         x, sigma = parallel.replicate((x, sigma), mesh)
     arrays = (state.step, state.params, state.average, state.pixel_mean, state.pixel_std)
-    samples_per_round = parzen.ROUND * (1 if mesh is None else mesh.size)
+    samples_per_round = parzen.samples_per_round(num_samples, mesh)
     one_pass = Pass(
         label=label,
         identity=_hash(
@@ -180,7 +180,7 @@ def log_likelihoods(
     return np.asarray(parzen.finish(sums, x, num_samples, sigma))
 
 
-@functools.partial(jax.jit, static_argnames="mesh")
+@functools.partial(jax.jit, static_argnames=("num_samples", "mesh"))
 def _add(sums, state, x, key, num_samples, sigma, first, last, mesh, columns):
     def sampler(key, n):
         return generate(state, key, n).reshape(n, -1)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from aae_jax import data, ensemble, health, parallel, processes, records, terminal
-from aae_jax.errors import UserError
+from aae_jax.errors import PeerLost, UserError
 from aae_jax.priors import check_prior
 from aae_jax.spec import Settings, Spec, parse_config, spec_from_config
 from aae_jax.train_state import TrainState, create_train_state, used_params
@@ -80,7 +80,7 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
         pixel_mean, pixel_std = data.pixel_statistics(train["image"])
     check_prior(spec)
     earlier = None  # read before anything is made, unless the run has a checkpoint of its own
-    if settings.start_from is not None and mode in ("run", "train") and not _has_steps(workdir):
+    if settings.start_from is not None and mode in ("run", "train") and _is_new(workdir):
         earlier = _earlier(settings, spec)
 
     if mode in ("run", "train"):
@@ -142,10 +142,12 @@ def _create(spec, keys, pixel_statistics, sharding=None) -> TrainState:
     return create(spec, key, *pixel_statistics)
 
 
-def _has_steps(workdir) -> bool:
-    """Whether there is a checkpoint, told from the names alone."""
+def _is_new(workdir) -> bool:
+    """Whether there is no checkpoint, told from the names alone."""
     directory = os.path.join(workdir, "checkpoints")
-    return os.path.isdir(directory) and any(name.isdigit() for name in os.listdir(directory))
+    names = os.listdir(directory) if os.path.isdir(directory) else ()
+    # Where one process does not see the files yet, it is new to all.
+    return bool(processes.agree([not any(name.isdigit() for name in names)])[0])
 
 
 def _earlier(settings, spec) -> TrainState:
@@ -153,6 +155,8 @@ def _earlier(settings, spec) -> TrainState:
     start_from = settings.start_from
     try:
         earlier = load_state(start_from)
+    except PeerLost:
+        raise
     except UserError as error:
         raise UserError(f"start_from is {start_from!r}: {error}") from error
     for name in ("image_shape", "num_classes", "model", "prior"):

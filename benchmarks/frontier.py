@@ -3,8 +3,8 @@
     python -m benchmarks.frontier --workdir=runs/mnist-smooth --workdir=runs/mnist \\
         [--num_samples=10_000_000] [--figure=frontier.png]
 
-The protocol of Table 1 at every power of ten, on the samples of `--mode=evaluate`: σ by validation
-images with as many samples, all test images scored with it. Fewer samples are the first of more.
+The protocol of Table 1 at every power of ten, on the samples of `--mode=evaluate`: σ is chosen on
+validation images with the same number of samples, and all test images are scored with it. Fewer samples are the first of more.
 """
 
 import dataclasses
@@ -22,7 +22,9 @@ from aae_jax.spec import parse_config
 from benchmarks import machine
 
 _WORKDIRS = flags.DEFINE_multi_string("workdir", None, "Of a finished run; may be repeated.")
-_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 10_000_000, "Most samples.", lower_bound=1_000)
+_NUM_SAMPLES = flags.DEFINE_integer(
+    "num_samples", 10_000_000, "Most samples; rounded down to a power of ten.", lower_bound=1_000
+)
 _FIGURE = flags.DEFINE_string("figure", None, "PNG to draw the curves into.")
 flags.mark_flag_as_required("workdir")
 

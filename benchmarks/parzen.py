@@ -37,10 +37,10 @@ _REPEATS = flags.DEFINE_integer("repeats", 7, "Rounds, in which everything is ti
 POINTS, SAMPLES, DIM = 10_000, 10_000, 784  # of a timed call: the 10K column of Table 1
 FEW = 100  # points for the naive version
 DECODER = 2 * (8 * 1_000 + 1_000 * 1_000 + 1_000 * DIM)  # operations a sample
-SHAPES = ((500, 1_000), (1_000, 1_000), (2_000, 2_000))  # points × samples of a product
+SHAPES = ((500, 1_000), (500, 2_000), (2_000, 2_000))  # points × samples of a product
 PRODUCTS = 20  # of each shape in a timed call
-CHUNK = 1_000  # samples at a time in the other libraries' versions of the kernel
-BLOCKS = (500, 2_000)  # test points at a time in them
+# Points × samples at a time in the other libraries' versions of the kernel.
+TILES = ((500, 1_000), (500, 2_000), (2_000, 1_000), (2_000, 2_000))
 SIGMA, SIGMAS = 0.2, np.logspace(-1, 0, 10, dtype=np.float32)
 
 
@@ -105,11 +105,11 @@ def jax_rows(x, samples):
 def numpy_rows(x, samples):
     """The product, and the same algorithm as the kernel."""
 
-    def kernel(block):
+    def kernel(block, chunk):
         scale = np.float32(1 / (2 * SIGMA**2))
         nearest = np.full(len(x), np.float32(1e30))
         total = np.zeros_like(nearest)
-        for s in np.split(samples, len(samples) // CHUNK):
+        for s in np.split(samples, len(samples) // chunk):
             squared_norm = (s**2).sum(axis=1)
             for start in range(0, len(x), block):
                 rows = slice(start, start + block)
@@ -132,8 +132,8 @@ def numpy_rows(x, samples):
         )
         for m, n in SHAPES
     }
-    for block in BLOCKS:
-        rows[f"one σ, blocks of {block}"] = distances(POINTS), functools.partial(kernel, block)
+    for tile in TILES:
+        rows[f"one σ, {tile}"] = distances(POINTS), functools.partial(kernel, *tile)
     return rows
 
 
@@ -156,11 +156,12 @@ def torch_rows(x, samples):
         terms = torch.exp(scale[:, None, None] * (closer[:, None] - offset)).sum(dim=2)
         return closer, total * torch.exp(scale[:, None] * (closer - nearest)) + terms
 
-    def kernel(multiply, fold, block, sigma):
+    def kernel(multiply, fold, tile, sigma):
+        block, chunk = tile
         scale = 1 / (2 * torch.atleast_1d(torch.as_tensor(sigma)) ** 2)
         nearest = torch.full((len(x),), 1e30)
         total = torch.zeros(len(scale), len(x))
-        for s in samples.split(CHUNK):
+        for s in samples.split(chunk):
             squared_norm = (s**2).sum(dim=1)
             for start in range(0, len(x), block):
                 rows = slice(start, start + block)
@@ -178,16 +179,16 @@ def torch_rows(x, samples):
                 PRODUCTS * distances(m, n),
                 functools.partial(repeat, multiply, x[:m], samples[:n]),
             )
-        for how, folded in (("eager", fold), ("compiled", compiled)):
-            for block in BLOCKS:
-                rows[f"one σ, {how}, {library}, blocks of {block}"] = (
+        for how, folded, sigma, tiles in (
+            ("one σ, eager", fold, SIGMA, TILES[-2:]),
+            ("one σ, compiled", compiled, SIGMA, TILES),
+            ("ten σ, compiled", compiled, SIGMAS, TILES[:2]),
+        ):
+            for tile in tiles:
+                rows[f"{how}, {library}, {tile}"] = (
                     distances(POINTS),
-                    functools.partial(kernel, multiply, folded, block, SIGMA),
+                    functools.partial(kernel, multiply, folded, tile, sigma),
                 )
-        rows[f"ten σ, compiled, {library}, blocks of {BLOCKS[0]}"] = (
-            distances(POINTS),
-            functools.partial(kernel, multiply, compiled, BLOCKS[0], SIGMAS),
-        )
     inference = torch.inference_mode()
     return {name: (work, inference(function)) for name, (work, function) in rows.items()}
 

@@ -30,9 +30,9 @@ def points(num_points, num_samples, dim, seed=0):
     )
 
 
-# Sizes below, at and across the chunk of 1,000 samples and the block of 500 test points.
+# Sizes below, at and across one and two chunks of 1,000 samples and the block of 500 test points.
 SIZES = [(1, 1, 1), (3, 999, 5), (7, 1_000, 64), (5, 1_001, 17), (1_001, 37, 3), (2, 2_345, 784)]
-SIZES += [(500, 20, 3), (501, 20, 3)]
+SIZES += [(500, 20, 3), (501, 20, 3), (4, 2_000, 7), (4, 2_001, 7), (2, 4_001, 7)]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -110,7 +110,7 @@ def test_bandwidths_may_be_a_constant_of_a_jitted_function():
         jax.jit(lambda x, samples: parzen.log_likelihood(x, samples, negative))(x, samples)
 
 
-@pytest.mark.parametrize("num_samples", [1, 999, 1_000, 2_500])
+@pytest.mark.parametrize("num_samples", [1, 999, 1_000, 2_000, 2_001, 4_500])
 def test_streamed_equals_stored(num_samples):
     x, _ = points(5, 1, 8)
     key = jax.random.key(3)
@@ -131,7 +131,7 @@ def stored_stream(sampler, key, num_samples):
     return np.concatenate(chunks)[:num_samples]
 
 
-@pytest.mark.parametrize("num_samples", [10, 19_500])
+@pytest.mark.parametrize("num_samples", [10, 7_500, 19_500])
 def test_any_number_of_devices_gives_the_same_answer(num_samples):
     """10 samples leave all devices but one without any."""
     x, _ = points(5, 1, 8)

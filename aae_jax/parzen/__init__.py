@@ -15,20 +15,19 @@ from jax.sharding import Mesh
 
 from aae_jax.parzen.running import (
     CHUNK,
-    ROUND,
     Sampler,
     Sums,
     add_drawn,
     add_samples,
     finish,
     num_rounds,
+    samples_per_round,
     start,
     varying,
 )
 
 __all__ = [
     "CHUNK",
-    "ROUND",
     "Sampler",
     "Sums",
     "add_drawn",
@@ -37,6 +36,7 @@ __all__ = [
     "log_likelihood",
     "log_likelihood_streamed",
     "num_rounds",
+    "samples_per_round",
     "select_sigma",
     "start",
     "varying",
@@ -83,8 +83,8 @@ def log_likelihood_streamed(
     """The same for samples that are drawn on the device in chunks and never stored.
 
     Chunk i holds `sampler(fold_in(key, i), 1000)`; of the last one only the rows that are needed
-    count. The devices of a mesh take two chunks in turn: the samples are the same for any number of
-    devices, and log-likelihoods differ by rounding only. Every call traces the sampler anew: jit
+    count. The devices of a mesh take turns: the samples are the same for any number of devices, and
+    log-likelihoods differ by rounding only. Every call traces the sampler anew: jit
     what calls this more than once.
 
     Args:
