@@ -6,8 +6,9 @@
     python launch.py --config=experiments/mnist.py:vae          # the same architecture, Eq. 3
     python launch.py --config=experiments/mnist.py:smooth       # after the first: its decoder alone
 
-On 2 CPU cores, a run on each, 10 minutes to 331.0 nats (mean of seeds 0 to 4), and another 4 for
-`smooth` to 340.2 (340.5, 341.2, 339.9, 341.5, 338.1); the paper has 340. RESULTS.md says what was tried.
+On 2 CPU cores, a run on each, 10 to 15 minutes to 331.0 nats (mean of seeds 0 to 4), and another 3
+to 7 for `smooth` to 340.2 (340.5, 341.2, 339.9, 341.5, 338.1); the paper has 340. RESULTS.md says
+what was tried.
 
 `smooth` goes on from `runs/mnist` (`--config.start_from=DIR`): the encoder stays, and the decoder learns
 8,000 more batches, of 200, from codes with Gaussian noise of std 1, a fifth of the prior's. Ten thousand
@@ -35,7 +36,7 @@ def get_config(variant="deterministic"):
     config.train.num_steps = 12_000
     config.train.input_noise = 0.3
     config.train.average_decay = 0.999
-    config.evaluation.sigmas = tuple(round(0.1 + 0.005 * i, 3) for i in range(31))
+    config.evaluation.sigmas = default.FINE_SIGMAS
     if variant == "vae":
         default.use_vae(config)
         return config
