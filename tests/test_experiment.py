@@ -203,7 +203,7 @@ def test_evaluation_may_change_and_training_may_not(whole):
         experiment.run(small_config(**{"train.num_steps": 40}), whole)
 
 
-LONG = {"evaluation.num_samples": 20_500}  # 6 rounds of 1,000 samples on each of 4 devices
+LONG = {"evaluation.num_samples": 40_500}  # 6 rounds of 2,000 samples on each of 4 devices
 
 
 @pytest.fixture
@@ -264,7 +264,7 @@ def test_a_cut_evaluation_goes_on_bit_identical(
     # What was saved is not done again; a signal is obeyed after the dispatch that it came in.
     assert len(dispatches) == 12 and first == (at - 1 if how is Killed else at)
     if how is not Killed:
-        resumed = f"validation: going on from sample {min(at * 4_000, 20_500)}\n"
+        resumed = f"validation: going on from sample {min(at * 8_000, 40_500)}\n"
         assert resumed in capsys.readouterr().out
 
 
@@ -289,7 +289,7 @@ def test_damaged_and_foreign_sums_are_not_used(whole, long_results, tmp_path, di
     dispatches.clear()
     experiment.run(small_config(**LONG), workdir, "evaluate")
     assert len(dispatches) == 12 and results(workdir) == long_results
-    # A whole file of 20,500 samples says nothing about 200.
+    # A whole file of 40,500 samples says nothing about 200.
     partial.mkdir()
     (partial / os.path.basename(saved[0])).write_bytes(content)
     experiment.run(small_config(), workdir, "evaluate")
@@ -304,7 +304,7 @@ def test_long_evaluations_show_progress(whole, tmp_path, monkeypatch, capsys, di
     for label in ("validation", "test"):
         shown = [line for line in lines if line.startswith(f"{label}: sample ")]
         assert [line.split()[2].split("/")[0].strip(",") for line in shown] == [
-            "4000", "8000", "12000", "16000", "20000", "20500"
+            "8000", "16000", "24000", "32000", "40000", "40500"
         ]  # fmt: skip
         assert "samples/s" in shown[-1] and "s left" in shown[-1]
 
