@@ -301,14 +301,14 @@ def test_a_scoring_pass_of_two_processes_that_one_stops_goes_on_bit_identical(tm
         return said
 
     said = score("uncut", 9)
-    assert "interrupted at sample 12000 of 20500 (test), saved in" in said
+    assert "interrupted at sample 24000 of 40500 (test), saved in" in said
     assert "going on" not in said
     partial = tmp_path / "cut" / "partial"
     assert len(list(partial.iterdir())) == 2  # both passes
     assert not (tmp_path / "cut" / "results.json").exists()
     said = score("cut", 0)
-    assert "validation: going on from sample 20500" in said
-    assert "test: going on from sample 12000" in said
+    assert "validation: going on from sample 40500" in said
+    assert "test: going on from sample 24000" in said
     for process in (0, 1):
         uncut, cut = (np.load(tmp_path / f"{name}{process}.npz") for name in ("uncut", "cut"))
         assert list(uncut["rounds"]) == 2 * [0, 1, 2, 3, 4, 5] and list(cut["rounds"]) == [3, 4, 5]
