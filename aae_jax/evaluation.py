@@ -160,12 +160,13 @@ def log_likelihoods(
     if mesh is not None:
         x, sigma = parallel.replicate((x, sigma), mesh)
     arrays = (state.step, state.params, state.average, state.pixel_mean, state.pixel_std)
+    num_devices = 1 if mesh is None else mesh.size
     samples_per_round = parzen.samples_per_round(num_samples, mesh)
     one_pass = Pass(
         label=label,
         identity=_hash(
             *jax.tree.leaves(arrays), x, sigma, jax.random.key_data(key), num_samples,
-            samples_per_round, jax.__version__,
+            num_devices, samples_per_round, jax.__version__,
         ),
         num_samples=num_samples,
         samples_per_round=samples_per_round,

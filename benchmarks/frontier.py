@@ -4,7 +4,8 @@
         [--num_samples=10_000_000] [--figure=frontier.png]
 
 The protocol of Table 1 at every power of ten, on the samples of `--mode=evaluate`: σ is chosen on
-validation images with the same number of samples, and all test images are scored with it. Fewer samples are the first of more.
+validation images with the same number of samples, and all test images are scored with it. Fewer
+samples are the first of more.
 """
 
 import dataclasses

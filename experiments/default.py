@@ -7,7 +7,7 @@ The other configs start from here. On the command line any field can be overridd
 import numpy as np
 from ml_collections import config_dict
 
-# Finer than Goodfellow's, for `evaluation.sigmas`: his has only 0.129, 0.167 and 0.215 there.
+# Finer than Goodfellow's grid, which has only 0.129, 0.167 and 0.215 between 0.1 and 0.25.
 FINE_SIGMAS = tuple(round(0.1 + 0.005 * i, 3) for i in range(31))
 
 

@@ -10,8 +10,8 @@ dimension across the whole training set"; the output is linear, and samples are 
 Rates are lower than for MNIST: 2,304 standardised pixels, most of them correlated, move a hidden
 unit many times further for the same change of its weights, and at 1e-3 the reconstruction stays
 near that of a single component. Their floors and the averaged parameters are those of MNIST; both
-were chosen on FER2013's faces, TFD not being at hand (RESULTS.md). 20,000 steps are 20 epochs of TFD's
-unlabelled images.
+were chosen on FER2013's faces, TFD not being at hand (RESULTS.md). 20,000 steps are 20 epochs of
+TFD's unlabelled images.
 """
 
 from ml_collections import config_dict

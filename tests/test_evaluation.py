@@ -113,6 +113,11 @@ def test_devices_and_cuts_change_nothing():
         sums = one_pass.add(one_pass.empty, 0, 1)
         return one_pass.add(sums, 1, one_pass.num_rounds)
 
+    def in_one(one_pass):
+        seen.append(one_pass.identity)
+        assert one_pass.samples_per_round == 4_000
+        return evaluation.at_once(one_pass)
+
     seen = []
     mesh = aae.make_mesh()
     one, four = (score(m, evaluation.at_once) for m in (None, mesh))
@@ -121,6 +126,12 @@ def test_devices_and_cuts_change_nothing():
     np.testing.assert_allclose(one, four, atol=1e-3)
     # Sums of four devices are not those of one.
     assert len(set(seen)) == 2 == len(seen)
+    # Nor of two, where both add as many samples in a round.
+    for count in (2, 4):
+        mesh = aae.make_mesh(jax.devices()[:count])
+        arguments = state, images, jax.random.key(7), 4_000, (0.2, 0.5), "test", mesh, in_one
+        evaluation.log_likelihoods(*arguments)
+    assert len(set(seen)) == 4
 
 
 def test_sums_that_were_read_whole_end_as_those_that_just_ran():

@@ -84,8 +84,8 @@ def log_likelihood_streamed(
 
     Chunk i holds `sampler(fold_in(key, i), 1000)`; of the last one only the rows that are needed
     count. The devices of a mesh take turns: the samples are the same for any number of devices, and
-    log-likelihoods differ by rounding only. Every call traces the sampler anew: jit
-    what calls this more than once.
+    log-likelihoods differ by rounding only. Every call traces the sampler anew: jit what calls this
+    more than once.
 
     Args:
         x: f[T, D], test points.

@@ -106,8 +106,8 @@ def add_drawn(
     """Adds the samples that rounds `first` to `last − 1` of a stream of `num_samples` draw.
 
     Chunk i is `sampler(fold_in(key, i), CHUNK)` whatever the mesh; its devices take turns.
-    `num_samples` is a Python int; `first` and `last` may be traced: however the rounds are split into calls of one compiled
-    function, the sums end bit-identical.
+    `num_samples` is a Python int; `first` and `last` may be traced: however the rounds are split
+    into calls of one compiled function, the sums end bit-identical.
     """
 
     def rounds(sums, device, num_devices):
