@@ -11,6 +11,7 @@ samples are the first of more.
 import dataclasses
 import json
 import os
+import sys
 import time
 
 import jax
@@ -39,9 +40,8 @@ KEPT = (
 )
 
 
-def score(workdir, sizes):
+def score(workdir, state, sizes):
     """For each number of samples: nats, ±, σ, and whether that lies on the edge of the grid."""
-    state = experiment.load_state(workdir)
     settings = parse_config(records.read_json(os.path.join(workdir, "config.json")))
     dataset = data.load(settings.data)
     key = jax.random.fold_in(jax.random.key(settings.seed), 1)
@@ -90,10 +90,14 @@ def main(argv):
     for name, value in report.items():
         print(f"{name:12} {value}")
     sizes = [10**p for p in range(3, 20) if 10**p <= _NUM_SAMPLES.value]
+    try:  # all of them before the first is scored, which takes long
+        states = {workdir: experiment.load_state(workdir) for workdir in _WORKDIRS.value}
+    except aae.UserError as error:
+        sys.exit(f"error: {error}")
     curves = {}
-    for workdir in _WORKDIRS.value:
+    for workdir, state in states.items():
         print(workdir, flush=True)
-        curves[workdir] = score(workdir, sizes)
+        curves[workdir] = score(workdir, state, sizes)
         print(json.dumps({workdir: curves[workdir]}), flush=True)
     if _FIGURE.value is not None:
         draw(curves, _FIGURE.value)

@@ -45,6 +45,15 @@ def test_equals_float64_reference(size, sigma):
     np.testing.assert_allclose(found, expected, atol=0.01)
 
 
+@pytest.mark.parametrize("num_samples, repeated", [(2_001, 1_000), (4_001, 2_667)])
+def test_no_sample_counts_twice(num_samples, repeated):
+    """Pieces have one size, 1,001 and 1,334, and the last is moved back: it starts with one read."""
+    _, samples = points(1, num_samples, 7)
+    x = samples[[repeated - 1, repeated, repeated + 1, 0, -1]]
+    found = parzen.log_likelihood(x, samples, 0.01)
+    np.testing.assert_allclose(found, reference(x, samples, 0.01), atol=0.01)
+
+
 def test_many_sigmas_in_one_pass():
     x, samples = points(6, 1_234, 40)
     sigmas = np.array([0.05, 0.2, 1.0])
