@@ -156,7 +156,8 @@ def log_likelihoods(
     """
     x = to_unit(jnp.asarray(images)).reshape(len(images), -1)
     sigma = jnp.asarray(sigmas, x.dtype)
-    columns = parzen.varying(images.reshape(len(images), -1))
+    columns = parzen.varying(x)
+    split = bool(processes.from_first(parzen.splits(x)))  # one program, whatever each machine has
     if mesh is not None:
         x, sigma = parallel.replicate((x, sigma), mesh)
     arrays = (state.step, state.params, state.average, state.pixel_mean, state.pixel_std)
@@ -166,14 +167,14 @@ def log_likelihoods(
         label=label,
         identity=_hash(
             *jax.tree.leaves(arrays), x, sigma, jax.random.key_data(key), num_samples,
-            num_devices, samples_per_round, jax.__version__,
+            num_devices, samples_per_round, split, jax.__version__,
         ),
         num_samples=num_samples,
         samples_per_round=samples_per_round,
         num_rounds=parzen.num_rounds(num_samples, mesh),
         empty=jax.tree.map(np.asarray, parzen.start(x, sigma, mesh)),
         add=lambda sums, first, last: _add(
-            sums, state, x, key, num_samples, sigma, first, last, mesh, columns
+            sums, state, x, key, num_samples, sigma, first, last, mesh, columns, split
         ),
     )  # fmt: skip
     # Whether a pass has just run or was read whole, the devices' sums are added up in one order.
@@ -181,12 +182,14 @@ def log_likelihoods(
     return np.asarray(parzen.finish(sums, x, num_samples, sigma))
 
 
-@functools.partial(jax.jit, static_argnames=("num_samples", "mesh"))
-def _add(sums, state, x, key, num_samples, sigma, first, last, mesh, columns):
+@functools.partial(jax.jit, static_argnames=("num_samples", "mesh", "split"))
+def _add(sums, state, x, key, num_samples, sigma, first, last, mesh, columns, split):
     def sampler(key, n):
         return generate(state, key, n).reshape(n, -1)
 
-    return parzen.add_drawn(sums, x, sampler, key, num_samples, sigma, first, last, mesh, columns)
+    return parzen.add_drawn(
+        sums, x, sampler, key, num_samples, sigma, first, last, mesh, columns, split
+    )
 
 
 def _hash(*values):

@@ -19,6 +19,8 @@ import jax
 import numpy as np
 import pytest
 
+from aae_jax import parzen
+
 # Of the runs that tests start: they share it, and leave the user's own alone.
 _CACHE = tempfile.TemporaryDirectory()
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
@@ -40,6 +42,13 @@ def x64():
     """Double precision within one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(params=[False, True], ids=["float32", "split"])
+def split(request, monkeypatch):
+    """Whether the Parzen window's products with 8-bit pixels are split, whatever this machine is good at."""
+    monkeypatch.setattr(parzen.running, "_has_fast_bfloat16", lambda: request.param)
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -99,7 +99,7 @@ def test_folds_each_with_its_own_sigma_and_all_with_one():
     )
 
 
-def test_devices_and_cuts_change_nothing():
+def test_devices_and_cuts_change_nothing(split):
     """The pass over the samples may be cut anywhere, and shared by devices."""
     state = aae.create_train_state(make_spec(), jax.random.key(0))
     images = np.asarray(make_dataset(6)["image"])

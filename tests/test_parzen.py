@@ -23,9 +23,10 @@ def reference(x, samples, sigma):
 
 
 def points(num_points, num_samples, dim, seed=0):
+    """8-bit pixels, and samples of any values."""
     rng = np.random.default_rng(seed)
     return (
-        rng.uniform(size=(num_points, dim)).astype(np.float32),
+        rng.integers(0, 256, (num_points, dim)).astype(np.float32) / np.float32(255),
         rng.uniform(size=(num_samples, dim)).astype(np.float32),
     )
 
@@ -37,7 +38,7 @@ SIZES += [(500, 20, 3), (501, 20, 3), (4, 2_000, 7), (4, 2_001, 7), (2, 4_001, 7
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("sigma", [0.1, 0.5])
-def test_equals_float64_reference(size, sigma):
+def test_equals_float64_reference(size, sigma, split):
     x, samples = points(*size)
     expected = reference(x, samples, sigma)
     found = parzen.log_likelihood(x, samples, sigma)
@@ -46,7 +47,7 @@ def test_equals_float64_reference(size, sigma):
 
 
 @pytest.mark.parametrize("num_samples, repeated", [(2_001, 1_000), (4_001, 2_667)])
-def test_no_sample_counts_twice(num_samples, repeated):
+def test_no_sample_counts_twice(num_samples, repeated, split):
     """Pieces have one size, 1,001 and 1,334, and the last is moved back: it starts with one read."""
     _, samples = points(1, num_samples, 7)
     x = samples[[repeated - 1, repeated, repeated + 1, 0, -1]]
@@ -54,7 +55,7 @@ def test_no_sample_counts_twice(num_samples, repeated):
     np.testing.assert_allclose(found, reference(x, samples, 0.01), atol=0.01)
 
 
-def test_many_sigmas_in_one_pass():
+def test_many_sigmas_in_one_pass(split):
     x, samples = points(6, 1_234, 40)
     sigmas = np.array([0.05, 0.2, 1.0])
     found = parzen.log_likelihood(x, samples, sigmas)
@@ -64,7 +65,7 @@ def test_many_sigmas_in_one_pass():
     )
 
 
-def test_far_samples_do_not_underflow():
+def test_far_samples_do_not_underflow(split):
     # exp(−‖x − s‖²/2σ²) is 0 in float32 for every sample; the log-likelihood is still exact.
     x, samples = points(4, 50, 100)
     found = parzen.log_likelihood(x, samples + 3, 0.02)
@@ -79,16 +80,19 @@ def test_float64_is_exact(x64):
     np.testing.assert_allclose(found, reference(x, samples, 0.1), rtol=1e-12)
 
 
-def test_columns_that_do_not_vary_need_no_product():
+def test_columns_that_do_not_vary_need_no_product(split):
     x, samples = points(40, 1_234, 30)
-    x[:, [0, 7, 8, 29]] = [0.0, 1.0, 0.3, 0.0]
+    x[:, [0, 7, 8, 29]] = [0.0, 1.0, 0.2, 0.0]
     np.testing.assert_array_equal(
         parzen.varying(x), [i for i in range(30) if i not in (0, 7, 8, 29)]
     )
     expected = reference(x, samples, 0.2)
 
     program = str(jax.make_jaxpr(lambda s: parzen.log_likelihood(x, s, 0.2))(samples))
-    assert "f32[26,1234]" in program and "f32[30,1234]" not in program
+    if split:  # two halves of 26 columns and a padding to 64
+        assert "bf16[1234,64]" in program and "f32[1234,30]" in program
+    else:
+        assert "f32[1234,26]" in program and "f32[26" not in program
     np.testing.assert_allclose(parzen.log_likelihood(x, samples, 0.2), expected, atol=0.001)
     drawn = parzen.log_likelihood_streamed(
         x, lambda key, n: jnp.asarray(samples[:n]), jax.random.key(0), 1_000, 0.2
@@ -100,6 +104,36 @@ def test_columns_that_do_not_vary_need_no_product():
     np.testing.assert_allclose(
         jax.jit(parzen.log_likelihood)(x, samples, 0.2), expected, atol=0.001
     )
+
+
+def test_split_where_pixels_are_8_bit_and_bfloat16_is_fast(split):
+    levels = np.arange(256, dtype=np.float32)[None]
+    assert parzen.splits(levels / np.float32(255)) == split
+    assert parzen.splits(jnp.asarray(levels) * np.float32(1 / 255)) == split
+    assert parzen.splits(np.zeros((200, 3), np.float32)) == split
+    late = np.zeros((200, 3), np.float32)
+    for value in (0.3, -1 / 255, 256 / 255, 1 / 255 + 1e-6, np.nan):
+        late[150, 1] = value
+        assert not parzen.splits(late)
+    assert not parzen.splits(levels.astype(np.float64) / 255)
+    x, samples = points(3, 5, 4)
+    for given, expected in ((x, split), (x / 2, False)):
+        program = str(jax.make_jaxpr(lambda s: parzen.log_likelihood(given, s, 0.2))(samples))
+        assert ("bf16[" in program) == expected
+
+
+def test_near_samples_are_as_exact_when_split():
+    """Rounded samples are rounded in every term; in the product alone, the error is 2.2 times."""
+    x, _ = points(200, 1, 784)
+    rng = np.random.default_rng(1)
+    x *= rng.random(x.shape) < 0.2
+    near = np.repeat(x, 2, axis=0) + rng.normal(scale=0.01, size=(400, 784))
+    samples, sigma = np.float32(near.clip(0, 1)), np.float32([0.03])
+    expected, errors = reference(x, samples, 0.03), []
+    for split in (False, True):
+        sums = parzen.add_samples(parzen.start(x, sigma), x, samples, sigma, split=split)
+        errors.append(np.std(parzen.finish(sums, x, len(samples), sigma)[0] - expected))
+    assert errors[1] < 1.7 * errors[0] < 0.01
 
 
 def test_vmapped_and_jitted():
@@ -120,7 +154,7 @@ def test_bandwidths_may_be_a_constant_of_a_jitted_function():
 
 
 @pytest.mark.parametrize("num_samples", [1, 999, 1_000, 2_000, 2_001, 4_500])
-def test_streamed_equals_stored(num_samples):
+def test_streamed_equals_stored(num_samples, split):
     x, _ = points(5, 1, 8)
     key = jax.random.key(3)
 
@@ -141,7 +175,7 @@ def stored_stream(sampler, key, num_samples):
 
 
 @pytest.mark.parametrize("num_samples", [10, 7_500, 19_500])
-def test_any_number_of_devices_gives_the_same_answer(num_samples):
+def test_any_number_of_devices_gives_the_same_answer(num_samples, split):
     """10 samples leave all devices but one without any."""
     x, _ = points(5, 1, 8)
     key, sigmas = jax.random.key(3), jnp.array([0.1, 0.4])
@@ -176,7 +210,7 @@ def test_a_decoder_that_is_closed_over_and_a_mesh_of_two_axes():
     np.testing.assert_allclose(one, eight, atol=1e-3)
 
 
-def test_sums_in_pieces_are_bit_identical():
+def test_sums_in_pieces_are_bit_identical(split):
     """However the rounds are split into calls, and through the host in between."""
     x, _ = points(5, 1, 8)
     key, sigmas, num_samples = jax.random.key(3), jnp.array([0.1, 0.4]), 19_500
@@ -187,7 +221,9 @@ def test_sums_in_pieces_are_bit_identical():
         def sampler(key, n):
             return jax.random.uniform(key, (n, 8))
 
-        return parzen.add_drawn(sums, x, sampler, key, num_samples, sigmas, first, last, mesh)
+        return parzen.add_drawn(
+            sums, x, sampler, key, num_samples, sigmas, first, last, mesh, split=split
+        )
 
     assert parzen.num_rounds(num_samples, mesh) == 5
     empty = parzen.start(x, sigmas, mesh)
@@ -200,12 +236,12 @@ def test_sums_in_pieces_are_bit_identical():
             np.testing.assert_array_equal(found, expected)
 
 
-def test_stored_samples_may_come_in_pieces():
+def test_stored_samples_may_come_in_pieces(split):
     x, samples = points(7, 3_456, 9)
     sigmas = jnp.array([0.1, 0.4])
     sums = parzen.start(x, sigmas)
     for piece in (samples[:1_500], samples[1_500:1_501], samples[1_501:]):
-        sums = parzen.add_samples(sums, x, piece, sigmas)
+        sums = parzen.add_samples(sums, x, piece, sigmas, split=split)
     found = parzen.finish(sums, x, len(samples), sigmas)
     np.testing.assert_allclose(found, parzen.log_likelihood(x, samples, sigmas), atol=1e-4)
 
@@ -272,7 +308,7 @@ def test_memory_does_not_grow_with_the_samples():
     assert temporary(200_000) < 1.1 * temporary(20_000) < 20e6
 
 
-def test_ten_million_samples_fit_in_two_gigabytes():
+def test_ten_million_samples_fit_in_two_gigabytes(split):
     """Table 1's 10M column, ten σ, compiled and not run: arguments, results and all between."""
 
     def score(x, sigmas):
@@ -287,7 +323,7 @@ def test_ten_million_samples_fit_in_two_gigabytes():
     assert sum(getattr(memory, part) for part in parts) < 0.2e9
 
 
-def test_products_run_at_full_precision():
+def test_products_run_at_full_precision(split):
     """Where a matrix product would be TF32 or bfloat16 by default, it costs nats."""
     x, samples = points(3, 5, 4)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -313,7 +349,7 @@ def test_one_product_serves_every_sigma():
     assert "f32[3,5]" in text and "f32[3,10,5]" in text  # points × samples, and then × σ
 
 
-def test_anchor_on_mnist(mnist_images):
+def test_anchor_on_mnist(mnist_images, split):
     """The first 10,000 training images as samples, Goodfellow's grid: 241.193 ± 2.13 nats."""
     train, test = mnist_images["train"], mnist_images["t10k"]
     sigma, _ = parzen.select_sigma(train[50_000:51_000], train[:10_000], np.logspace(-1, 0, 10))
