@@ -157,7 +157,9 @@ def log_likelihoods(
     x = to_unit(jnp.asarray(images)).reshape(len(images), -1)
     sigma = jnp.asarray(sigmas, x.dtype)
     columns = parzen.varying(x)
-    split = bool(processes.from_first(parzen.splits(x)))  # one program, whatever each machine has
+    split = bool(
+        processes.from_first(parzen.can_split(x))
+    )  # one program, whatever each machine has
     if mesh is not None:
         x, sigma = parallel.replicate((x, sigma), mesh)
     arrays = (state.step, state.params, state.average, state.pixel_mean, state.pixel_std)

@@ -96,7 +96,7 @@ def jax_rows(x, samples):
         arguments = key, SAMPLES, sigma, 0, parzen.num_rounds(SAMPLES), None, columns, split
         return parzen.finish(parzen.add_drawn(sums, x, sampler, *arguments), x, SAMPLES, sigma)
 
-    columns, split = parzen.varying(x), parzen.splits(x)
+    columns, split = parzen.varying(x), parzen.can_split(x)
 
     def float32(sigma):
         """`log_likelihood` where nothing is split."""
@@ -177,7 +177,7 @@ def torch_rows(x, samples):
     """
     import torch
 
-    split = parzen.splits(x)
+    split = parzen.can_split(x)
     torch.set_flush_denormal(True)  # as XLA does; before there are other threads, which inherit it
     x, samples = torch.from_numpy(x), torch.from_numpy(samples)
 
@@ -300,7 +300,7 @@ def errors(x, samples, few=1_000):
     expected -= DIM * np.log(SIGMA * np.sqrt(2 * np.pi))
     table = []
     for name, split in (("one float32 product", False), ("two bfloat16 products", True)):
-        if split and not parzen.splits(x):
+        if split and not parzen.can_split(x):
             continue
         sums = parzen.start(x, sigma)
         sums = parzen.add_samples(sums, x, samples, sigma, parzen.varying(x), split)

@@ -46,7 +46,7 @@ def x64():
 
 @pytest.fixture(params=[False, True], ids=["float32", "split"])
 def split(request, monkeypatch):
-    """Whether the Parzen window's products with 8-bit pixels are split, whatever this machine is good at."""
+    """Whether the Parzen window splits products with 8-bit pixels, whatever this machine has."""
     monkeypatch.setattr(parzen.running, "_has_fast_bfloat16", lambda: request.param)
     return request.param
 

@@ -7,7 +7,7 @@ from small import make_dataset, make_spec
 from test_parzen import reference
 
 import aae_jax as aae
-from aae_jax import evaluation
+from aae_jax import evaluation, parzen
 
 
 def test_protocol():
@@ -97,6 +97,22 @@ def test_folds_each_with_its_own_sigma_and_all_with_one():
     np.testing.assert_allclose(
         one["standard_error_over_images"], pooled.std() / np.sqrt(50), atol=0.01
     )
+
+
+def test_split_products_have_sums_of_their_own(monkeypatch):
+    """Saved sums are not gone on with where another machine would add other bits to them."""
+    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    images, seen = np.asarray(make_dataset(6)["image"]), []
+
+    def run(one_pass):
+        seen.append(one_pass.identity)
+        return evaluation.at_once(one_pass)
+
+    for fast in (False, True, True):
+        monkeypatch.setattr(parzen.running, "_has_fast_bfloat16", lambda: fast)
+        arguments = state, images, jax.random.key(7), 10, (0.2, 0.5), "test", None, run
+        evaluation.log_likelihoods(*arguments)
+    assert seen[0] != seen[1] == seen[2]
 
 
 def test_devices_and_cuts_change_nothing(split):

@@ -49,7 +49,7 @@ def test_equals_float64_reference(size, sigma, split):
 @pytest.mark.parametrize("num_samples, repeated", [(2_001, 1_000), (4_001, 2_667)])
 def test_no_sample_counts_twice(num_samples, repeated, split):
     """Pieces have one size, 1,001 and 1,334, and the last is moved back: it starts with one read."""
-    _, samples = points(1, num_samples, 7)
+    samples, _ = points(num_samples, 1, 7)
     x = samples[[repeated - 1, repeated, repeated + 1, 0, -1]]
     found = parzen.log_likelihood(x, samples, 0.01)
     np.testing.assert_allclose(found, reference(x, samples, 0.01), atol=0.01)
@@ -108,14 +108,14 @@ def test_columns_that_do_not_vary_need_no_product(split):
 
 def test_split_where_pixels_are_8_bit_and_bfloat16_is_fast(split):
     levels = np.arange(256, dtype=np.float32)[None]
-    assert parzen.splits(levels / np.float32(255)) == split
-    assert parzen.splits(jnp.asarray(levels) * np.float32(1 / 255)) == split
-    assert parzen.splits(np.zeros((200, 3), np.float32)) == split
+    assert parzen.can_split(levels / np.float32(255)) == split
+    assert parzen.can_split(jnp.asarray(levels) * np.float32(1 / 255)) == split
+    assert parzen.can_split(np.zeros((200, 3), np.float32)) == split
     late = np.zeros((200, 3), np.float32)
-    for value in (0.3, -1 / 255, 256 / 255, 1 / 255 + 1e-6, np.nan):
+    for value in (0.3, -1 / 255, 256 / 255, np.float32(0.2) * (1 + 2**-21), np.nan, np.inf, 1e38):
         late[150, 1] = value
-        assert not parzen.splits(late)
-    assert not parzen.splits(levels.astype(np.float64) / 255)
+        assert not parzen.can_split(late)
+    assert not parzen.can_split(levels.astype(np.float64) / 255)
     x, samples = points(3, 5, 4)
     for given, expected in ((x, split), (x / 2, False)):
         program = str(jax.make_jaxpr(lambda s: parzen.log_likelihood(given, s, 0.2))(samples))
@@ -134,6 +134,28 @@ def test_near_samples_are_as_exact_when_split():
         sums = parzen.add_samples(parzen.start(x, sigma), x, samples, sigma, split=split)
         errors.append(np.std(parzen.finish(sums, x, len(samples), sigma)[0] - expected))
     assert errors[1] < 1.7 * errors[0] < 0.01
+
+
+def test_bright_pixels_are_about_as_exact_when_split():
+    """Products are of pixels about a whole number near their mean: about 0, the error is 9 times."""
+    rng = np.random.default_rng(2)
+    x = rng.integers(200, 250, (100, 3_000)).astype(np.float32) / np.float32(255)
+    noise = rng.normal(scale=0.02, size=(400, 3_000))
+    samples, sigma = np.float32(x[rng.integers(0, 100, 400)] + noise), np.float32([0.05])
+    expected, errors = reference(x, samples, 0.05), []
+    for split in (False, True):
+        sums = parzen.add_samples(parzen.start(x, sigma), x, samples, sigma, split=split)
+        errors.append(np.std(parzen.finish(sums, x, len(samples), sigma)[0] - expected))
+    assert errors[1] < 5 * errors[0] < 0.02
+
+
+def test_a_huge_sample_weighs_nothing(split):
+    x, samples = points(5, 30, 7)
+    expected = reference(x, samples, 0.2) + np.log(30 / 31)
+    for value in (1e20, -1e20, 1e37):
+        huge = np.full((1, 7), value, np.float32)
+        found = parzen.log_likelihood(x, np.concatenate([samples, huge]), 0.2)
+        np.testing.assert_allclose(found, expected, atol=0.001)
 
 
 def test_vmapped_and_jitted():
@@ -315,7 +337,10 @@ def test_ten_million_samples_fit_in_two_gigabytes(split):
         def sampler(key, n):
             return jax.random.uniform(key, (n, 784))
 
-        return parzen.log_likelihood_streamed(x, sampler, jax.random.key(0), 10_000_000, sigmas)
+        sums, key, number = parzen.start(x, sigmas), jax.random.key(0), 10_000_000
+        rounds = parzen.num_rounds(number)
+        sums = parzen.add_drawn(sums, x, sampler, key, number, sigmas, 0, rounds, split=split)
+        return parzen.finish(sums, x, number, sigmas)
 
     x, sigmas = jax.ShapeDtypeStruct((10_000, 784), jnp.float32), jnp.ones(10)
     memory = jax.jit(score).lower(x, sigmas).compile().memory_analysis()
@@ -325,21 +350,24 @@ def test_ten_million_samples_fit_in_two_gigabytes(split):
 
 def test_products_run_at_full_precision(split):
     """Where a matrix product would be TF32 or bfloat16 by default, it costs nats."""
-    x, samples = points(3, 5, 4)
+    (x, samples), key = points(3, 5, 4), jax.random.key(0)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 
     def sampler(key, n):
         return jax.random.uniform(key, (n, 4))
 
-    for scored in (
-        lambda x: parzen.log_likelihood(x, samples, 0.2),
-        lambda x: parzen.log_likelihood_streamed(x, sampler, jax.random.key(0), 5, 0.2),
-        lambda x: parzen.log_likelihood_streamed(x, sampler, jax.random.key(0), 5, 0.2, mesh),
+    for scored, argument, may_split in (
+        (lambda x: parzen.log_likelihood(x, samples, 0.2), x, False),  # of values not known
+        (lambda samples: parzen.log_likelihood(x, samples, 0.2), samples, True),
+        (lambda key: parzen.log_likelihood_streamed(x, sampler, key, 5, 0.2), key, True),
+        (lambda key: parzen.log_likelihood_streamed(x, sampler, key, 5, 0.2, mesh), key, True),
     ):
-        text = str(jax.make_jaxpr(scored)(x))
+        text = str(jax.make_jaxpr(scored)(argument))
         products = text.count("dot_general[")
         full = text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)")
         assert products >= 1 and full == products
+        assert text.count("preferred_element_type=float32") == products
+        assert ("bf16[" in text) == (split and may_split)
 
 
 def test_one_product_serves_every_sigma():

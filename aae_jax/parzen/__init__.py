@@ -4,8 +4,8 @@
 
 in nats, natural logarithm (Breuleux et al. 2011, Bengio et al. 2013, Goodfellow et al. 2014). The
 distances are one matrix product at full float32 precision: they are divided by 2σ² ≈ 0.05, so a
-TF32 or bfloat16 product costs nats. Of 8-bit pixels it is made of two bfloat16 products, which lose
-nothing, where that is faster: `add_samples` says how. Only JAX is needed.
+TF32 or bfloat16 product costs nats. Of 8-bit pixels it is made of two bfloat16 products of split
+numbers where that is faster: `add_samples` says how. Only JAX is needed.
 `python -m aae_jax.parzen --help` scores arrays in files.
 """
 
@@ -20,10 +20,10 @@ from aae_jax.parzen.running import (
     Sums,
     add_drawn,
     add_samples,
+    can_split,
     finish,
     num_rounds,
     samples_per_round,
-    splits,
     start,
     varying,
 )
@@ -34,13 +34,13 @@ __all__ = [
     "Sums",
     "add_drawn",
     "add_samples",
+    "can_split",
     "finish",
     "log_likelihood",
     "log_likelihood_streamed",
     "num_rounds",
     "samples_per_round",
     "select_sigma",
-    "splits",
     "start",
     "varying",
 ]
@@ -50,7 +50,8 @@ def log_likelihood(x: jax.Array, samples: jax.Array, sigma: jax.Array | float) -
     """Log-density of test points under a Gaussian Parzen window fitted to samples.
 
     Memory beyond the arguments: a copy of x, T · (S + 1) numbers and a few thousand samples,
-    whatever N. May be jitted and vmapped.
+    whatever N. May be jitted and vmapped. Where products are split (`can_split`), derivatives with
+    respect to samples are those of bfloat16 products.
 
     Args:
         x: f[T, D], test points; for Table 1 pixels in [0, 1].
@@ -71,7 +72,7 @@ def log_likelihood(x: jax.Array, samples: jax.Array, sigma: jax.Array | float) -
             f"samples has shape {samples.shape}: it must be [N, {x.shape[1]}] with N at least 1"
         )
     sigmas = jnp.atleast_1d(sigma)
-    sums = add_samples(start(x, sigmas), x, samples, sigmas, *_seen(given, x))
+    sums = add_samples(start(x, sigmas), x, samples, sigmas, **_seen(given, x))
     return finish(sums, x, len(samples), sigmas).reshape(*sigma.shape, len(x))
 
 
@@ -114,15 +115,13 @@ def log_likelihood_streamed(
             f"sampler(key, {CHUNK}) gives {drawn.dtype}{drawn.shape}: it must give floats "
             f"{(CHUNK, x.shape[1])}"
         )
-    sigmas, (columns, split) = jnp.atleast_1d(sigma), _seen(given, x)
+    sigmas, seen = jnp.atleast_1d(sigma), _seen(given, x)
 
     @jax.jit
     def total(x, key, sigmas):
         rounds = num_rounds(num_samples, mesh)
         sums = start(x, sigmas, mesh)
-        sums = add_drawn(
-            sums, x, sampler, key, num_samples, sigmas, 0, rounds, mesh, columns, split
-        )
+        sums = add_drawn(sums, x, sampler, key, num_samples, sigmas, 0, rounds, mesh, **seen)
         return finish(sums, x, num_samples, sigmas)
 
     return total(x, key, sigmas).reshape(*sigma.shape, len(x))
@@ -162,15 +161,15 @@ def _array(name, value):
 
 
 def _seen(given, x):
-    """What the values of x tell, `varying` and `splits`; nothing where they are not known here."""
+    """What `add_samples` may know of the values of x; nothing where they are not known here."""
     unknown = any(
         isinstance(leaf, jax.core.Tracer) or not getattr(leaf, "is_fully_addressable", True)
         for leaf in jax.tree.leaves(given)
     )
     if unknown:
-        return None, False
+        return {}
     values = np.asarray(given, x.dtype)
-    return varying(values), splits(values)
+    return {"columns": varying(values), "split": can_split(values)}
 
 
 def _check(x, sigma):
