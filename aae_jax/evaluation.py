@@ -157,9 +157,8 @@ def log_likelihoods(
     x = to_unit(jnp.asarray(images)).reshape(len(images), -1)
     sigma = jnp.asarray(sigmas, x.dtype)
     columns = parzen.varying(x)
-    split = bool(
-        processes.from_first(parzen.can_split(x))
-    )  # one program, whatever each machine has
+    # Processes run one program, whatever each machine is good at.
+    split = bool(processes.from_first(parzen.can_split(x)))
     if mesh is not None:
         x, sigma = parallel.replicate((x, sigma), mesh)
     arrays = (state.step, state.params, state.average, state.pixel_mean, state.pixel_std)

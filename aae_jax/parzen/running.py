@@ -234,8 +234,8 @@ def _add(sums, x, read, first, last, sigma, columns, split):
 
     def side_by_side(high, low):
         # Rows of whole cache lines: a product of 1,336 columns takes longer than one of 1,344.
-        padding = jnp.zeros((len(high), -2 * high.shape[1] % 32), jnp.bfloat16)
-        return jnp.concatenate([high, low, padding], axis=1)
+        unused = jnp.zeros((len(high), -2 * high.shape[1] % 32), jnp.bfloat16)
+        return jnp.concatenate([high, low, unused], axis=1)
 
     def factors(samples):
         """‖s‖² of samples about the centre f[N, D], and what points multiply for 2 s·x."""
@@ -244,7 +244,8 @@ def _add(sums, x, read, first, last, sigma, columns, split):
         high, low = _halves(samples * (2 / _LEVELS))
         # Rounded in every term, so that the distance to a near sample stays small.
         samples = (high.astype(x.dtype) + low.astype(x.dtype)) * (_LEVELS / 2)
-        # s·(x − centre) = s·(x − middle) − s·(centre − middle), and points hold 255 (x − middle).
+        # s·(x − centre) = s·(x − middle) − s·(centre − middle), and points hold 255 (x − middle);
+        # where they don't vary, both are 0.
         squared_norm = (samples**2 + 2 * samples * (centre - middle / _LEVELS)).sum(axis=1)
         return squared_norm, side_by_side(vary(high), vary(low))
 
