@@ -13,8 +13,14 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 _DEFAULT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "experiments", "digits.py")
+# Overrides may name fields that the file leaves to the algorithm (`optimizer`, `options`);
+# parse_config refuses those that do not exist.
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A config file, with its argument after a colon (default: digits.py)."
+    "config",
+    None,
+    "A config file, with its argument after a colon (default: digits.py).",
+    lock_config=False,
+    accept_new_attributes=True,
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where everything is written (default: runs/<experiment>[-<argument>])."

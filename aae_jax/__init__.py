@@ -6,28 +6,26 @@ Names are resolved on first use (PEP 562), so importing one part costs only that
 import importlib
 
 _HOMES = {
+    "algorithms.base": ("Algorithm", "Inputs", "Phase"),
+    "config": ("spec_from_config",),
     "errors": ("UserError",),
+    "evaluation": ("diagnose", "evaluate"),
     "experiment": ("load_state",),
+    "networks": ("Network",),
     "parallel": ("make_mesh", "pmap_train_step"),
+    "posteriors": ("Posterior",),
     "priors": ("PriorSample", "sample_prior"),
-    "spec": (
-        "DataSpec",
-        "EvaluationSpec",
-        "ModelSpec",
-        "OptimizerSpec",
-        "PriorSpec",
-        "RunSpec",
-        "Spec",
-        "TrainSpec",
-        "spec_from_config",
-    ),
+    "settings": ("DataSpec", "EvaluationSpec", "RunSpec"),
+    "spec": ("ModelSpec", "OptimizerSpec", "PriorSpec", "Spec", "TrainSpec"),
     "train_state": (
         "TrainState",
+        "classify",
         "create_train_state",
         "decode",
         "encode",
         "generate",
         "reconstruct",
+        "sampler",
     ),
     # Not "train_step.py": importing a submodule binds its name in the package, over the function.
     "training": ("train_batches", "train_step", "train_steps"),

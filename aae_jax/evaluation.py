@@ -1,7 +1,9 @@
-"""The protocol of Table 1."""
+"""The protocol of Table 1 for anything that makes samples, and the measures of an autoencoder."""
 
+import dataclasses
 import functools
 import hashlib
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -9,18 +11,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aae_jax import matching, parallel, parzen, processes
-from aae_jax.priors import PRIORS, sample_prior
-from aae_jax.spec import EvaluationSpec
-from aae_jax.train_state import TrainState, decode, encode, generate, to_unit
+from aae_jax import code_metrics, parallel, parzen, processes
+from aae_jax.errors import UserError
+from aae_jax.priors import sample_prior
+from aae_jax.registry import path_of
+from aae_jax.settings import EvaluationSpec
+from aae_jax.train_state import TrainState, decode, encode, reconstruct, to_unit
 
 Split = dict[str, np.ndarray]  # {"image": [N, H, W, C], "label": i32[N]}
+Samples = parzen.Sampler | np.ndarray | jax.Array  # (key, n) → f[n, P], or stored f[N, …]
+
+_PIECE = 20_000  # stored samples that are on the device at a time
 
 
-class Pass(NamedTuple):
+class ScoringPass(NamedTuple):
     """A pass over a stream of samples, to be run in as many calls as one likes."""
 
-    label: str  # what is scored
+    name: str  # what is scored
     identity: str  # a hash of all that the sums depend on
     num_samples: int
     samples_per_round: int
@@ -29,45 +36,51 @@ class Pass(NamedTuple):
     add: Callable[[parzen.Sums, int, int], parzen.Sums]  # (sums, first, last): rounds first…last−1
 
 
-def at_once(one_pass: Pass) -> parzen.Sums:
+def at_once(scoring_pass: ScoringPass) -> parzen.Sums:
     """All rounds of a pass in one call."""
-    return one_pass.add(one_pass.empty, 0, one_pass.num_rounds)
+    return scoring_pass.add(scoring_pass.empty, 0, scoring_pass.num_rounds)
+
+
+Run = Callable[[ScoringPass], parzen.Sums]
 
 
 def evaluate(
-    state: TrainState,
+    sampler: Samples,
     folds: Sequence[tuple[Split, Split]],
     spec: EvaluationSpec,
-    key: jax.Array,
+    key: jax.Array | None = None,
     mesh: jax.sharding.Mesh | None = None,
-    run: Callable[[Pass], parzen.Sums] = at_once,
+    run: Run = at_once,
 ) -> dict[str, Any]:
-    """Scores a trained model on hold-out images.
+    """Scores samples of any model on hold-out images.
 
-    The Parzen log-likelihood of section 4: `num_samples` samples of the model; σ by the mean
-    log-likelihood of the first `num_validation` validation images; every test image scored with
-    it; ± is the standard deviation over test images divided by √T.
+    The Parzen log-likelihood of section 4: `num_samples` samples; σ by the mean log-likelihood of
+    the first `num_validation` validation images; every test image scored with it; ± is the standard
+    deviation over test images divided by √T.
 
-    With several folds, as TFD has, the same model is scored on each with a σ of its own, and the
+    With several folds, as TFD has, the same samples are scored on each with a σ of its own, and the
     mean over the folds is given with their standard error (Goodfellow et al. 2014); beside it the
     same with one σ for all folds, the best over their validation images (as Li et al. 2015 do).
 
     Args:
-        state: a trained state.
+        sampler: (key, n) → f[n, P], as `aae_jax.sampler(state)` is; chunk i of the samples is
+            `sampler(fold_in(key, i), 1000)`. Or stored samples f[N, P] or f[N, H, W, C], which all
+            count.
         folds: pairs of validation and test images, each `{"image": [N, H, W, C] uint8, or floats
-            in [0, 1], "label": i32[N]}`; labels don't enter the likelihood.
-        spec: the config's `evaluation` section.
-        key: a PRNG key for the samples.
+            in [0, 1], …}`.
+        spec: the config's `evaluation` section; `num_samples` is for a sampler.
+        key: a PRNG key for the samples; stored ones need none.
         mesh, run: see `log_likelihoods`.
 
     Returns:
-        Numbers and lists for `results.json`; log-likelihoods in nats.
+        `parzen/*`: numbers and lists for `results.json`; log-likelihoods in nats.
     """
+    num_samples = spec.num_samples if callable(sampler) else len(sampler)
 
-    def score(splits, sigmas, label):
+    def score(splits, sigmas, name):
         """f64[S, T] for each split; all are scored in one pass over the samples."""
         images = np.concatenate(splits)
-        found = log_likelihoods(state, images, key, spec.num_samples, sigmas, label, mesh, run)
+        found = log_likelihoods(sampler, images, key, num_samples, sigmas, name, mesh, run)
         ends = np.cumsum([len(split) for split in splits])[:-1]
         return np.split(found.astype(np.float64), ends, axis=1)
 
@@ -95,7 +108,7 @@ def evaluate(
     ]
     found = {
         **by_fold[0],
-        "num_samples": spec.num_samples,
+        "num_samples": num_samples,
         "sigma_on_grid_edge": len(spec.sigmas) > 1
         and any(best in (0, len(spec.sigmas) - 1) for best in used),
     }
@@ -108,10 +121,7 @@ def evaluate(
             "sigma": float(spec.sigmas[shared]),
         }
         found["by_fold"] = by_fold
-    return {
-        **{f"parzen/{name}": value for name, value in found.items()},
-        **_hold_out(processes.own_copy(state), folds[0][1], key),
-    }
+    return {f"parzen/{name}": value for name, value in found.items()}
 
 
 def _standard_error(log_likelihood):
@@ -129,25 +139,26 @@ def _over_folds(by_fold):
 
 
 def log_likelihoods(
-    state: TrainState,
+    sampler: Samples,
     images: np.ndarray,
-    key: jax.Array,
+    key: jax.Array | None,
     num_samples: int,
     sigmas: tuple[float, ...],
-    label: str,
+    name: str,
     mesh: jax.sharding.Mesh | None = None,
-    run: Callable[[Pass], parzen.Sums] = at_once,
+    run: Run = at_once,
 ) -> np.ndarray:
-    """Log-density of images under Parzen windows fitted to samples of the model.
+    """Parzen log-likelihoods of images under a model's samples.
 
     Args:
-        state: a trained state.
-        images: uint8, or floats in [0, 1], [T, H, W, C].
-        key: a PRNG key for the samples: `parzen.log_likelihood_streamed` says which they are.
+        sampler: as in `evaluate`.
+        images: [T, H, W, C], uint8 or floats in [0, 1].
+        key: a PRNG key. The samples that are drawn are the same for any images and mesh.
         num_samples: N.
         sigmas: S bandwidths.
-        label: a word for the images, where the pass is reported.
-        mesh: the devices that share the samples between them; None for one.
+        name: a word for the images, where the pass is reported.
+        mesh: the devices that share the samples between them; None for one. Stored samples are
+            scored on one.
         run: takes the pass from its empty sums to its last round; where the rounds are cut, and
             whether the sums are saved in between, changes no bit of the result.
 
@@ -158,83 +169,175 @@ def log_likelihoods(
     sigma = jnp.asarray(sigmas, x.dtype)
     columns = parzen.varying(x)
     # Processes run one program, whatever each machine is good at.
-    split = bool(processes.from_first(parzen.can_split(x)))
-    if mesh is not None:
-        x, sigma = parallel.replicate((x, sigma), mesh)
-    arrays = (state.step, state.params, state.average, state.pixel_mean, state.pixel_std)
-    num_devices = 1 if mesh is None else mesh.size
-    samples_per_round = parzen.samples_per_round(num_samples, mesh)
-    one_pass = Pass(
-        label=label,
-        identity=_hash(
-            *jax.tree.leaves(arrays), x, sigma, jax.random.key_data(key), num_samples,
-            num_devices, samples_per_round, split, jax.__version__,
+    bf16_split = bool(processes.broadcast_from_first(parzen.can_bf16_split(x)))
+    if callable(sampler):
+        samples_per_round = parzen.samples_per_round(num_samples, mesh)
+        # A plain function becomes a pytree without leaves.
+        is_pytree = isinstance(sampler, jax.tree_util.Partial)
+        drawn = sampler if is_pytree else jax.tree_util.Partial(sampler)
+        if mesh is not None:
+            x, sigma = parallel.replicate((x, sigma), mesh)
+
+        def add(sums, first, last):
+            stream = _Stream(num_samples, mesh, bf16_split)
+            return _add_drawn(sums, drawn, x, key, sigma, first, last, columns, stream)
+
+    else:
+        samples, samples_per_round, mesh = _stored(sampler, x.shape[1]), _PIECE, None
+
+        def add(sums, first, last):
+            for start in range(first * _PIECE, min(last * _PIECE, num_samples), _PIECE):
+                piece = to_unit(jnp.asarray(samples[start : start + _PIECE]))
+                sums = parzen.add_samples(sums, x, piece, sigma, columns, bf16_split)
+            return sums
+
+    scoring_pass = ScoringPass(
+        name=name,
+        identity=fingerprint(
+            sampler, x, sigma, key, num_samples, 1 if mesh is None else mesh.size,
+            samples_per_round, bf16_split, jax.__version__,
         ),
         num_samples=num_samples,
         samples_per_round=samples_per_round,
-        num_rounds=parzen.num_rounds(num_samples, mesh),
+        num_rounds=-(-num_samples // samples_per_round),
         empty=jax.tree.map(np.asarray, parzen.start(x, sigma, mesh)),
-        add=lambda sums, first, last: _add(
-            sums, state, x, key, num_samples, sigma, first, last, mesh, columns, split
-        ),
+        add=add,
     )  # fmt: skip
     # Whether a pass has just run or was read whole, the devices' sums are added up in one order.
-    sums = processes.whole(run(one_pass))
+    sums = processes.gather_to_host(run(scoring_pass))
     return np.asarray(parzen.finish(sums, x, num_samples, sigma))
 
 
-@functools.partial(jax.jit, static_argnames=("num_samples", "mesh", "split"))
-def _add(sums, state, x, key, num_samples, sigma, first, last, mesh, columns, split):
-    def sampler(key, n):
-        return generate(state, key, n).reshape(n, -1)
+class _Stream(NamedTuple):
+    """The static part of a pass over samples that are drawn."""
 
+    num_samples: int
+    mesh: jax.sharding.Mesh | None
+    bf16_split: bool
+
+
+@functools.partial(jax.jit, static_argnames="stream")
+def _add_drawn(sums, sampler, x, key, sigma, first, last, columns, stream):
+    num_samples, mesh, bf16_split = stream
     return parzen.add_drawn(
-        sums, x, sampler, key, num_samples, sigma, first, last, mesh, columns, split
+        sums, x, sampler, key, num_samples, sigma, first, last, mesh, columns, bf16_split
     )
 
 
-def _hash(*values):
-    """SHA-256 of arrays, numbers and strings with their shapes and types."""
+def _stored(samples, dim):
+    """Stored samples as rows; refused where they are not what the images are."""
+    if samples.ndim < 2 or int(np.prod(samples.shape[1:])) != dim or len(samples) == 0:
+        raise UserError(
+            f"samples have shape {samples.shape}: they must be [N, {dim}], or N images of as many "
+            "pixels"
+        )
+    return samples.reshape(len(samples), -1)
+
+
+def fingerprint(*values: Any) -> str:
+    """SHA-256 of everything that a result depends on.
+
+    Arrays count by their shapes, types and values, functions by module, name and line, dataclasses
+    and tuples by their fields. A closure holds values that can't be seen, so that it is like no
+    other, itself included.
+    """
     digest = hashlib.sha256()
-    for value in map(np.asarray, values):
-        digest.update(f"{value.dtype}{value.shape}".encode() + value.tobytes())
+
+    def add(value):
+        if isinstance(value, jax.Array) and jax.dtypes.issubdtype(
+            value.dtype, jax.dtypes.prng_key
+        ):
+            value = jax.random.key_data(value)
+        if isinstance(value, (jax.Array, np.ndarray, np.generic)):
+            value = np.asarray(value)
+            digest.update(f"{value.dtype}{value.shape}".encode() + value.tobytes())
+        elif isinstance(value, functools.partial):  # jax.tree_util.Partial is one
+            add((value.func, value.args, value.keywords))
+        elif isinstance(value, dict):
+            add(tuple(sorted(value.items())))
+        elif isinstance(value, (tuple, list)):
+            digest.update(f"{type(value).__name__}{len(value)}".encode())
+            for item in value:
+                add(item)
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            digest.update(path_of(value).encode())
+            for field in dataclasses.fields(value):
+                digest.update(field.name.encode())
+                add(getattr(value, field.name))
+        elif callable(value):
+            line = getattr(getattr(value, "__code__", None), "co_firstlineno", 0)
+            known = getattr(value, "__closure__", None) is None and hasattr(value, "__qualname__")
+            digest.update((f"{path_of(value)}{line}" if known else str(uuid.uuid4())).encode())
+        else:
+            digest.update(repr(value).encode())
+        digest.update(b";")
+
+    add(values)
     return digest.hexdigest()
 
 
-def _hold_out(state, test, key):
-    """How well test images are reconstructed, and how far their codes are from the prior."""
+def diagnose(state: TrainState, test: Split, key: jax.Array) -> dict[str, Any]:
+    """How well hold-out images are reconstructed, and how far their codes are from the prior.
+
+    Args:
+        state: a trained state, on one device.
+        test: `{"image": [N, H, W, C] uint8 or floats in [0, 1], "label": i32[N]}`.
+        key: a PRNG key for the posterior and for samples of the prior.
+
+    Returns:
+        `reconstruction/*`, `code/*`, `prior/*`, `label/*` where the algorithm has an encoder, and
+        what the algorithm's own `diagnose` gives.
+    """
+    algorithm = state.spec.algorithm
+    found = {} if algorithm.encode is None else _diagnose_autoencoder(state, test, key)
+    if algorithm.diagnose is not None:
+        found.update(algorithm.diagnose(state, test, key))
+    return found
+
+
+def _diagnose_autoencoder(state, test, key):
     spec = state.spec
     images, label = jnp.asarray(test["image"]), jnp.asarray(test["label"])
     keys = dict(zip(("encode", "prior", "floor", "cells", "directions"), jax.random.split(key, 5)))
+    has_decoder = spec.algorithm.decode is not None or spec.algorithm.reconstruct is not None
 
     @jax.jit
     def measure(state, images, label):
         z = encode(state, images, keys["encode"])
+        if not has_decoder:
+            return z, None
         labels = label if spec.model.label_in_decoder else None
-        error = (decode(state, z, labels) - to_unit(images)) ** 2
-        return z, error.sum(axis=(1, 2, 3))
+        if spec.algorithm.reconstruct is None:
+            x_hat = decode(state, z, labels)
+        else:
+            x_hat = reconstruct(state, images, labels, keys["encode"])
+        return z, 0.5 * ((x_hat - to_unit(images)) ** 2).reshape(len(images), -1).sum(axis=1)
 
     z, error = measure(state, images, label)
-    prior_z = sample_prior(spec, keys["prior"], len(z)).z
-    floor_z = sample_prior(spec, keys["floor"], len(z)).z
-    distance = functools.partial(matching.sliced_wasserstein, key=keys["directions"])
-    found = {
-        "reconstruction/squared_error": float(np.asarray(error, np.float64).mean()),
+    found = {}
+    if error is not None:
+        found["reconstruction/half_squared_error"] = float(np.asarray(error, np.float64).mean())
+    found |= {
         "code/std_by_dimension": np.asarray(z, np.float64).std(axis=0).tolist(),
         "code/mean_by_dimension": np.asarray(z, np.float64).mean(axis=0).tolist(),
         "code/std": float(np.asarray(z, np.float64).std()),
+    }
+    prior_z = sample_prior(spec, keys["prior"], len(z)).z
+    floor_z = sample_prior(spec, keys["floor"], len(z)).z
+    distance = functools.partial(code_metrics.sliced_wasserstein, key=keys["directions"])
+    found |= {
         "prior/std": float(np.asarray(prior_z, np.float64).std()),
         "prior/sliced_wasserstein": float(distance(z, prior_z)),
         "prior/sliced_wasserstein_floor": float(distance(floor_z, prior_z)),
     }
     if spec.model.code_dim == 2:
         cells_z = sample_prior(spec, keys["cells"], 1_000_000).z
-        found["prior/empty_cells"] = matching.empty_cells(z, cells_z)
-        found["prior/empty_cells_floor"] = matching.empty_cells(floor_z, cells_z)
-    component_log_prob = PRIORS[spec.prior.name].component_log_prob
+        found["prior/empty_cells"] = code_metrics.empty_cells(z, cells_z)
+        found["prior/empty_cells_floor"] = code_metrics.empty_cells(floor_z, cells_z)
+    component_log_prob = spec.prior.distribution.component_log_prob
     if component_log_prob is not None:
         labelled_z = sample_prior(spec, keys["floor"], len(z), label).z
         for name, value in (("codes", z), ("prior", labelled_z)):
-            share = matching.share_in_component(component_log_prob(spec, value), label)
+            share = code_metrics.share_in_component(component_log_prob(spec, value), label)
             found[f"label/{name}_in_component"] = float(share)
     return found

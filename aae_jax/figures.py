@@ -1,46 +1,112 @@
-"""The paper's pictures. Each function draws one figure; `save` writes it as a PNG.
+"""The paper's pictures: each function takes a trained state and what is `Given`, and draws one.
 
-A state that lies on several devices is drawn by all of them: `parallel.by_rows`.
+`FIGURES` has them by name; an algorithm names those that show its models, and a user's own are
+import paths of functions with the same arguments. A state that lies on several devices is drawn by
+all of them: `parallel.by_rows`.
 """
 
+import functools
 import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+from aae_jax import registry
+from aae_jax.errors import UserError
 from aae_jax.parallel import by_rows
 from aae_jax.priors import sample_prior, swiss_roll_axis
-from aae_jax.train_state import TrainState, decode, encode, reconstruct, sample_codes, to_unit
+from aae_jax.spec import Spec
+from aae_jax.train_state import TrainState, decode, encode, generate, reconstruct, to_unit
 
 _BLOCK = 10_000  # training images that are searched at a time
 _GAP = 1  # pixels between two images of a grid
 
 
-def save(figure: Figure, path: str) -> None:
-    """Writes a PNG by one rename, so that no half-written picture is ever seen."""
+class Given(NamedTuple):
+    """What a figure may show beside the state."""
+
+    train_images: Any  # [N, H, W, C], those that the model was trained on; may be lazy
+    test: dict[str, np.ndarray]  # {"image": [N, H, W, C], "label": i32[N]}, hold-out images
+    metrics: list[dict[str, Any]]  # the lines of metrics.jsonl
+    key: jax.Array  # for what is drawn at random
+
+
+class Drawing(NamedTuple):
+    """One kind of figure.
+
+    Attributes:
+        draw: (state, given) → a matplotlib Figure, or for an animation arrays u8[H, W, C].
+        applies: (spec) → whether it can show such a model.
+        suffix: of its file.
+    """
+
+    draw: Callable[[TrainState, Given], Any]
+    applies: Callable[[Spec], bool] = lambda spec: True
+    suffix: str = ".png"
+
+
+def drawings(spec: Spec) -> dict[str, Drawing]:
+    """The figures of a model by file name, as its algorithm names them.
+
+    Raises:
+        UserError: the algorithm names a figure that does not exist.
+    """
+    found = {}
+    for name in spec.algorithm.figures:
+        if ":" in name:
+            drawing = Drawing(registry.import_path("figures", name))
+            name = name.rpartition(":")[2]
+        elif name in FIGURES:
+            drawing = FIGURES[name]
+        else:
+            raise UserError(
+                f"algorithm {spec.algorithm_name} names the figure {name!r}: it must be one of "
+                f"{', '.join(FIGURES)}, or 'package.module:function'"
+            )
+        if drawing.applies(spec):
+            found[name + drawing.suffix] = drawing
+    return found
+
+
+def missing(spec: Spec, directory: str) -> list[str]:
+    """The files of a model's figures that are not in a directory."""
+    return [name for name in drawings(spec) if not os.path.exists(os.path.join(directory, name))]
+
+
+def draw_all(state: TrainState, given: Given, directory: str) -> None:
+    """Draws and saves every figure of a model, each with a key of its own."""
+    for index, (name, drawing) in enumerate(drawings(state.spec).items()):
+        own = given._replace(key=jax.random.fold_in(given.key, index))
+        save(drawing.draw(state, own), os.path.join(directory, name))
+
+
+def save(figure: Figure | list, path: str) -> None:
+    """Writes a PNG, or an animated GIF, by one rename: no half-written picture is ever seen."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    figure.savefig(path + ".part", format="png", dpi=150, bbox_inches="tight")
+    if isinstance(figure, list):
+        _save_animation(figure, path + ".part")
+    else:
+        figure.savefig(path + ".part", format="png", dpi=150, bbox_inches="tight")
     os.replace(path + ".part", path)
 
 
-def samples(
-    state: TrainState, train_images: np.ndarray, key: jax.Array, rows: int = 8, columns: int = 8
-) -> Figure:
+def samples(state: TrainState, given: Given, rows: int = 8, columns: int = 8) -> Figure:
     """Fig. 6: samples of the model; the last column holds the training image nearest, in pixel-wise
     Euclidean distance, to the sample in the second-to-last column.
 
     Args:
         state: a trained state.
-        train_images: [N, H, W, C], those that the model was trained on.
-        key: a PRNG key.
+        given: training images, and a key.
         rows: of the grid.
         columns: of samples, beside the last.
     """
-    drawn = by_rows(decode, state, sample_codes(state, key, rows * columns))
+    drawn = np.asarray(jax.jit(generate, static_argnums=2)(state, given.key, rows * columns))
     drawn = drawn.reshape(rows, columns, *state.spec.image_shape)
-    nearest = _nearest(state, drawn[:, -1], train_images)
+    nearest = _nearest(state, drawn[:, -1], given.train_images)
     figure, axes = _new_figure(columns + 2, rows)
     grid = np.concatenate([_tile(drawn), _tile(nearest[:, None])], axis=1)
     _show(axes, grid)
@@ -50,22 +116,20 @@ def samples(
     return figure
 
 
-def reconstructions(
-    state: TrainState, test: dict[str, np.ndarray], key: jax.Array, rows: int = 5, columns: int = 6
-) -> Figure:
+def reconstructions(state: TrainState, given: Given, rows: int = 5, columns: int = 6) -> Figure:
     """Hold-out images, each with its reconstruction to the right.
 
     Args:
         state: a trained state.
-        test: `{"image": [N, H, W, C], "label": i32[N]}`.
-        key: a PRNG key for the posterior.
+        given: test images, and a key for the posterior.
         rows, columns: of pairs; fewer where there are not as many images.
     """
+    test = given.test
     columns = min(columns, len(test["image"]))
     rows = min(rows, len(test["image"]) // columns)
     images, label = (test[name][: rows * columns] for name in ("image", "label"))
     label = label if state.spec.model.label_in_decoder else None
-    reconstructed = by_rows(reconstruct, state, (images, label), key)
+    reconstructed = by_rows(reconstruct, state, (images, label), given.key)
     pairs = np.concatenate([to_unit(jnp.asarray(images)), reconstructed], axis=2)
     figure, axes = _new_figure(2 * columns, rows)
     _show(axes, _tile(pairs.reshape(rows, columns, *pairs.shape[1:])))
@@ -73,11 +137,11 @@ def reconstructions(
     return figure
 
 
-def code_marginals(state: TrainState, images: np.ndarray, key: jax.Array) -> Figure:
+def code_marginals(state: TrainState, given: Given) -> Figure:
     """Histogram of each dimension of the codes of hold-out images, over samples of the prior."""
-    z = by_rows(encode, state, (images,), key)
+    z = by_rows(encode, state, (given.test["image"],), given.key)
     std = z.std(axis=0)
-    prior = np.asarray(sample_prior(state.spec, key, 100_000).z)
+    prior = np.asarray(sample_prior(state.spec, given.key, 100_000).z)
     dim = z.shape[1]
     columns = min(dim, 4)
     rows = -(-dim // columns)
@@ -102,15 +166,15 @@ def code_marginals(state: TrainState, images: np.ndarray, key: jax.Array) -> Fig
     return figure
 
 
-def training_curves(metrics: list[dict[str, float]]) -> Figure:
-    """Losses, the discriminator's accuracies, and the code's moments against the prior's.
-
-    Args:
-        metrics: the lines of `metrics.jsonl`.
+def training_curves(state: TrainState, given: Given) -> Figure:
+    """Losses, the discriminator's accuracies, the code's moments against the prior's, and whatever
+    else the phases give: what the table below does not name, by its first word.
     """
+    del state
+    metrics = given.metrics
     steps = [line["step"] for line in metrics]
     groups = {
-        "reconstruction loss, ½ squared error": ["loss/reconstruction"],
+        "reconstruction loss": ["loss/reconstruction"],
         "adversarial losses": ["loss/discriminator", "loss/generator"],
         "discriminator's accuracy": [
             "discriminator/accuracy_on_prior", "discriminator/accuracy_on_codes",
@@ -121,34 +185,35 @@ def training_curves(metrics: list[dict[str, float]]) -> Figure:
         "kurtosis": ["code/kurtosis", "prior/kurtosis"],
         "mean": ["code/mean", "prior/mean"],
     }  # fmt: skip
-    groups = {title: names for title, names in groups.items() if names[0] in metrics[0]}
-    figure = Figure(figsize=(10, 5.5))
-    for axes, (title, names) in zip(np.ravel(figure.subplots(2, 3)), groups.items()):
+    groups = {title: [n for n in names if n in metrics[0]] for title, names in groups.items()}
+    named = {name for names in groups.values() for name in names}
+    for name in metrics[0]:
+        if "/" in name and name not in named:
+            groups.setdefault(name.partition("/")[0], []).append(name)
+    groups = {title: names for title, names in groups.items() if names}
+    rows = -(-len(groups) // 3)
+    figure = Figure(figsize=(10, 2.75 * rows))
+    every = np.ravel(figure.subplots(rows, 3))
+    for axes, (title, names) in zip(every, groups.items()):
         for name in names:
             axes.plot(steps, [line[name] for line in metrics], linewidth=1, label=name)
         axes.set_title(title, fontsize=9)
         axes.tick_params(labelsize=7)
         axes.set_xlabel("training step", fontsize=7)
         axes.legend(fontsize=7)
-    for axes in np.ravel(figure.axes)[len(groups) :]:
+    for axes in every[len(groups) :]:
         axes.set_axis_off()
     figure.tight_layout()
     return figure
 
 
-def codes(state: TrainState, test: dict[str, np.ndarray], key: jax.Array) -> Figure:
-    """Figs 2a–2d, 4a, 4c: 2-D codes of hold-out images coloured by label; the prior beside them.
-
-    Args:
-        state: a trained state with a 2-D code.
-        test: `{"image": [N, H, W, C], "label": i32[N]}`.
-        key: a PRNG key for the posterior and the prior.
-    """
-    z = by_rows(encode, state, (test["image"],), key)
-    label = np.asarray(test["label"])
+def codes(state: TrainState, given: Given) -> Figure:
+    """Figs 2a–2d, 4a, 4c: 2-D codes of hold-out images coloured by label; the prior beside them."""
+    z = by_rows(encode, state, (given.test["image"],), given.key)
+    label = np.asarray(given.test["label"])
     spec = state.spec
     drawn = label if spec.model.label_in_discriminator else None
-    prior_z = np.asarray(sample_prior(spec, key, len(z), drawn).z)
+    prior_z = np.asarray(sample_prior(spec, given.key, len(z), drawn).z)
     limit = 1.05 * np.abs(prior_z).max()
     figure = Figure(figsize=(9.6, 5))
     for axes, points, title in zip(
@@ -170,8 +235,9 @@ def codes(state: TrainState, test: dict[str, np.ndarray], key: jax.Array) -> Fig
     return figure
 
 
-def percentiles(state: TrainState, size: int = 20) -> Figure:
+def percentiles(state: TrainState, given: Given, size: int = 20) -> Figure:
     """Fig. 2e: the decoder over the percentiles of a 2-D Gaussian prior, from 5 % to 95 %."""
+    del given
     levels = _normal_quantiles(size)
     z = state.spec.prior.std * _grid(levels, levels)
     figure, axes = _new_figure(size, size, scale=0.32)
@@ -180,10 +246,13 @@ def percentiles(state: TrainState, size: int = 20) -> Figure:
     return figure
 
 
-def components(state: TrainState, num_components: int = 3, size: int = 12) -> Figure:
+def components(
+    state: TrainState, given: Given, num_components: int = 3, size: int = 12
+) -> Figure:
     """Fig. 4b: for the first components of the mixture, the decoder over the Gaussian percentiles
     along their axes: outwards to the right, across downwards.
     """
+    del given
     prior = state.spec.prior
     levels = _normal_quantiles(size)
     local = _grid(levels, levels)
@@ -206,8 +275,9 @@ def components(state: TrainState, num_components: int = 3, size: int = 12) -> Fi
     return figure
 
 
-def roll(state: TrainState, columns: int = 20) -> Figure:
+def roll(state: TrainState, given: Given, columns: int = 20) -> Figure:
     """Fig. 4d: a walk along the swiss roll's axis, read row by row; row i is the i-th tenth."""
+    del given
     rows = state.spec.num_classes
     u = (np.arange(rows * columns) + 0.5) / (rows * columns)
     z = np.asarray(swiss_roll_axis(state.spec, jnp.asarray(u, jnp.float32)))
@@ -217,17 +287,17 @@ def roll(state: TrainState, columns: int = 20) -> Figure:
     return figure
 
 
-def style(state: TrainState, key: jax.Array, rows: int = 10) -> Figure:
+def style(state: TrainState, given: Given, rows: int = 10) -> Figure:
     """Fig. 5: each row one code drawn from the prior, each column one label."""
     figure, axes = _new_figure(state.spec.num_classes, rows)
-    z = sample_prior(state.spec, key, rows).z
+    z = sample_prior(state.spec, given.key, rows).z
     _show(axes, _tile(_style_grid(state, z)))
     axes.set_title("each row one code, each column one label", fontsize=9)
     return figure
 
 
 def walk(
-    state: TrainState, key: jax.Array, rows: int = 5, stops: int = 6, frames: int = 12
+    state: TrainState, given: Given, rows: int = 5, stops: int = 6, frames: int = 12
 ) -> list:
     """The videos of sections 3.2 and 4: a closed walk through the codes, as pictures of uint8.
 
@@ -237,7 +307,7 @@ def walk(
 
     Args:
         state: a trained state with a Gaussian prior.
-        key: a PRNG key.
+        given: a key.
         rows: of the grid; without labels it has as many columns.
         stops: draws that each walk passes.
         frames: from one stop to the next.
@@ -247,7 +317,7 @@ def walk(
     """
     labelled = state.spec.model.label_in_decoder
     num_walks = rows if labelled else rows * rows
-    ends = np.asarray(sample_prior(state.spec, key, stops * num_walks).z)
+    ends = np.asarray(sample_prior(state.spec, given.key, stops * num_walks).z)
     ends = ends.reshape(stops, num_walks, -1)
     pictures = []
     for stop in range(stops):
@@ -259,22 +329,6 @@ def walk(
                 grid = _decode_grid(state, z.reshape(rows, rows, -1))
             pictures.append(np.asarray(255 * _tile(grid)).round().astype(np.uint8))
     return pictures
-
-
-def save_animation(pictures: list, path: str, scale: int = 2) -> None:
-    """Writes an animated GIF, 12 frames a second, by one rename."""
-    from PIL import Image
-
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    frames = []
-    for picture in pictures:
-        picture = picture[..., 0] if picture.shape[-1] == 1 else picture
-        frame = Image.fromarray(picture)
-        frames.append(frame.resize((frame.width * scale, frame.height * scale), Image.NEAREST))
-    frames[0].save(
-        path + ".part", format="GIF", save_all=True, append_images=frames[1:], duration=83, loop=0
-    )
-    os.replace(path + ".part", path)
 
 
 def _normal_quantiles(size):
@@ -355,3 +409,45 @@ def _show(axes, grid):
     axes.imshow(
         grid[..., 0] if grey else grid, cmap="gray", vmin=0, vmax=1, interpolation="nearest"
     )
+
+
+def _save_animation(pictures, path, scale=2):
+    """An animated GIF, 12 frames a second."""
+    from PIL import Image
+
+    frames = []
+    for picture in pictures:
+        picture = picture[..., 0] if picture.shape[-1] == 1 else picture
+        frame = Image.fromarray(picture)
+        frames.append(frame.resize((frame.width * scale, frame.height * scale), Image.NEAREST))
+    frames[0].save(
+        path, format="GIF", save_all=True, append_images=frames[1:], duration=83, loop=0
+    )
+
+
+def _is_plane(spec):
+    return spec.model.code_dim == 2
+
+
+def _shows_prior(name, spec):
+    """Whether a picture of the plane shows how this prior is laid out, without labels."""
+    shown = name in spec.prior.distribution.figures
+    return shown and _is_plane(spec) and not spec.model.label_in_decoder
+
+
+FIGURES = {
+    "samples": Drawing(samples),
+    "reconstructions": Drawing(reconstructions),
+    "code_marginals": Drawing(code_marginals),
+    "training_curves": Drawing(training_curves),
+    "codes": Drawing(codes, _is_plane),
+    "percentiles": Drawing(percentiles, functools.partial(_shows_prior, "percentiles")),
+    "components": Drawing(components, functools.partial(_shows_prior, "components")),
+    "roll": Drawing(roll, functools.partial(_shows_prior, "roll")),
+    "style": Drawing(style, lambda spec: spec.model.label_in_decoder),
+    "walk": Drawing(
+        walk,
+        lambda spec: "walk" in spec.prior.distribution.figures and spec.model.code_dim > 2,
+        ".gif",
+    ),
+}

@@ -1,24 +1,37 @@
 """Losses, one number an example; the mean over the batch is the caller's."""
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import chex
 import jax
 
 
-def squared_error(x_hat: jax.Array, x: jax.Array) -> jax.Array:
+class Reconstruction(NamedTuple):
+    """A loss between decoded and given examples: `model.reconstruction`.
+
+    Attributes:
+        loss: (x_hat f[B, …], x f[B, …]) → f[B].
+        on_logits: whether x_hat are the decoder's outputs before the sigmoid; else what it decodes.
+    """
+
+    loss: Callable[[jax.Array, jax.Array], jax.Array]
+    on_logits: bool = False
+
+
+def half_squared_error(x_hat: jax.Array, x: jax.Array) -> jax.Array:
     """Half the sum of squared differences over pixels (footnote 1: "a Euclidean cost function").
 
     Args:
-        x_hat: f[B, P], reconstructions.
-        x: f[B, P], targets.
+        x_hat: f[B, …], reconstructions.
+        x: f[B, …], targets.
 
     Returns:
         f[B].
     """
-    chex.assert_rank([x_hat, x], 2)
     chex.assert_equal_shape([x_hat, x])
-    return 0.5 * ((x_hat - x) ** 2).sum(axis=-1)
+    return 0.5 * ((_flat(x_hat) - _flat(x)) ** 2).sum(axis=-1)
 
 
 def discriminator_loss(prior_logits: jax.Array, code_logits: jax.Array) -> jax.Array:
@@ -59,14 +72,14 @@ def binary_cross_entropy(logits: jax.Array, x: jax.Array) -> jax.Array:
     −x log s(l) − (1 − x) log(1 − s(l)) = softplus(l) − x·l, which never overflows.
 
     Args:
-        logits: f[B, P], of the decoder.
-        x: f[B, P], targets in [0, 1].
+        logits: f[B, …], of the decoder.
+        x: f[B, …], targets in [0, 1].
 
     Returns:
         f[B].
     """
-    chex.assert_rank([logits, x], 2)
     chex.assert_equal_shape([logits, x])
+    logits, x = _flat(logits), _flat(x)
     return (jax.nn.softplus(logits) - x * logits).sum(axis=-1)
 
 
@@ -84,3 +97,11 @@ def gaussian_cross_entropy(mean: jax.Array, std: jax.Array, prior_std: float) ->
     chex.assert_equal_shape([mean, std])
     normaliser = math.log(prior_std * math.sqrt(2 * math.pi))
     return (0.5 * (mean**2 + std**2) / prior_std**2 + normaliser).sum(axis=-1)
+
+
+def _flat(values):
+    return values.reshape(values.shape[0], -1)
+
+
+SQUARED_ERROR = Reconstruction(half_squared_error)
+BERNOULLI = Reconstruction(binary_cross_entropy, on_logits=True)

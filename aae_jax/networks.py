@@ -1,142 +1,317 @@
-"""Encoder, decoder and discriminator as pure functions of their parameters.
+"""Networks as pure functions of their parameters: the only module that knows Flax.
 
-The only module that knows Flax. Parameters are one plain dict,
-`{"encoder": …, "decoder": …, "discriminator": …}`.
+A factory makes a Flax (Linen) module; `model.encoder`, `model.decoder` and `model.discriminator`
+name one each, "mlp", "conv", or a user's own "package.module:factory":
+
+    encoder(spec, num_outputs)  -> module: (x f[B, H, W, C], eta f[B, E] | None) → f[B, num_outputs]
+    decoder(spec)               -> module: (z f[B, D], y f[B, K] | None) → f[B, H, W, C]
+    discriminator(spec)         -> module: (v f[B, …], y f[B, K] | None) → f[B]
+
+`eta` is the noise of the universal posterior, `y` a label as one-hot (or soft) classes. The decoder
+gives its outputs before the sigmoid of `model.output`. A module may have dropout (`Dropout` below);
+it keeps nothing beside its parameters. Parameters are one plain dict by network.
 """
 
-from collections.abc import Iterable
-from typing import Any
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from aae_jax import posteriors
-from aae_jax.errors import UserError
+from aae_jax.errors import UserError, in_one_line
 from aae_jax.spec import Spec
 
 Params = dict[str, Any]
 
 
+class Network(NamedTuple):
+    """One network of an algorithm.
+
+    Attributes:
+        module: a Flax module, hashable.
+        inputs: shapes of its arguments without the batch; None for an argument that is not given.
+        output: the shape that it must give, without the batch; None: any.
+        training_only: whether a trained model is used without it, as without a discriminator.
+    """
+
+    module: nn.Module
+    inputs: tuple[tuple[int, ...] | None, ...]
+    output: tuple[int, ...] | None = None
+    training_only: bool = False
+
+
+class Dropout(nn.Module):
+    """Zeroes a share `rate` of its input and scales the rest up; off outside training.
+
+    Training hands keys to the networks, one for each row of the global batch; without them nothing
+    is dropped.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dropout(self.rate)(x, deterministic=not self.has_rng("dropout"))
+
+
 class MLP(nn.Module):
-    """Dense layers with ReLU between them (footnote 1) and a linear last layer."""
+    """Dense layers with ReLU between them (footnote 1) and a linear last layer.
+
+    Both arguments are flattened and joined; the output is [B, *output_shape].
+    """
 
     hidden: tuple[int, ...]
-    num_outputs: int
+    output_shape: tuple[int, ...]
     dtype: Any
     param_dtype: Any
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, y=None):
+        x = x.reshape(x.shape[0], -1)
+        if y is not None:
+            x = jnp.concatenate([x, y], axis=1)
         for width in self.hidden:
             x = nn.relu(self._dense(width)(x))
-        return self._dense(self.num_outputs)(x).astype(self.param_dtype)
+        x = self._dense(math.prod(self.output_shape))(x).astype(self.param_dtype)
+        return x.reshape(x.shape[0], *self.output_shape)
 
     def _dense(self, width):
-        return nn.Dense(
-            width,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            kernel_init=nn.initializers.he_normal(),
-        )
+        return _dense(width, self.dtype, self.param_dtype)
 
 
-def _sizes(spec: Spec) -> dict[str, tuple[int, tuple[int, ...], int]]:
-    """Inputs, hidden widths and outputs of each network."""
-    model = spec.model
-    posterior = posteriors.POSTERIORS[model.posterior]
-    decoder_labels = spec.num_classes if model.label_in_decoder else 0
-    discriminator_labels = spec.num_classes + 1 if model.label_in_discriminator else 0
-    return {
-        "encoder": (
-            spec.num_pixels + posterior.num_extra_inputs(spec),
-            model.encoder_hidden,
-            posterior.num_outputs(spec),
-        ),
-        "decoder": (model.code_dim + decoder_labels, model.decoder_hidden, spec.num_pixels),
-        "discriminator": (
-            model.code_dim + discriminator_labels,
-            model.discriminator_hidden,
-            1,
-        ),
-    }
+class ConvEncoder(nn.Module):
+    """Convolutions of stride 2 with GroupNorm and ReLU, then one linear layer to [B, *output_shape].
+
+    The second argument joins at the linear layer.
+    """
+
+    channels: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    dtype: Any
+    param_dtype: Any
+    field: str = "model.encoder"
+
+    @nn.compact
+    def __call__(self, x, y=None):
+        if x.ndim != 4:
+            raise UserError(
+                f"{self.field} is 'conv': its input is {x.shape[1:]} an example, not (height, width, "
+                "channels); use 'mlp'"
+            )
+        for channels in self.channels:
+            x = nn.Conv(
+                channels, (4, 4), (2, 2), dtype=self.dtype, param_dtype=self.param_dtype,
+                kernel_init=nn.initializers.he_normal(),
+            )(x)  # fmt: skip
+            x = nn.relu(_group_norm(channels, self.dtype, self.param_dtype)(x))
+        x = x.reshape(x.shape[0], -1)
+        if y is not None:
+            x = jnp.concatenate([x, y.astype(x.dtype)], axis=1)
+        x = _dense(math.prod(self.output_shape), self.dtype, self.param_dtype)(x)
+        return x.astype(self.param_dtype).reshape(x.shape[0], *self.output_shape)
 
 
-def _network(spec: Spec, name: str) -> MLP:
-    _, hidden, num_outputs = _sizes(spec)[name]
-    return MLP(
-        hidden,
-        num_outputs,
-        dtype=jnp.dtype(spec.model.compute_dtype),
-        param_dtype=jnp.dtype(spec.model.param_dtype),
+class ConvDecoder(nn.Module):
+    """The mirror image: a linear layer, then transposed convolutions of stride 2 to [B, H, W, C]."""
+
+    channels: tuple[int, ...]
+    image_shape: tuple[int, ...]
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, z, y=None):
+        height, width, image_channels = self.image_shape
+        stride = 2 ** len(self.channels)
+        first = (height // stride, width // stride, self.channels[-1])
+        if y is not None:
+            z = jnp.concatenate([z, y], axis=1)
+        x = _dense(math.prod(first), self.dtype, self.param_dtype)(z).reshape(-1, *first)
+        x = nn.relu(_group_norm(first[2], self.dtype, self.param_dtype)(x))
+        outputs = (*self.channels[-2::-1], image_channels)
+        for index, channels in enumerate(outputs):
+            x = nn.ConvTranspose(
+                channels, (4, 4), (2, 2), dtype=self.dtype, param_dtype=self.param_dtype,
+                kernel_init=nn.initializers.he_normal(),
+            )(x)  # fmt: skip
+            if index < len(outputs) - 1:
+                x = nn.relu(_group_norm(channels, self.dtype, self.param_dtype)(x))
+        return x.astype(self.param_dtype)
+
+
+def _dense(width, dtype, param_dtype):
+    return nn.Dense(
+        width, dtype=dtype, param_dtype=param_dtype, kernel_init=nn.initializers.he_normal()
     )
 
 
-def init(spec: Spec, key: jax.Array, names: Iterable[str]) -> Params:
-    """Draws the parameters of the named networks: He normal weights, zero biases."""
+def _group_norm(channels, dtype, param_dtype):
+    return nn.GroupNorm(math.gcd(8, channels), dtype=dtype, param_dtype=param_dtype)
+
+
+def _dtypes(spec):
+    model = spec.model
+    return {"dtype": jnp.dtype(model.compute_dtype), "param_dtype": jnp.dtype(model.param_dtype)}
+
+
+def mlp_encoder(spec: Spec, num_outputs: int) -> nn.Module:
+    """ "mlp": `model.encoder_hidden`."""
+    return MLP(spec.model.encoder_hidden, (num_outputs,), **_dtypes(spec))
+
+
+def mlp_decoder(spec: Spec) -> nn.Module:
+    """ "mlp": `model.decoder_hidden`."""
+    return MLP(spec.model.decoder_hidden, spec.image_shape, **_dtypes(spec))
+
+
+def mlp_discriminator(spec: Spec) -> nn.Module:
+    """ "mlp": `model.discriminator_hidden`."""
+    return MLP(spec.model.discriminator_hidden, (), **_dtypes(spec))
+
+
+def conv_encoder(spec: Spec, num_outputs: int) -> nn.Module:
+    """ "conv": `model.conv_channels`."""
+    _check_strides(spec)
+    return ConvEncoder(spec.model.conv_channels, (num_outputs,), **_dtypes(spec))
+
+
+def conv_decoder(spec: Spec) -> nn.Module:
+    """ "conv": `model.conv_channels` in reverse."""
+    _check_strides(spec)
+    return ConvDecoder(spec.model.conv_channels, spec.image_shape, **_dtypes(spec))
+
+
+def conv_discriminator(spec: Spec) -> nn.Module:
+    """ "conv": `model.conv_channels`, for a discriminator of images."""
+    return ConvEncoder(spec.model.conv_channels, (), field="model.discriminator", **_dtypes(spec))
+
+
+def _check_strides(spec):
+    channels = spec.model.conv_channels
+    height, width, _ = spec.image_shape
+    if not channels:
+        raise UserError("model.conv_channels is (): 'conv' needs at least one number of channels")
+    if height % 2 ** len(channels) or width % 2 ** len(channels):
+        most = (math.gcd(height, width) & -math.gcd(height, width)).bit_length() - 1
+        raise UserError(
+            f"model.conv_channels is {channels}, {len(channels)} strides of 2: image_shape "
+            f"{spec.image_shape} divides by 2 only {most} times; give sides that are multiples of "
+            f"{2 ** len(channels)}, or {most} numbers of channels"
+        )
+
+
+class _Built(NamedTuple):
+    network: Network
+    index: int  # of its key
+    has_dropout: bool
+
+
+@functools.lru_cache(maxsize=64)
+def build(spec: Spec) -> dict[str, _Built]:
+    """The networks of an algorithm, made once a spec and checked without computing anything.
+
+    Raises:
+        UserError: a factory raises, a module keeps collections beside its parameters, takes other
+            arguments, or gives another shape than it must.
+    """
+    # Positions, so that a seed means the same parameters whichever networks there are.
+    index = {"encoder": 0, "decoder": 1, "discriminator": 2}
+    built = {}
+    for name, network in spec.algorithm.networks(spec).items():
+        index.setdefault(name, len(index))
+        built[name] = _Built(network, index[name], _check(spec, name, network))
+    return built
+
+
+def make(field: str, factory: Callable[..., nn.Module], *arguments: Any) -> nn.Module:
+    """Calls a factory; what it raises, or a value that is no module, is one line.
+
+    Args:
+        field: the config's, for the message.
+        factory: of the user, or one of those above.
+        arguments: of the factory.
+    """
+    module = in_one_line(field, factory, *arguments)
+    if not isinstance(module, nn.Module):
+        raise UserError(f"{field} makes {module!r}: it must make a Flax (Linen) module")
+    return module
+
+
+def _check(spec, name, network):
+    """Whether a network has dropout; refuses one that can't be used."""
+    field = f"model.{name}" if hasattr(spec.model, name) else f"network {name!r}"
+    rows, dtype = 2, spec.model.param_dtype
+    inputs = [None if s is None else jax.ShapeDtypeStruct((rows, *s), dtype) for s in network.inputs]
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def start(key, *inputs):
+        return network.module.init(key, *inputs)
+
+    variables = in_one_line(field, jax.eval_shape, start, key, *inputs)
+    beside = sorted(variables.keys() - {"params"})
+    if beside:
+        raise UserError(
+            f"{field} keeps {', '.join(beside)} beside its parameters, and a training step updates "
+            "parameters alone: use GroupNorm or LayerNorm in place of BatchNorm"
+        )
+
+    def use(key, variables, *inputs):
+        rngs = {} if key is None else {"dropout": key}
+        return network.module.apply(variables, *inputs, rngs=rngs)
+
+    output = in_one_line(field, jax.eval_shape, use, None, variables, *inputs)
+    wanted = None if network.output is None else (rows, *network.output)
+    found = getattr(output, "shape", None)
+    if found is None or (wanted is not None and found != wanted):
+        shown = f"shape {found}" if found else type(output).__name__
+        raise UserError(
+            f"{field} gives {shown} for a batch of {rows}: it must give "
+            f"{'one array' if wanted is None else wanted}"
+        )
+    program = jax.make_jaxpr(use)(key, variables, *inputs).jaxpr
+    return any(program.invars[0] in equation.invars for equation in program.eqns)
+
+
+def init(spec: Spec, key: jax.Array) -> Params:
+    """Draws the parameters of all networks of an algorithm."""
     params = {}
-    for index, (name, (num_inputs, _, _)) in enumerate(_sizes(spec).items()):
-        if name in names:
-            x = jnp.zeros((1, num_inputs), spec.model.param_dtype)
-            params[name] = _network(spec, name).init(jax.random.fold_in(key, index), x)["params"]
+    for name, (network, index, _) in build(spec).items():
+        zeros = [
+            None if shape is None else jnp.zeros((1, *shape), spec.model.param_dtype)
+            for shape in network.inputs
+        ]
+        variables = network.module.init(jax.random.fold_in(key, index), *zeros)
+        params[name] = variables.get("params", {})
     return params
 
 
-def encoder_outputs(spec: Spec, params: Params, inputs: jax.Array) -> jax.Array:
-    """The encoder network itself, f[B, P (+ noise_dim)] → f[B, outputs of the posterior]."""
-    return _network(spec, "encoder").apply({"params": params["encoder"]}, inputs)
-
-
-def encode(spec: Spec, params: Params, x: jax.Array, row_keys: jax.Array | None) -> jax.Array:
-    """Draws z ~ q(z|x).
+def apply(
+    spec: Spec,
+    params: Params,
+    name: str,
+    *inputs: jax.Array | None,
+    dropout_keys: jax.Array | None = None,
+) -> jax.Array:
+    """One network's output.
 
     Args:
-        spec, params: what to build, and its parameters.
-        x: f[B, P], flat images in the units that the network sees.
-        row_keys: key[B], one a row, for a stochastic posterior; None for its mean.
-
-    Returns:
-        z: f[B, D].
+        spec, params: what to build, and the parameters of all networks.
+        name: which network.
+        inputs: arrays f[B, …], None where the network takes none.
+        dropout_keys: key[B], one a row (`Inputs.dropout_keys`), while training; None: no dropout.
     """
-    posterior = posteriors.POSTERIORS[spec.model.posterior]
-    z = posterior.sample(spec, lambda inputs: encoder_outputs(spec, params, inputs), x, row_keys)
-    return code_scale(spec) * z
+    network, index, has_dropout = build(spec)[name]
+    variables = {"params": params[name]}
+    if dropout_keys is None or not has_dropout:
+        return network.module.apply(variables, *inputs)
 
+    def one_row(key, *row):
+        rngs = {"dropout": jax.random.fold_in(key, index)}
+        row = [None if value is None else value[None] for value in row]
+        return network.module.apply(variables, *row, rngs=rngs)[0]
 
-def code_scale(spec: Spec) -> float:
-    """Length in z of one unit of the encoder's output and of the others' input."""
-    return 1.0 if spec.model.code_scale is None else spec.model.code_scale
-
-
-def decode(spec: Spec, params: Params, z: jax.Array, label: jax.Array | None) -> jax.Array:
-    """Maps codes f[B, D] to flat images f[B, P] in the units that the networks see.
-
-    `label` i32[B] is used where `model.label_in_decoder` (section 3.2); −1 is a row of zeros.
-    """
-    x_hat = decoder_outputs(spec, params, z, label)
-    return jax.nn.sigmoid(x_hat) if spec.model.output == "sigmoid" else x_hat
-
-
-def decoder_outputs(spec: Spec, params: Params, z: jax.Array, label: jax.Array | None) -> jax.Array:
-    """The same before the output activation."""
-    z = z / code_scale(spec)
-    if spec.model.label_in_decoder:
-        if label is None:
-            raise UserError("model.label_in_decoder is True: decoding needs labels")
-        one_hot = jax.nn.one_hot(label, spec.num_classes, dtype=z.dtype)
-        z = jnp.concatenate([z, one_hot], axis=1)
-    return _network(spec, "decoder").apply({"params": params["decoder"]}, z)
-
-
-def discriminate(spec: Spec, params: Params, z: jax.Array, label: jax.Array) -> jax.Array:
-    """Logits f[B] that each code f[B, D] was drawn from the prior.
-
-    `label` i32[B] is used where `model.label_in_discriminator` (section 3.1): "The one-hot vector
-    has an extra label for training points with unknown classes", which −1 turns on.
-    """
-    z = z / code_scale(spec)
-    if spec.model.label_in_discriminator:
-        switch = jnp.where(label < 0, spec.num_classes, label)
-        one_hot = jax.nn.one_hot(switch, spec.num_classes + 1, dtype=z.dtype)
-        z = jnp.concatenate([z, one_hot], axis=1)
-    return _network(spec, "discriminator").apply({"params": params["discriminator"]}, z)[:, 0]
+    # Row by row, so that a mask belongs to a row of the global batch, not to a device.
+    return jax.vmap(one_row)(dropout_keys, *inputs)

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aae_jax.errors import UserError
 from aae_jax.priors import PriorSample
-from aae_jax.spec import ParallelSpec
+from aae_jax.settings import ParallelSpec
 from aae_jax.train_state import TrainState
 from aae_jax.training import train_batches, train_step, train_steps
 
@@ -86,12 +86,12 @@ def replicate(tree, mesh: Mesh):
     return jax.tree.map(put, tree)
 
 
-def split(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows divided over the devices: batches and prior samples."""
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
-def split_batches(mesh: Mesh) -> NamedSharding:
+def batches_sharding(mesh: Mesh) -> NamedSharding:
     """Batches [K, B, …], one after the other, the rows of each divided over the devices."""
     return NamedSharding(mesh, PartitionSpec(None, DATA_AXIS))
 
@@ -118,7 +118,7 @@ def by_rows(
     def put(values):
         values = np.asarray(values)
         widths = ((0, padding),) + ((0, 0),) * (values.ndim - 1)
-        return jax.device_put(np.pad(values, widths, mode="edge"), split(mesh))
+        return jax.device_put(np.pad(values, widths, mode="edge"), batch_sharding(mesh))
 
     return np.asarray(jax.jit(function)(whole, *jax.tree.map(put, tuple(rows)), *rest))[:num_rows]
 

@@ -7,23 +7,25 @@ import jax
 import jax.numpy as jnp
 
 from aae_jax.errors import UserError
+from aae_jax.keys import row_normal
 from aae_jax.spec import Spec
 
-Encoder = Callable[[jax.Array], jax.Array]
+Encoder = Callable[..., jax.Array]  # (x f[B, H, W, C], eta f[B, E] | None) → f[B, outputs]
 
 
 class Posterior(NamedTuple):
-    """One choice of q(z|x).
+    """One choice of q(z|x); a user's own is another value.
 
     Attributes:
-        num_extra_inputs: (spec) → how many inputs the encoder has beside the pixels.
         num_outputs: (spec) → how many outputs the encoder has.
-        sample: (spec, encoder, x f[B, P], row_keys key[B] or None) → z f[B, D].
+        sample: (spec, encoder, x f[B, H, W, C], row_keys key[B] or None) → z f[B, D]; without keys
+            the mean.
+        noise_dim: (spec) → size of η, the encoder's second input; None: it has none.
     """
 
-    num_extra_inputs: Callable[[Spec], int]
     num_outputs: Callable[[Spec], int]
     sample: Callable[[Spec, Encoder, jax.Array, jax.Array | None], jax.Array]
+    noise_dim: Callable[[Spec], int] | None = None
 
 
 def deterministic(
@@ -31,13 +33,13 @@ def deterministic(
 ) -> jax.Array:
     """The encoder's output is the code; the only randomness in q(z) is the data's."""
     del spec, row_keys
-    return encoder(x)
+    return encoder(x, None)
 
 
 def gaussian(spec: Spec, encoder: Encoder, x: jax.Array, row_keys: jax.Array | None) -> jax.Array:
     """z_i ~ N(μ_i(x), σ_i(x)²), reparametrised as μ + σ·noise; the mean without keys."""
     del spec
-    mean, log_var = mean_and_log_var(encoder(x))
+    mean, log_var = mean_and_log_var(encoder(x, None))
     if row_keys is None:
         return mean
     return mean + jnp.exp(0.5 * log_var) * row_normal(row_keys, mean.shape[1], mean.dtype)
@@ -49,8 +51,7 @@ def universal(spec: Spec, encoder: Encoder, x: jax.Array, row_keys: jax.Array | 
         raise UserError(
             "model.posterior is 'universal', which has no mean in closed form: give a key"
         )
-    eta = row_normal(row_keys, spec.model.noise_dim, x.dtype)
-    return encoder(jnp.concatenate([x, eta], axis=1))
+    return encoder(x, row_normal(row_keys, spec.model.noise_dim, x.dtype))
 
 
 def mean_and_log_var(outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -58,25 +59,10 @@ def mean_and_log_var(outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
     return tuple(jnp.split(outputs, 2, axis=1))
 
 
-def row_normal(row_keys: jax.Array, dim: int, dtype: jnp.dtype) -> jax.Array:
-    """Standard normal noise f[B, dim], each row from its own key."""
-    return jax.vmap(lambda key: jax.random.normal(key, (dim,), dtype))(row_keys)
-
-
-POSTERIORS = {
-    "deterministic": Posterior(
-        num_extra_inputs=lambda spec: 0,
-        num_outputs=lambda spec: spec.model.code_dim,
-        sample=deterministic,
-    ),
-    "gaussian": Posterior(
-        num_extra_inputs=lambda spec: 0,
-        num_outputs=lambda spec: 2 * spec.model.code_dim,
-        sample=gaussian,
-    ),
-    "universal": Posterior(
-        num_extra_inputs=lambda spec: spec.model.noise_dim,
-        num_outputs=lambda spec: spec.model.code_dim,
-        sample=universal,
-    ),
-}
+DETERMINISTIC = Posterior(num_outputs=lambda spec: spec.model.code_dim, sample=deterministic)
+GAUSSIAN = Posterior(num_outputs=lambda spec: 2 * spec.model.code_dim, sample=gaussian)
+UNIVERSAL = Posterior(
+    num_outputs=lambda spec: spec.model.code_dim,
+    sample=universal,
+    noise_dim=lambda spec: spec.model.noise_dim,
+)

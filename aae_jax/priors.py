@@ -1,5 +1,6 @@
 """p(z): the distributions that can be imposed on the code."""
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from aae_jax.errors import UserError
-from aae_jax.spec import Spec
+from aae_jax.losses import gaussian_cross_entropy
+from aae_jax.spec import PriorSpec, Spec
 
 
 class PriorSample(NamedTuple):
@@ -26,11 +28,22 @@ class Prior(NamedTuple):
         log_prob: (spec, z f[B, D]) → f[B] nats, or None where there is no formula.
         component_log_prob: (spec, z f[B, D]) → log p(z | label) f[B, num_classes], or None where
             the prior has no components or no formula.
+        cross_entropy: (spec, mean f[B, D], std f[B, D]) → E[−log p(z)] f[B] nats under a Gaussian,
+            or None where only draws of z tell.
+        has_components: (spec.prior) → whether a label selects a part.
+        code_dim: the only dimension that it has, or None for any.
+        takes_function: whether `prior.function` says what it is.
+        figures: those that show how it is laid out (`aae_jax.figures`).
     """
 
     sample: Callable[[Spec, jax.Array, jax.Array], jax.Array]
     log_prob: Callable[[Spec, jax.Array], jax.Array] | None = None
     component_log_prob: Callable[[Spec, jax.Array], jax.Array] | None = None
+    cross_entropy: Callable[[Spec, jax.Array, jax.Array], jax.Array] | None = None
+    has_components: Callable[[PriorSpec], bool] = lambda prior: False
+    code_dim: int | None = None
+    takes_function: bool = False
+    figures: tuple[str, ...] = ()
 
 
 def gaussian(spec: Spec, key: jax.Array, label: jax.Array) -> jax.Array:
@@ -125,14 +138,32 @@ def user(spec: Spec, key: jax.Array, label: jax.Array) -> jax.Array:
     return z.astype(spec.model.param_dtype)
 
 
-PRIORS = {
-    "gaussian": Prior(gaussian, gaussian_log_prob),
-    "gaussian_mixture": Prior(
-        gaussian_mixture, gaussian_mixture_log_prob, gaussian_mixture_component_log_prob
-    ),
-    "swiss_roll": Prior(swiss_roll, None, swiss_roll_component_log_prob),
-    "user": Prior(user),
-}
+GAUSSIAN = Prior(
+    gaussian,
+    gaussian_log_prob,
+    cross_entropy=lambda spec, mean, std: gaussian_cross_entropy(mean, std, spec.prior.std),
+    figures=("percentiles", "walk"),
+)
+GAUSSIAN_MIXTURE = Prior(
+    gaussian_mixture,
+    gaussian_mixture_log_prob,
+    gaussian_mixture_component_log_prob,
+    has_components=lambda prior: True,
+    code_dim=2,
+    figures=("components",),
+)
+SWISS_ROLL = Prior(
+    swiss_roll,
+    component_log_prob=swiss_roll_component_log_prob,
+    has_components=lambda prior: True,
+    code_dim=2,
+    figures=("roll",),
+)
+USER = Prior(
+    user,
+    has_components=lambda prior: len(inspect.signature(prior.function).parameters) > 2,
+    takes_function=True,
+)
 
 
 def sample_prior(
@@ -158,7 +189,7 @@ def sample_prior(
         raise UserError(f"a label is given, but prior {spec.prior.name!r} has no components")
     label = jnp.full(batch_size, -1) if label is None else jnp.asarray(label)
     label = jnp.broadcast_to(label, (batch_size,)).astype(jnp.int32)
-    return PriorSample(PRIORS[spec.prior.name].sample(spec, key, label), label)
+    return PriorSample(spec.prior.distribution.sample(spec, key, label), label)
 
 
 def check_prior(spec: Spec) -> None:

@@ -114,7 +114,7 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def agree(values: Sequence[float]) -> jax.Array:
+def all_reduce_max(values: Sequence[float]) -> jax.Array:
     """The largest value that any process gives, for each of several.
 
     A collective, which is not waited for: every process must call it at the same point.
@@ -140,12 +140,12 @@ def _largest(values, sharding):
     return jax.lax.with_sharding_constraint(values.max(axis=0), sharding)
 
 
-def from_first(tree: Any) -> Any:
+def broadcast_from_first(tree: Any) -> Any:
     """What the first process gives, on all of them; host arrays of equal shapes."""
     return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
 
 
-def whole(tree: Any) -> Any:
+def gather_to_host(tree: Any) -> Any:
     """Host copies of arrays, of which some may be split over processes; a collective."""
 
     def gather(leaf):
@@ -184,7 +184,7 @@ def _wait_for_all() -> None:
 
 
 @contextlib.contextmanager
-def peers() -> Iterator[None]:
+def report_lost_peer() -> Iterator[None]:
     """Says in one line that a collective failed; with one process there is none that could.
 
     Gloo and NCCL notice at once when a process dies. A machine that vanishes from the network is
@@ -203,13 +203,13 @@ def peers() -> Iterator[None]:
         ) from error
 
 
-def own_copy(tree: Any) -> Any:
+def local_copy(tree: Any) -> Any:
     """Replicated arrays as arrays on one device of this process, to compute with apart."""
 
-    def own(leaf):
+    def copy(leaf):
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             words = np.asarray(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
         return jax.device_put(leaf.addressable_data(0), jax.local_devices()[0])
 
-    return jax.tree.map(own, tree)
+    return jax.tree.map(copy, tree)

@@ -7,16 +7,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from aae_jax import networks, phases
+from aae_jax import networks
 from aae_jax.errors import UserError
-from aae_jax.priors import sample_prior
+from aae_jax.keys import row_keys
+from aae_jax.optimizers import make_optimizer
 from aae_jax.spec import Spec
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=(
-        "step", "rng", "params", "opt_state", "learning_rate_scale", "average", "pixel_mean",
+        "step", "rng", "params", "opt_state", "learning_rate_scale", "ema_params", "pixel_mean",
         "pixel_std",
     ),
     meta_fields=("spec",),
@@ -30,10 +31,11 @@ class TrainState:
     params: networks.Params  # by network
     opt_state: dict[str, Any]  # by phase
     learning_rate_scale: dict[str, jax.Array]  # by phase, f[]; multiplies the schedule
-    # Encoder and decoder averaged over the training, which encode and decode; None: `params` do.
-    average: networks.Params | None
-    pixel_mean: jax.Array | None  # f[P] or None: pixels are not standardised
-    pixel_std: jax.Array | None  # f[P] or None
+    # Moving averages over the training of the networks that a trained model is used with; None:
+    # `params` are used.
+    ema_params: networks.Params | None
+    pixel_mean: jax.Array | None  # f[H, W, C] or None: pixels are not standardised
+    pixel_std: jax.Array | None  # f[H, W, C] or None
     spec: Spec
 
     def replace(self, **changes) -> "TrainState":
@@ -60,8 +62,8 @@ def create_train_state(
         A `TrainState` at step 0.
 
     Raises:
-        UserError: only one of mean and std is given, or a sigmoid output is to produce
-            standardised pixels.
+        UserError: only one of mean and std is given, a sigmoid output is to produce standardised
+            pixels, or a network of the user's can't be used.
     """
     if (pixel_mean is None) != (pixel_std is None):
         raise UserError("pixel_mean and pixel_std: give both or none")
@@ -69,34 +71,47 @@ def create_train_state(
         if spec.model.output == "sigmoid":
             raise UserError("model.output is 'sigmoid': standardised pixels need 'linear'")
         pixel_mean, pixel_std = (
-            jnp.asarray(v, spec.model.param_dtype).reshape(spec.num_pixels)
+            jnp.asarray(v, spec.model.param_dtype).reshape(spec.image_shape)
             for v in (pixel_mean, pixel_std)
         )
     params_key, rng = jax.random.split(key)
-    algorithm = phases.ALGORITHMS[spec.algorithm]
-    trained = {name for phase in algorithm for name in phase.trains}
-    params = networks.init(spec, params_key, {"encoder", "decoder"} | trained)
-    return TrainState(
+    params = networks.init(spec, params_key)
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
         rng=rng,
         params=params,
         opt_state={
-            phase.name: phases.make_optimizer(spec, phase.name).init(
+            phase.name: make_optimizer(spec, phase.name).init(
                 {name: params[name] for name in phase.trains}
             )
-            for phase in algorithm
+            for phase in spec.algorithm.phases
         },
         learning_rate_scale={
-            phase.name: jnp.ones((), spec.model.param_dtype) for phase in algorithm
+            phase.name: jnp.ones((), spec.model.param_dtype) for phase in spec.algorithm.phases
         },
-        # Copies: a donated state must not hold a buffer twice.
-        average=None
-        if spec.train.average_decay is None
-        else jax.tree.map(jnp.copy, {name: params[name] for name in ("encoder", "decoder")}),
+        ema_params=None,
         pixel_mean=pixel_mean,
         pixel_std=pixel_std,
         spec=spec,
     )
+    return state if spec.train.ema_decay is None else with_new_averages(state)
+
+
+def with_new_averages(state: TrainState) -> TrainState:
+    """The state with averages that start from its parameters; of networks used after training."""
+    used = {
+        name: state.params[name]
+        for name, built in networks.build(state.spec).items()
+        if not built.network.training_only
+    }
+    # Copies: a donated state must not hold a buffer twice.
+    return state.replace(ema_params=jax.tree.map(jnp.copy, used))
+
+
+def take_networks(state: TrainState, params: networks.Params) -> TrainState:
+    """The state with some networks' parameters replaced, averages starting from them anew."""
+    state = state.replace(params={**state.params, **params})
+    return state if state.ema_params is None else with_new_averages(state)
 
 
 def to_unit(images: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
@@ -109,11 +124,11 @@ def to_unit(images: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
 
 
 def to_inputs(state: TrainState, images: jax.Array) -> jax.Array:
-    """Images [B, H, W, C] (uint8, or floats in [0, 1]) as the networks see them, f[B, P]."""
+    """Images [B, H, W, C] (uint8, or floats in [0, 1]) as the networks see them."""
     spec = state.spec
     if images.shape[1:] != spec.image_shape:
         raise UserError(f"images are {images.shape[1:]} each: the model takes {spec.image_shape}")
-    x = to_unit(images, spec.model.param_dtype).reshape(images.shape[0], spec.num_pixels)
+    x = to_unit(images, spec.model.param_dtype)
     return x if state.pixel_mean is None else (x - state.pixel_mean) / state.pixel_std
 
 
@@ -121,17 +136,36 @@ def _to_images(state: TrainState, x: jax.Array) -> jax.Array:
     """The inverse of `to_inputs`: f[B, H, W, C], pixels of [0, 1]."""
     if state.pixel_mean is not None:
         x = x * state.pixel_std + state.pixel_mean
-    return x.reshape(x.shape[0], *state.spec.image_shape)
+    return x
 
 
-def row_keys(key: jax.Array, num_rows: int, first_row: jax.Array | int = 0) -> jax.Array:
-    """key[B], one for each row of the global batch, however that is split over devices."""
-    return jax.vmap(lambda row: jax.random.fold_in(key, row))(first_row + jnp.arange(num_rows))
+def inference_params(state: TrainState) -> networks.Params:
+    """The parameters that a trained model is used with: averages where there are any."""
+    if state.ema_params is not None:
+        return state.ema_params
+    return {
+        name: state.params[name]
+        for name, built in networks.build(state.spec).items()
+        if not built.network.training_only
+    }
 
 
-def used_params(state: TrainState) -> networks.Params:
-    """The parameters that a model is used with."""
-    return state.params if state.average is None else state.average
+def _function(state, name):
+    """A function of the state's algorithm, refused in one line where it has none."""
+    function = getattr(state.spec.algorithm, name)
+    if function is None:
+        raise UserError(f"algorithm {state.spec.algorithm_name} has no {name!r}")
+    return function
+
+
+def _row_keys(key, num_rows):
+    return None if key is None else row_keys(key, num_rows)
+
+
+def _label_rows(label, num_rows):
+    """Labels i32[N] of a scalar or i32[N]; soft classes f[N, K] as they are."""
+    label = jnp.asarray(label)
+    return label if label.ndim == 2 else jnp.broadcast_to(label, (num_rows,))
 
 
 def encode(state: TrainState, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
@@ -144,9 +178,12 @@ def encode(state: TrainState, images: jax.Array, key: jax.Array | None = None) -
 
     Returns:
         z: f[B, D].
+
+    Raises:
+        UserError: the algorithm encodes nothing, or the images have another shape.
     """
-    keys = None if key is None else row_keys(key, images.shape[0])
-    return networks.encode(state.spec, used_params(state), to_inputs(state, images), keys)
+    encode, keys = _function(state, "encode"), _row_keys(key, images.shape[0])
+    return encode(state.spec, inference_params(state), to_inputs(state, images), keys)
 
 
 def decode(state: TrainState, z: jax.Array, label: jax.Array | None = None) -> jax.Array:
@@ -155,7 +192,8 @@ def decode(state: TrainState, z: jax.Array, label: jax.Array | None = None) -> j
     Args:
         state: a trained state.
         z: f[N, D].
-        label: i32[N] or a scalar, for decoders that take one (section 3.2).
+        label: i32[N], a scalar, or f[N, K] of soft classes, for decoders that take one (section
+            3.2).
 
     Returns:
         f[N, H, W, C], pixels of [0, 1].
@@ -166,8 +204,9 @@ def decode(state: TrainState, z: jax.Array, label: jax.Array | None = None) -> j
     if label is not None and not state.spec.model.label_in_decoder:
         raise UserError("a label is given, but model.label_in_decoder is False")
     if label is not None:
-        label = jnp.broadcast_to(jnp.asarray(label), z.shape[:1])
-    return _to_images(state, networks.decode(state.spec, used_params(state), z, label))
+        label = _label_rows(label, z.shape[0])
+    decode = _function(state, "decode")
+    return _to_images(state, decode(state.spec, inference_params(state), z, label))
 
 
 def reconstruct(
@@ -176,38 +215,64 @@ def reconstruct(
     label: jax.Array | None = None,
     key: jax.Array | None = None,
 ) -> jax.Array:
-    """`decode(encode(images))`: f[B, H, W, C], pixels of [0, 1]."""
-    return decode(state, encode(state, images, key), label)
+    """`decode(encode(images))`, or what the algorithm does instead: f[B, H, W, C] in [0, 1]."""
+    reconstruct = state.spec.algorithm.reconstruct
+    if reconstruct is None:
+        return decode(state, encode(state, images, key), label)
+    keys = _row_keys(key, images.shape[0])
+    x = to_inputs(state, images)
+    return _to_images(state, reconstruct(state.spec, inference_params(state), x, keys, label))
+
+
+def classify(state: TrainState, images: jax.Array) -> jax.Array:
+    """Classes f[B, K] of images [B, H, W, C], where the algorithm has any."""
+    classify = _function(state, "classify")
+    return classify(state.spec, inference_params(state), to_inputs(state, images))
 
 
 def generate(
     state: TrainState, key: jax.Array, num_samples: int, label: jax.Array | None = None
 ) -> jax.Array:
-    """Samples of the model, prior → decoder: f[num_samples, H, W, C], pixels of [0, 1].
+    """Samples of the model: f[num_samples, H, W, C], pixels of [0, 1].
 
     Args:
         state: a trained state.
         key: a PRNG key.
         num_samples: how many to draw.
-        label: i32[num_samples] or a scalar: the component of the prior, and the decoder's label
-            where it takes one; None for the full prior, and labels drawn uniformly.
+        label: i32[num_samples], a scalar, or f[num_samples, K] of soft classes: the component of
+            the prior, and the decoder's label where it takes one; None for the full prior, and
+            labels drawn uniformly.
     """
-    return decode(state, *sample_codes(state, key, num_samples, label))
+    if label is not None:
+        label = _label_rows(label, num_samples)
+    return _generate(state, None, key, num_samples, label)
 
 
-def sample_codes(
-    state: TrainState, key: jax.Array, num_samples: int, label: jax.Array | None = None
-) -> tuple[jax.Array, jax.Array | None]:
-    """What `generate` decodes: codes f[N, D], and labels i32[N] for a decoder that takes them."""
-    spec = state.spec
-    uses = spec.prior.has_components, spec.model.label_in_decoder
-    if label is not None and not any(uses):
-        raise UserError(
-            f"a label is given, but neither prior {spec.prior.name!r} nor decoder has any"
-        )
-    z = sample_prior(spec, key, num_samples, label if spec.prior.has_components else None).z
-    if not spec.model.label_in_decoder:
-        return z, None
-    if label is None:
-        label = jax.random.randint(jax.random.fold_in(key, 1), (num_samples,), 0, spec.num_classes)
-    return z, jnp.broadcast_to(jnp.asarray(label), (num_samples,))
+def _generate(state, start, key, num_samples, label):
+    sample, spec = state.spec.algorithm.sample, state.spec
+    x = sample(spec, inference_params(state), key, num_samples, label, start)
+    return _to_images(state, x)
+
+
+def sampler(state: TrainState, start: jax.Array | None = None) -> jax.tree_util.Partial:
+    """The model as a function (key, n) → samples f[n, P], flat, pixels of [0, 1].
+
+    It is a pytree: jitted functions may take it as an argument, and those of equal specs share one
+    compiled program. It holds the parameters and pixel statistics that are used, and nothing else
+    of the state.
+
+    Args:
+        state: a trained state.
+        start: images [M, H, W, C] where Markov chains begin, for algorithms that sample by them.
+    """
+    model = state.replace(
+        params=inference_params(state),
+        ema_params=None,
+        **dict.fromkeys(("step", "rng", "opt_state", "learning_rate_scale")),
+    )
+    start = None if start is None else to_inputs(state, jnp.asarray(start))
+    return jax.tree_util.Partial(_flat_samples, model, start)
+
+
+def _flat_samples(model, start, key, num_samples):
+    return _generate(model, start, key, num_samples, None).reshape(num_samples, -1)

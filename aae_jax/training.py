@@ -1,21 +1,20 @@
 """The training step, and many of them in one dispatch."""
 
 import functools
-import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from aae_jax import phases
+from aae_jax import keys, networks
+from aae_jax.algorithms.base import Inputs, moments
+from aae_jax.data.order import batch_rows
 from aae_jax.errors import UserError
-from aae_jax.posteriors import row_normal
+from aae_jax.keys import fold_rows, row_keys, row_normal
+from aae_jax.optimizers import make_optimizer
 from aae_jax.priors import PriorSample, sample_prior
-from aae_jax.train_state import TrainState, row_keys, to_inputs
-
-# Separate streams of randomness under one key.
-_NOISE, _PRIOR, _SHUFFLE, _POSTERIOR = range(4)
+from aae_jax.spec import Spec
+from aae_jax.train_state import TrainState, create_train_state, encode, generate, to_inputs
 
 
 def train_step(
@@ -27,9 +26,7 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One mini-batch: every phase of the algorithm in turn, each seeing what the last one updated.
 
-    For the adversarial autoencoder (section 2): the reconstruction phase updates encoder and
-    decoder; the discriminator learns to tell the prior from the codes of the updated encoder; the
-    generator (the encoder again) learns to fool the updated discriminator.
+    Each phase updates its own networks by its own optimiser (`aae_jax.algorithms`).
 
     Pure: `jit`, `vmap` or `pmap` it, or shard its arguments, as you like.
 
@@ -41,9 +38,11 @@ def train_step(
             metrics are averaged over it.
 
     Returns:
-        The state after (with `train.average_decay` also the averages of encoder and decoder), and
-        scalar metrics over the whole batch: `loss/<phase>`, moments of the
-        codes and of the prior sample, the discriminator's accuracies or the terms of the bound.
+        The state after (with `train.ema_decay` also the averages), and scalar metrics over the
+        whole batch: `loss/<phase>`, and what the phases give beside their losses.
+
+    Raises:
+        UserError: shapes don't fit; under `pmap`, a loss is no mean over rows.
     """
     spec = state.spec
     x = to_inputs(state, batch["image"])
@@ -52,44 +51,108 @@ def train_step(
             f"prior_sample.z is {prior_sample.z.shape}: batch and code need "
             f"{(x.shape[0], spec.model.code_dim)}"
         )
-    first_row = 0 if axis_name is None else jax.lax.axis_index(axis_name) * x.shape[0]
-    noise_keys, posterior_keys = (
-        row_keys(_stream(state.rng, stream, state.step), x.shape[0], first_row)
-        for stream in (_NOISE, _POSTERIOR)
-    )
-    x_noisy = x
-    if spec.train.input_noise:
-        x_noisy = x + spec.train.input_noise * row_normal(noise_keys, x.shape[1], x.dtype)
-    inputs = phases.Inputs(x, x_noisy, batch["label"], posterior_keys, prior_sample)
-
+    inputs = _inputs(state, x, batch["label"], prior_sample, axis_name)
+    has_dropout = any(built.has_dropout for built in networks.build(spec).values())
     params, opt_state, metrics = dict(state.params), dict(state.opt_state), {}
-    for phase in phases.ALGORITHMS[spec.algorithm]:
+    for index, phase in enumerate(spec.algorithm.phases):
+        own = inputs
+        if has_dropout:
+            own = inputs._replace(dropout_keys=fold_rows(inputs.dropout_keys, index))
         trained = {name: params[name] for name in phase.trains}
 
         def mean_loss(trained):
-            loss, phase_metrics = phase.loss(spec, {**params, **trained}, inputs)
+            loss, phase_metrics = phase.loss(spec, {**params, **trained}, own)
+            _check_loss(phase, loss, x.shape[0], axis_name)
             means = jax.tree.map(jnp.mean, phase_metrics)
             return loss.mean(), {f"loss/{phase.name}": loss.mean(), **means}
 
         grads, phase_metrics = jax.grad(mean_loss, has_aux=True)(trained)
         if axis_name is not None:
             grads, phase_metrics = jax.lax.pmean((grads, phase_metrics), axis_name)
-        optimizer = phases.make_optimizer(spec, phase.name)
+        optimizer = make_optimizer(spec, phase.name)
         updates, opt_state[phase.name] = optimizer.update(grads, opt_state[phase.name], trained)
         scale = state.learning_rate_scale[phase.name]
         updates = jax.tree.map(lambda update: scale * update, updates)
         params.update(optax.apply_updates(trained, updates))
         metrics.update(phase_metrics)
 
-    average = state.average
-    if average is not None:
+    ema_params = state.ema_params
+    if ema_params is not None:
         # A shorter memory at the start, which would otherwise weigh as much as all that follows.
         step = state.step.astype(x.dtype)
-        decay = jnp.minimum(spec.train.average_decay, (1 + step) / (10 + step))
-        newest = {name: params[name] for name in average}
-        average = optax.incremental_update(newest, average, 1 - decay)
-    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, average=average)
-    return state, phases.moments(metrics)
+        decay = jnp.minimum(spec.train.ema_decay, (1 + step) / (10 + step))
+        newest = {name: params[name] for name in ema_params}
+        ema_params = optax.incremental_update(newest, ema_params, 1 - decay)
+    state = state.replace(
+        step=state.step + 1, params=params, opt_state=opt_state, ema_params=ema_params
+    )
+    return state, moments(metrics)
+
+
+def check_algorithm(spec: Spec, axis_name: str | None = None) -> None:
+    """Traces a training step, a sample and a code without computing anything.
+
+    Args:
+        spec: what is to be trained.
+        axis_name: as in `train_step`, where it is to run under `pmap`.
+
+    Raises:
+        UserError: a network or a loss of the user's does not fit, or can't run under `pmap`.
+    """
+    batch_size, dtype = 2, spec.model.param_dtype
+
+    def step(key, image, label, z):
+        state = create_train_state(spec, key)
+        batch, prior_sample = {"image": image, "label": label}, PriorSample(z, label)
+        return train_step(state, batch, prior_sample, axis_name=axis_name)[0]
+
+    def use(state, key, image):
+        codes = None if spec.algorithm.encode is None else encode(state, image, key)
+        return generate(state, key, batch_size), codes
+
+    if axis_name is not None:
+        step = jax.vmap(step, in_axes=(None, 0, 0, 0), out_axes=None, axis_name=axis_name, axis_size=1)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    lead = () if axis_name is None else (1,)
+    image = jax.ShapeDtypeStruct((*lead, batch_size, *spec.image_shape), dtype)
+    label = jax.ShapeDtypeStruct((*lead, batch_size), jnp.int32)
+    z = jax.ShapeDtypeStruct((*lead, batch_size, spec.model.code_dim), dtype)
+    state = jax.eval_shape(step, key, image, label, z)
+    image = jax.ShapeDtypeStruct((batch_size, *spec.image_shape), dtype)
+    samples, _ = jax.eval_shape(use, state, key, image)
+    if samples.shape != image.shape:
+        raise UserError(
+            f"algorithm {spec.algorithm_name} samples shape {samples.shape} where {batch_size} are "
+            f"asked for: it must be {image.shape}"
+        )
+
+
+def _inputs(state, x, label, prior_sample, axis_name):
+    """What the phases of this step share."""
+    first_row = 0 if axis_name is None else jax.lax.axis_index(axis_name) * x.shape[0]
+    noise_keys, posterior_keys, dropout_keys = (
+        row_keys(keys.stream(state.rng, which, state.step), x.shape[0], first_row)
+        for which in (keys.INPUT_NOISE, keys.POSTERIOR, keys.DROPOUT)
+    )
+    x_noisy = x
+    if state.spec.train.input_noise:
+        noise = row_normal(noise_keys, state.spec.num_pixels, x.dtype)
+        x_noisy = x + state.spec.train.input_noise * noise.reshape(x.shape)
+    return Inputs(x, x_noisy, label, posterior_keys, prior_sample, dropout_keys)
+
+
+def _check_loss(phase, loss, num_rows, axis_name):
+    """One number a row, or one for the batch; of the latter the mean over devices is another."""
+    if loss.shape not in ((num_rows,), ()):
+        raise UserError(
+            f"the loss of phase {phase.name!r} has shape {loss.shape}: it must be ({num_rows},), one "
+            "number a row, or () for the whole batch"
+        )
+    if loss.shape == () and axis_name is not None:
+        raise UserError(
+            f"the loss of phase {phase.name!r} is one number for the whole batch, and pmap averages "
+            "what each device finds for its share: use parallel.runner 'jit'"
+        )
 
 
 @functools.partial(jax.jit, static_argnames=("num_steps", "batch_sharding", "axis_name"))
@@ -104,13 +167,13 @@ def train_steps(
     """Runs many training steps in one dispatch, shuffling and drawing the prior on the device.
 
     All randomness follows from `state.rng` and the step, so splitting a run into calls of any
-    length changes nothing. Every example is visited once an epoch, or as often as `place` names it;
-    batches may straddle epochs.
+    length changes nothing. Every example is visited once an epoch, or as often as `example_order`
+    names it; batches may straddle epochs.
 
     Args:
         state: the state before.
         dataset: `{"image": [N, H, W, C] uint8 or f32 in [0, 1], "label": i32[N]}`, on the device;
-            with "place": i32[M] too, which example is at each of an epoch's M places.
+            with "example_order": i32[M] too, which example is at each of an epoch's M places.
         num_steps: K; static.
         batch_sharding: how to split each batch over devices (`aae_jax.parallel`); static.
         axis_name: the mapped axis whose members each take their share of every batch (`pmap`).
@@ -175,7 +238,7 @@ def _draw_and_step(state, batch, batch_sharding, axis_name):
         label = jax.lax.all_gather(label, axis_name, tiled=True)
     # "The positive samples fed for unlabeled examples come from the full mixture."
     selects = spec.model.label_in_discriminator and spec.prior.has_components
-    key = _stream(state.rng, _PRIOR, state.step)
+    key = keys.stream(state.rng, keys.PRIOR, state.step)
     prior_sample = sample_prior(spec, key, label.shape[0], label if selects else None)
     if spec.model.label_in_discriminator and not selects:
         # Every label's component is the whole prior.
@@ -186,56 +249,3 @@ def _draw_and_step(state, batch, batch_sharding, axis_name):
             (batch, prior_sample), batch_sharding
         )
     return train_step(state, batch, prior_sample, axis_name=axis_name)
-
-
-def batch_rows(state: TrainState, dataset: dict[str, Any], num_steps: int) -> jax.Array:
-    """Which examples of a data set (see `train_steps`) the next steps see: i32[K, B]."""
-    place = dataset.get("place")
-    num_places = len(dataset["image"] if place is None else place)
-    rows = epoch_rows(state.rng, state.step, num_steps, state.spec.train.batch_size, num_places)
-    return rows if place is None else jnp.asarray(place)[rows]
-
-
-def epoch_rows(
-    rng: jax.Array, step: jax.Array, num_steps: int, batch_size: int, num_examples: int
-) -> jax.Array:
-    """Which examples the next steps see: i32[num_steps, batch_size].
-
-    Position p of the stream of examples holds `permutation(epoch p // N)[p % N]`, and step t takes
-    positions tB … tB + B − 1.
-
-    Args:
-        rng: the training's PRNG key.
-        step: i32[], the first step.
-        num_steps, batch_size, num_examples: K, B, N; static.
-    """
-    if num_examples < 1:
-        raise UserError("the data set has no examples")
-    # step · B overflows int32 in long runs; whole cycles of N / gcd steps are B / gcd epochs.
-    common = math.gcd(num_examples, batch_size)
-    cycle, epochs_a_cycle = num_examples // common, batch_size // common
-    if cycle * epochs_a_cycle >= 2**31:
-        raise UserError(
-            f"{num_examples} examples in batches of {batch_size}: choose a batch size that "
-            "shares a larger factor with the number of examples"
-        )
-    position = (step % cycle) * epochs_a_cycle  # in units of `common` examples
-    first_epoch = (step // cycle) * epochs_a_cycle + position // cycle
-    start = (position % cycle) * common
-    # The last position can lie at most num_examples − common into the first epoch when it starts.
-    num_epochs = -(-(num_examples - common + num_steps * batch_size) // num_examples)
-
-    epochs = first_epoch + jnp.arange(num_epochs)
-    stream = jax.vmap(lambda epoch: epoch_permutation(rng, epoch, num_examples))(epochs).reshape(-1)
-    rows = jax.lax.dynamic_slice(stream, (start,), (num_steps * batch_size,))
-    return rows.reshape(num_steps, batch_size)
-
-
-@functools.partial(jax.jit, static_argnames="num_examples")
-def epoch_permutation(rng: jax.Array, epoch: jax.Array | int, num_examples: int) -> jax.Array:
-    """The order i32[N] in which an epoch visits the examples."""
-    return jax.random.permutation(_stream(rng, _SHUFFLE, epoch), num_examples)
-
-
-def _stream(rng: jax.Array, stream: int, index: Any) -> jax.Array:
-    return jax.random.fold_in(jax.random.fold_in(rng, stream), index)

@@ -11,13 +11,27 @@ from ml_collections import config_dict
 FINE_SIGMAS = tuple(round(0.1 + 0.005 * i, 3) for i in range(31))
 
 
+class ByPhase(config_dict.ConfigDict):
+    """A section for each phase, which is there as soon as it is named, in a config or by a flag."""
+
+    def __getitem__(self, phase):
+        if phase not in self:
+            with self.unlocked():
+                self[phase] = config_dict.ConfigDict()
+        return super().__getitem__(phase)
+
+
 def get_config() -> config_dict.ConfigDict:
     """The fields and their defaults."""
     config = config_dict.ConfigDict()
     config.seed = 0
     config.num_seeds = 1  # more: seeds seed, seed + 1, … trained in one program
-    config.algorithm = "aae"  # or "vae"; "decoder" trains the decoder of another run alone
-    config.start_from = config_dict.placeholder(str)  # of "decoder": the --workdir of that run
+    # Or "vae", "decoder_finetuning", or an import path "package.module:VALUE": docs/extending.md.
+    config.algorithm = "aae"
+    config.options = config_dict.ConfigDict()  # the algorithm's own fields, where they are not its defaults
+    # Where the algorithm goes on from another run: its --workdir, or its config, which is then
+    # trained first.
+    config.start_from = config_dict.placeholder(str)
 
     config.data = config_dict.ConfigDict()
     # "digits", "mnist", "tfd", "files" (data.path), or a builder of tensorflow-datasets.
@@ -34,17 +48,25 @@ def get_config() -> config_dict.ConfigDict:
     config.data.fold = config_dict.placeholder(int)  # of tfd, 1 … 5; None: all five are scored
     config.data.drop_black = False  # of tfd: leave out its 130 black images
     config.data.num_labelled = config_dict.placeholder(int)  # training images; None: all
-    config.data.labelled_visits = config_dict.placeholder(int)  # an epoch, of these; None: one
+    config.data.labelled_repeats = config_dict.placeholder(int)  # an epoch, of these; None: one
     config.data.standardise = False
 
     config.model = config_dict.ConfigDict()
-    config.model.posterior = "deterministic"  # or "gaussian", "universal" (section 2)
+    # "mlp", "conv", or the import path of a factory.
+    config.model.encoder = "mlp"
+    config.model.decoder = "mlp"
+    config.model.discriminator = "mlp"
+    # "deterministic", "gaussian", "universal" (section 2), or an import path; None: the algorithm's.
+    config.model.posterior = config_dict.placeholder(str)
+    # "squared_error", "bernoulli", or the import path of (x_hat, x) → f[B]; None: the algorithm's.
+    config.model.reconstruction = config_dict.placeholder(str)
     config.model.noise_dim = 100  # of η, where the posterior is universal
     config.model.code_dim = 8
     config.model.code_scale = config_dict.placeholder(float)  # of encoder outputs to z; None: 1
     config.model.encoder_hidden = (1000, 1000)
     config.model.decoder_hidden = (1000, 1000)
     config.model.discriminator_hidden = (1000, 1000)
+    config.model.conv_channels = (32, 64)  # of "conv": after each stride of 2
     config.model.label_in_discriminator = False  # section 3.1, Fig. 3a
     config.model.label_in_decoder = False  # section 3.2, Fig. 3b
     config.model.output = "sigmoid"
@@ -60,17 +82,15 @@ def get_config() -> config_dict.ConfigDict:
     config.prior.turns = 2.0  # of the roll
     config.prior.function = config_dict.placeholder(str)  # of "user": "package.module:function"
 
-    config.optimizer = config_dict.ConfigDict()
-    config.optimizer.reconstruction = adam(learning_rate=1e-3, b1=0.9)
-    config.optimizer.discriminator = adam(learning_rate=2e-4, b1=0.5)
-    config.optimizer.generator = adam(learning_rate=2e-4, b1=0.5)
+    # By phase, the fields of `OptimizerSpec` that are not the phase's own (aae_jax/algorithms):
+    # --config.optimizer.generator.learning_rate=1e-3.
+    config.optimizer = ByPhase()
 
     config.train = config_dict.ConfigDict()
     config.train.num_steps = 5_000
     config.train.batch_size = 100
     config.train.input_noise = 0.0
-    config.train.code_noise = config_dict.placeholder(float)  # of "decoder"
-    config.train.average_decay = config_dict.placeholder(float)  # None: no average
+    config.train.ema_decay = config_dict.placeholder(float)  # None: no moving average
 
     config.parallel = config_dict.ConfigDict()
     config.parallel.runner = "jit"  # or "pmap"
@@ -80,6 +100,7 @@ def get_config() -> config_dict.ConfigDict:
     config.run.steps_per_dispatch = 100  # then metrics are written and signals are heeded
     config.run.checkpoint_every = 1_000  # steps
     config.run.stream = config_dict.placeholder(bool)  # images from the host; None: if they must
+    config.run.max_steps = config_dict.placeholder(int)  # of this run and of those it starts from
 
     config.evaluation = config_dict.ConfigDict()
     config.evaluation.num_samples = 10_000
@@ -89,20 +110,10 @@ def get_config() -> config_dict.ConfigDict:
     return config
 
 
-def adam(learning_rate: float, b1: float) -> config_dict.ConfigDict:
-    """One phase's optimiser: Adam, its rate falling to zero by half a cosine."""
-    optimizer = config_dict.ConfigDict()
-    optimizer.name = "adam"
-    optimizer.learning_rate = learning_rate
-    optimizer.b1 = b1
-    optimizer.b2 = 0.999
-    optimizer.momentum = 0.0  # of "sgd"
-    optimizer.schedule = "cosine"
-    optimizer.floor = config_dict.placeholder(float)  # of "cosine", a share of the rate; None: 0
-    optimizer.boundaries = ()  # of "piecewise", steps
-    optimizer.factors = ()
-    optimizer.clip_norm = config_dict.placeholder(float)  # of the phase's gradient; None: as it is
-    return optimizer
+def change_optimizer(config: config_dict.ConfigDict, phase: str, **fields) -> None:
+    """Sets fields of a phase's optimiser, leaving those that were set before."""
+    with config.unlocked():
+        config.optimizer[phase].update(fields)
 
 
 def use_mixture(config: config_dict.ConfigDict) -> None:
@@ -131,16 +142,15 @@ def use_adversarial_rates(config: config_dict.ConfigDict) -> None:
     With the rates of the 8-D code the reconstruction lays out the classes first, and they then lock
     into petals that are not theirs, labels or not.
     """
-    config.optimizer.reconstruction.learning_rate = 2e-4
-    config.optimizer.discriminator.learning_rate = 1e-3
-    config.optimizer.generator.learning_rate = 1e-3
+    change_optimizer(config, "reconstruction", learning_rate=2e-4)
+    change_optimizer(config, "discriminator", learning_rate=1e-3)
+    change_optimizer(config, "generator", learning_rate=1e-3)
 
 
 def use_vae(config: config_dict.ConfigDict) -> None:
     """Section 2.1: the variational autoencoder of the same architecture."""
     config.algorithm = "vae"
-    config.model.posterior = "gaussian"
-    config.optimizer = config_dict.ConfigDict({"elbo": adam(learning_rate=1e-3, b1=0.9)})
+    config.optimizer = ByPhase()
 
 
 def check_variant(variant: str, variants: tuple[str, ...]) -> None:

@@ -24,7 +24,7 @@ def get_config(panel="a"):
     config = default.get_config()
     config.model.code_dim = 2
     config.train.num_steps = 8_000
-    config.optimizer.discriminator.learning_rate = 1e-3
+    default.change_optimizer(config, "discriminator", learning_rate=1e-3)
     if panel in "bd":
         default.use_mixture(config)
         default.use_adversarial_rates(config)

@@ -8,7 +8,7 @@ On 2 CPU cores 6 to 8 minutes each; docs/gallery.md has the pictures and the num
 10,000 labelled and 40,000 unlabelled MNIST images. For the roll an epoch visits each labelled image four
 times, so that every other image of a batch is labelled: visited once, 20 of 100 leave 5 % of the
 hold-out codes in other labels' tenths. The rest of the curve is `--config.data.num_labelled=50000` (all;
-with `labelled_visits=1` for the roll), and 1000 with `--config.data.labelled_visits=40`, without which
+with `labelled_repeats=1` for the roll), and 1000 with `--config.data.labelled_repeats=40`, without which
 two labelled images a step are outvoted.
 """
 
@@ -31,6 +31,6 @@ def get_config(panel="a"):
         default.use_mixture(config)
     else:
         default.use_swiss_roll(config)
-        config.data.labelled_visits = 4
+        config.data.labelled_repeats = 4
         config.train.input_noise = 0.3
     return config

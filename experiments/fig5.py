@@ -28,8 +28,8 @@ def get_config(panel="a"):
     config.prior.std = 1.0
     config.train.num_steps = 12_000
     config.train.input_noise = 0.1
-    config.optimizer.reconstruction.learning_rate = 2e-4
-    config.optimizer.discriminator.learning_rate = 1e-3
+    default.change_optimizer(config, "reconstruction", learning_rate=2e-4)
+    default.change_optimizer(config, "discriminator", learning_rate=1e-3)
     if panel == "b":
         config.data.name = "svhn_cropped"
         config.data.image_shape = (32, 32, 3)

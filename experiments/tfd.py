@@ -34,14 +34,11 @@ def get_config(argument=""):
     config.model.code_dim = 15
     config.model.output = "linear"
     config.prior.std = 10.0
-    config.optimizer.reconstruction.learning_rate = 2e-4
-    config.optimizer.discriminator.learning_rate = 4e-4
-    config.optimizer.generator.learning_rate = 1e-4
-    config.optimizer.reconstruction.floor = 0.05
-    config.optimizer.discriminator.floor = 0.3
-    config.optimizer.generator.floor = 0.3
+    default.change_optimizer(config, "reconstruction", learning_rate=2e-4, floor=0.05)
+    default.change_optimizer(config, "discriminator", learning_rate=4e-4, floor=0.3)
+    default.change_optimizer(config, "generator", learning_rate=1e-4, floor=0.3)
     config.train.num_steps = 20_000
-    config.train.average_decay = 0.999
+    config.train.ema_decay = 0.999
     config.evaluation.num_validation = config_dict.placeholder(int)  # all of a fold's
     config.evaluation.sigmas = default.FINE_SIGMAS
     return config

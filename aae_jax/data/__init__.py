@@ -4,14 +4,16 @@
 unlabelled. Training images may be `LazyImages`, which are decoded when they are asked for.
 """
 
+import importlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
+from aae_jax import registry
 from aae_jax.errors import UserError
-from aae_jax.spec import DataSpec
+from aae_jax.settings import DataSpec
 
 _BLOCK = 1_000  # images that one thread decodes at a time
 _STATISTICS_BYTES = 2**26  # of the images whose sums are taken at a time, as 8-byte numbers
@@ -96,21 +98,13 @@ def load(spec: DataSpec) -> Dataset:
         UserError: no such data set, its files are not there, or something in them is not as it
             should be.
     """
-    own = ("digits", "mnist", "tfd", "files")
+    own = registry.SOURCES
     if spec.name not in own and spec.name.lower() in own:
         raise UserError(f"data.name is {spec.name!r}: write {spec.name.lower()!r}")
+    path, _ = own.get(spec.name, registry.BUILDERS)
     # Imported here so that one source's libraries are no other's requirement.
-    if spec.name == "digits":
-        from aae_jax.data import digits as source
-    elif spec.name == "mnist":
-        from aae_jax.data import mnist as source
-    elif spec.name == "tfd":
-        from aae_jax.data import tfd as source
-    elif spec.name == "files":
-        from aae_jax.data import files as source
-    else:
-        from aae_jax.data import tfds_images as source
-    dataset = source.load(spec)
+    module, _, function = path.partition(":")
+    dataset = getattr(importlib.import_module(module), function)(spec)
     if dataset.image_shape != spec.image_shape:
         raise UserError(
             f"data.image_shape is {spec.image_shape} in the config, but the images of "
@@ -192,11 +186,11 @@ def keep_labels(train: Split, num_labelled: int, num_classes: int, seed: int) ->
     return {**train, "label": label}
 
 
-def places(label: np.ndarray, labelled_visits: int) -> np.ndarray:
-    """The examples i32[M] that an epoch visits: all once, labelled ones `labelled_visits` times."""
+def example_order(label: np.ndarray, labelled_repeats: int) -> np.ndarray:
+    """The examples i32[M] that an epoch visits: all once, labelled ones `labelled_repeats` times."""
     labelled = np.flatnonzero(label >= 0)
     return np.concatenate(
-        [np.arange(len(label)), np.tile(labelled, labelled_visits - 1)], dtype=np.int32
+        [np.arange(len(label)), np.tile(labelled, labelled_repeats - 1)], dtype=np.int32
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from aae_jax import data
 from aae_jax.errors import UserError
-from aae_jax.spec import DataSpec
+from aae_jax.settings import DataSpec
 
 _TRAIN, _VALIDATION = 1_297, 250
 

@@ -17,7 +17,7 @@ import numpy as np
 from aae_jax import data
 from aae_jax.data.tfds_images import decode
 from aae_jax.errors import UserError
-from aae_jax.spec import DataSpec
+from aae_jax.settings import DataSpec
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 _MEDMNIST = ("train", "val", "test")

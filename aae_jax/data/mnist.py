@@ -13,7 +13,7 @@ import numpy as np
 from aae_jax import data
 from aae_jax.data import tfds_images
 from aae_jax.errors import UserError
-from aae_jax.spec import DataSpec
+from aae_jax.settings import DataSpec
 
 _NUM_TRAIN = 50_000
 # CRC-32 of the labels, one byte each, in the order of the original files.

@@ -14,8 +14,8 @@ import numpy as np
 
 from aae_jax import data
 from aae_jax.data import Split
+from aae_jax.data.order import epoch_permutation
 from aae_jax.errors import UserError
-from aae_jax.training import epoch_permutation
 
 _AHEAD = 2**28  # bytes of images that are read ahead
 
@@ -31,7 +31,7 @@ def batches(
     """The batches of steps first_step … last_step − 1.
 
     Args:
-        train: the training split; images may be lazy. "place" as in `train_steps`.
+        train: the training split; images may be lazy. "example_order" as in `train_steps`.
         rng: the state's, from which the order of the images follows.
         first_step, last_step: of the training.
         batch_size: B.
@@ -53,8 +53,8 @@ def batches(
     rng = jax.random.wrap_key_data(
         np.asarray(jax.random.key_data(rng)), impl=jax.random.key_impl(rng)
     )
-    place_of = train.get("place")
-    num_places = len(train["image"] if place_of is None else place_of)
+    order = train.get("example_order")
+    num_places = len(train["image"] if order is None else order)
     lock = threading.Lock()
 
     @functools.lru_cache(maxsize=2)
@@ -65,7 +65,7 @@ def batches(
         epoch, place = divmod(np.arange(step * batch_size, (step + 1) * batch_size), num_places)
         with lock:  # one thread computes a permutation, the others wait for it
             found = np.concatenate([permutation(e)[place[epoch == e]] for e in np.unique(epoch)])
-        return found if place_of is None else place_of[found]
+        return found if order is None else order[found]
 
     def read(step):
         chosen = examples(step)[rows]

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from aae_jax import data
 from aae_jax.data import tfds_images
 from aae_jax.errors import UserError
-from aae_jax.spec import DataSpec
+from aae_jax.settings import DataSpec
 
 NUM_FOLDS, NUM_CLASSES = 5, 7
 _VALIDATION, _TEST = 2, 3  # in the file's folds; 0: unlabelled, 1: train

@@ -11,7 +11,8 @@ import numpy as np
 
 from aae_jax import data
 from aae_jax.errors import UserError
-from aae_jax.spec import DataSpec, import_path
+from aae_jax.registry import import_path
+from aae_jax.settings import DataSpec
 
 _BLOCK = 1_000  # records that are parsed at a time
 

@@ -20,7 +20,7 @@ from aae_jax.parzen.running import (
     Sums,
     add_drawn,
     add_samples,
-    can_split,
+    can_bf16_split,
     finish,
     num_rounds,
     samples_per_round,
@@ -34,7 +34,7 @@ __all__ = [
     "Sums",
     "add_drawn",
     "add_samples",
-    "can_split",
+    "can_bf16_split",
     "finish",
     "log_likelihood",
     "log_likelihood_streamed",
@@ -50,7 +50,7 @@ def log_likelihood(x: jax.Array, samples: jax.Array, sigma: jax.Array | float) -
     """Log-density of test points under a Gaussian Parzen window fitted to samples.
 
     Memory beyond the arguments: a copy of x, T · (S + 1) numbers and a few thousand samples,
-    whatever N. May be jitted and vmapped. Where products are split (`can_split`), derivatives with
+    whatever N. May be jitted and vmapped. Where products are split (`can_bf16_split`), derivatives with
     respect to samples are those of bfloat16 products.
 
     Args:
@@ -169,7 +169,7 @@ def _seen(given, x):
     if unknown:
         return {}
     values = np.asarray(given, x.dtype)
-    return {"columns": varying(values), "split": can_split(values)}
+    return {"columns": varying(values), "bf16_split": can_bf16_split(values)}
 
 
 def _check(x, sigma):

@@ -152,11 +152,11 @@ def _score(points, samples, sigmas):
     from aae_jax import parzen
 
     x, sigmas = jnp.asarray(_floats(points)), jnp.asarray(sigmas, jnp.float32)
-    sums, columns, split = parzen.start(x, sigmas), parzen.varying(x), parzen.can_split(x)
+    sums, columns, bf16_split = parzen.start(x, sigmas), parzen.varying(x), parzen.can_bf16_split(x)
     for start in range(0, len(samples), _PIECE):
         piece = jnp.asarray(_floats(samples[start : start + _PIECE]))
         # Waiting keeps the pieces that are read ahead from filling the memory.
-        sums = parzen.add_samples(sums, x, piece, sigmas, columns, split)
+        sums = parzen.add_samples(sums, x, piece, sigmas, columns, bf16_split)
         jax.block_until_ready(sums)
     return np.asarray(parzen.finish(sums, x, len(samples), sigmas), np.float64)
 

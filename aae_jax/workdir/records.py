@@ -16,9 +16,9 @@ import zlib
 import jax
 import numpy as np
 
-from aae_jax import parzen, processes, terminal
+from aae_jax import parzen, processes
 from aae_jax.errors import UserError
-from aae_jax.spec import LATER_FIELDS
+from aae_jax.workdir import terminal
 
 # What a disk says that is full, read-only, not the user's, or broken.
 _DISK_ERRORS = {
@@ -29,6 +29,7 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.
 
 # Fields that may change between two starts in one workdir: they don't touch the training.
 _FREE = ("evaluation.", "parallel.", "run.", "data.data_dir", "data.manual_dir", "data.fold")
+_BOUND = ("run.max_steps",)
 
 
 def check(workdir, config_json):
@@ -43,11 +44,12 @@ def check(workdir, config_json):
     earlier = read_json(os.path.join(workdir, "config.json"))
     if earlier is None:
         return
-    before, now = _flatten({**LATER_FIELDS, **earlier}), _flatten(config_json)
+    before, now = _flatten(earlier), _flatten(config_json)
     differing = [
         f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and not name.startswith(_FREE)
+        if before.get(name) != now.get(name)
+        and (name in _BOUND or not name.startswith(_FREE))
     ]
     if differing:
         raise UserError(

@@ -99,7 +99,7 @@ class Signals:
 
     def ask(self):
         """Starts to find out which signal any process has received; no device waits for it."""
-        self._asked = processes.agree([self.received])
+        self._asked = processes.all_reduce_max([self.received])
 
     def to_obey(self) -> int:
         """The number of the signal to stop for, or 0."""

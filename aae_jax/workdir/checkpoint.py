@@ -1,5 +1,6 @@
 """Checkpoints of a `TrainState` in a directory, through orbax."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -9,9 +10,10 @@ import re
 import jax
 import orbax.checkpoint as ocp
 
-from aae_jax import processes, terminal
+from aae_jax import processes
 from aae_jax.errors import PeerLost, UserError
 from aae_jax.train_state import TrainState
+from aae_jax.workdir import terminal
 
 _DIGESTS = "sha256.json"  # of a checkpoint's files, in its directory
 
@@ -117,24 +119,21 @@ class Checkpoints:
         directory = pathlib.Path(self._manager.directory / str(step))
         try:
             recorded = json.loads((directory / _DIGESTS).read_bytes())
-        except FileNotFoundError:  # of an earlier version
-            recorded = None
+        except FileNotFoundError:
+            return None, f"{_DIGESTS} is missing"
         except ValueError:
-            recorded = ""
-        if recorded is not None and not isinstance(recorded, dict):
+            recorded = None
+        if not isinstance(recorded, dict):
             return None, f"{_DIGESTS} is not as it was written"
-        if recorded is not None:
-            found = _digests(directory)
-            for name in sorted(recorded.keys() | found.keys()):
-                if name not in found:
-                    return None, f"{name} is missing"
-                if found[name] != recorded.get(name):
-                    return None, f"{name} is not as it was written"
+        found = _digests(directory)
+        for name in sorted(recorded.keys() | found.keys()):
+            if name not in found:
+                return None, f"{name} is missing"
+            if found[name] != recorded.get(name):
+                return None, f"{name} is not as it was written"
         try:
             return self._manager.restore(step, args=ocp.args.StandardRestore(target)), None
         except Exception as error:  # tensorstore and orbax raise whatever they like
-            if recorded is None:
-                return None, f"it can't be read: {type(error).__name__}"
             raise UserError(
                 f"the checkpoint {str(directory)!r} is whole but can't be read: {_first_line(error)}"
             ) from error
@@ -174,17 +173,6 @@ def _first_line(error) -> str:
 
 def _arrays(state):
     """The state as a dict of plain arrays; typed keys as their words."""
-    arrays = {
-        name: getattr(state, name)
-        for name in (
-            "step",
-            "params",
-            "opt_state",
-            "learning_rate_scale",
-            "pixel_mean",
-            "pixel_std",
-        )
-    }
-    if state.average is not None:  # checkpoints that are older than it have no such entry
-        arrays["average"] = state.average
+    fields = [field.name for field in dataclasses.fields(state) if field.name not in ("spec", "rng")]
+    arrays = {name: getattr(state, name) for name in fields}
     return {**arrays, "rng": jax.random.key_data(state.rng)}

@@ -1,7 +1,7 @@
 """Several trainings in one compiled program: `vmap` over seeds, and over rates where they differ.
 
-An ensemble is one `TrainState` whose arrays have a leading axis of members, all but `step`, which
-they share. Each member takes the steps that it would take alone.
+Several seeds are one `TrainState` whose arrays have a leading axis of members, all but `step`,
+which they share. Each member takes the steps that it would take alone.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from aae_jax.training import train_steps
 
 
 def axes(state: TrainState) -> TrainState:
-    """What `jax.vmap` maps of an ensemble: axis 0 of everything but `step`."""
+    """What `jax.vmap` maps of a state of several seeds: axis 0 of everything but `step`."""
     mapped = {field.name: 0 for field in dataclasses.fields(state) if field.name != "spec"}
     return state.replace(**{**mapped, "step": None})
 
@@ -35,20 +35,27 @@ def create(
         pixel_mean, pixel_std: as in `create_train_state`, the same for all.
 
     Returns:
-        The ensemble at step 0.
+        The state of all K at step 0.
     """
     state = jax.vmap(lambda key: create_train_state(spec, key, pixel_mean, pixel_std))(keys)
     return state.replace(step=jnp.zeros_like(state.step, shape=()))
 
 
 def size(state: TrainState) -> int:
-    """How many members an ensemble has."""
+    """How many members a state of several seeds has."""
     return state.rng.shape[0]
 
 
 def member(state: TrainState, index: int) -> TrainState:
     """One of them, as if it had been trained alone."""
     return jax.tree.map(lambda leaf: leaf[index], state.replace(step=())).replace(step=state.step)
+
+
+def members(state: TrainState) -> list[TrainState]:
+    """All of them; of a state of one seed, that state."""
+    if state.rng.ndim == 0:
+        return [state]
+    return [member(state, index) for index in range(size(state))]
 
 
 @functools.partial(jax.jit, static_argnames=("num_steps", "batch_sharding"))
@@ -62,14 +69,14 @@ def train(
     """`train_steps` of every member on the same images.
 
     Args:
-        state: an ensemble of K members.
+        state: of K members.
         dataset: `{"image": [N, H, W, C], "label": i32[K, N]}`: each member may know other labels;
-            with "place": i32[K, M] too, as in `train_steps`.
+            with "example_order": i32[K, M] too, as in `train_steps`.
         num_steps: static.
         batch_sharding: how each member's batches are split over devices; static.
 
     Returns:
-        The ensemble after, and metrics f[K, num_steps].
+        The state after, and metrics f[K, num_steps].
     """
     mapped = axes(state)
     return jax.vmap(

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from aae_jax.data.order import batch_rows
 from aae_jax.networks import Params
 from aae_jax.train_state import TrainState
-from aae_jax.training import batch_rows
 
 # Lines of metrics.jsonl in a row, a dispatch each, after which a collapse is reported.
 PATIENCE = 5

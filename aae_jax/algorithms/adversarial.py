@@ -1,0 +1,63 @@
+"""The adversarial autoencoder (section 2): reconstruction, discriminator, generator."""
+
+import jax
+
+from aae_jax import losses
+from aae_jax.algorithms import autoencoder
+from aae_jax.algorithms.base import Algorithm, Inputs, Metrics, Phase, raw_moments
+from aae_jax.keys import fold_rows
+from aae_jax.networks import Params
+from aae_jax.spec import OptimizerSpec, Spec
+
+_ADVERSARIAL = OptimizerSpec(learning_rate=2e-4, b1=0.5, schedule="cosine")
+
+
+def reconstruction(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
+    """ "The autoencoder updates the encoder and the decoder to minimize the reconstruction error"."""
+    keys = inputs.dropout_keys
+    z = autoencoder.encode(spec, params, inputs.x_noisy, inputs.row_keys, keys)
+    outputs = autoencoder.decoder_outputs(spec, params, z, inputs.label, keys)
+    return autoencoder.reconstruction_loss(spec, outputs, inputs.x), {}
+
+
+def discriminator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
+    """The discriminator tells samples of the prior from the codes of the updated encoder."""
+    keys = inputs.dropout_keys
+    z = autoencoder.encode(spec, params, inputs.x_noisy, inputs.row_keys, keys)
+    prior_keys = None if keys is None else fold_rows(keys, 1)
+    prior_logits = autoencoder.discriminate(spec, params, *inputs.prior_sample, prior_keys)
+    code_logits = autoencoder.discriminate(spec, params, z, inputs.label, keys)
+    metrics = {
+        "discriminator/accuracy_on_prior": (prior_logits > 0).astype(z.dtype),
+        "discriminator/accuracy_on_codes": (code_logits < 0).astype(z.dtype),
+        **raw_moments("code", z),
+        **raw_moments("prior", inputs.prior_sample.z),
+    }
+    return losses.discriminator_loss(prior_logits, code_logits), metrics
+
+
+def generator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
+    """The encoder, as the generator, confuses the updated discriminator."""
+    keys = inputs.dropout_keys
+    z = autoencoder.encode(spec, params, inputs.x_noisy, inputs.row_keys, keys)
+    logits = autoencoder.discriminate(spec, params, z, inputs.label, keys)
+    return losses.generator_loss(logits), {}
+
+
+ADVERSARIAL_AUTOENCODER = Algorithm(
+    networks=autoencoder.with_discriminator,
+    phases=(
+        Phase(
+            "reconstruction",
+            ("encoder", "decoder"),
+            reconstruction,
+            OptimizerSpec(schedule="cosine"),
+        ),
+        Phase("discriminator", ("discriminator",), discriminator, _ADVERSARIAL),
+        Phase("generator", ("encoder",), generator, _ADVERSARIAL),
+    ),
+    sample=autoencoder.sample,
+    encode=autoencoder.encode,
+    decode=autoencoder.decode,
+    figures=autoencoder.FIGURES,
+)

@@ -1,0 +1,79 @@
+"""Checks that the fields of a frozen dataclass make of themselves; each failure is one line."""
+
+import dataclasses
+import types
+import typing
+from typing import Any
+
+from aae_jax.errors import UserError
+
+
+def check_types(instance: Any, section: str) -> None:
+    """Compares each field of a dataclass with its annotation; whole floats stay floats."""
+    for field in dataclasses.fields(instance):
+        value = getattr(instance, field.name)
+        if not has_type(value, field.type):
+            raise UserError(
+                f"{section}.{field.name} is {value!r}: it must be {_describe(field.type)}"
+            )
+        if field.type is float:
+            object.__setattr__(instance, field.name, float(value))
+
+
+def has_type(value: Any, hint: Any) -> bool:
+    """Whether a value has the type that an annotation gives."""
+    if hint is Any:
+        return True
+    if typing.get_origin(hint) is tuple:
+        item = typing.get_args(hint)[0]
+        return isinstance(value, tuple) and all(has_type(v, item) for v in value)
+    if isinstance(hint, types.UnionType):
+        return any(has_type(value, option) for option in typing.get_args(hint))
+    if isinstance(value, bool):
+        return hint is bool
+    if hint is float:
+        return isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**300)
+    return isinstance(value, hint)
+
+
+def _describe(hint) -> str:
+    if typing.get_origin(hint) is tuple:
+        return f"a tuple of {'numbers' if typing.get_args(hint)[0] is float else 'integers'}"
+    if isinstance(hint, types.UnionType):
+        return " or ".join(_describe(option) for option in typing.get_args(hint))
+    names = {int: "an integer", float: "a number", str: "a string", bool: "True or False"}
+    return names.get(hint, hint.__name__)
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raises unless the value is one of the choices."""
+    if value not in choices:
+        raise UserError(f"{name} is {value!r}: it must be one of {', '.join(map(repr, choices))}")
+
+
+def check_positive(
+    name: str, value: float, shown: Any = None, least: float = 0, most: float = 2**31 - 1
+) -> None:
+    """Raises unless the value is positive and within bounds; `shown` is printed in its place."""
+    shown = value if shown is None else shown
+    if not 0 < value < float("inf"):
+        raise UserError(f"{name} is {shown}: it must be positive")
+    if not least <= value <= most:
+        raise UserError(f"{name} is {shown}: it must be from {least or 1:g} to {most:g}")
+
+
+def check_length(name: str, value: float, shown: Any = None) -> None:
+    """For codes and pixels: the square, and one over the square, are numbers in float32."""
+    check_positive(name, value, shown, least=1e-6, most=1e6)
+
+
+def check_share(name: str, value: float) -> None:
+    """Raises unless the value is at least 0 and below 1, in float32 too."""
+    if not 0.0 <= value <= 1 - 2**-24:  # the largest float32 below 1
+        raise UserError(f"{name} is {value}: it must be at least 0 and below 1")
+
+
+def check_image_shape(name: str, shape: Any) -> None:
+    """Raises unless the shape is (height, width, channels)."""
+    if not (has_type(shape, tuple[int, ...]) and len(shape) == 3 and min(shape) > 0):
+        raise UserError(f"{name} is {shape!r}: it must be (height, width, channels)")

@@ -1,0 +1,224 @@
+"""From a config to checked dataclasses; nothing else reads a ConfigDict."""
+
+import copy
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from aae_jax import registry
+from aae_jax.errors import UserError
+from aae_jax.settings import DataSpec, EvaluationSpec, ParallelSpec, RunSpec, Settings
+from aae_jax.spec import ModelSpec, OptimizerSpec, PriorSpec, Spec, TrainSpec
+
+_MAX_SEEDS = 1_000
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # of the project
+_FIELDS = {
+    "seed",
+    "num_seeds",
+    "start_from",
+    "algorithm",
+    "options",
+    "data",
+    "model",
+    "prior",
+    "optimizer",
+    "train",
+    "parallel",
+    "run",
+    "evaluation",
+}
+
+
+def spec_from_config(
+    config: Mapping[str, Any],
+    image_shape: tuple[int, ...] | None = None,
+    num_classes: int | None = None,
+) -> Spec:
+    """Checks every field of a config and returns its static part.
+
+    Args:
+        config: a ConfigDict (or nested mapping) with the fields of `experiments/default.py`.
+        image_shape: what the data have, (height, width, channels); None to take the config's.
+        num_classes: what the data have; None to take the config's.
+
+    Returns:
+        The `Spec`.
+
+    Raises:
+        UserError: naming the field, its value and what would be right.
+    """
+    settings = parse_config(config)
+    check_data(settings, image_shape, num_classes)
+    return settings.spec
+
+
+def check_data(
+    settings: Settings, image_shape: tuple[int, ...] | None, num_classes: int | None
+) -> None:
+    """Raises `UserError` where the data have another shape or other classes than the config."""
+    for name, found in (("image_shape", image_shape), ("num_classes", num_classes)):
+        stated = getattr(settings.data, name)
+        if found is not None and (tuple(found) if name == "image_shape" else found) != stated:
+            raise UserError(
+                f"data.{name} is {stated} in the config, but the data {settings.data.name!r} "
+                f"have {found}"
+            )
+
+
+def parse_config(config: Mapping[str, Any]) -> Settings:
+    """Checks every field of a config: names, types, values. Raises `UserError`."""
+    _check_names(config, _FIELDS, "")
+    seed, num_seeds = config["seed"], config["num_seeds"]
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise UserError(f"seed is {seed!r}: it must be an integer from 0 to 2^32 − 1")
+    if type(num_seeds) is not int or not 1 <= num_seeds <= _MAX_SEEDS:
+        raise UserError(f"num_seeds is {num_seeds!r}: it must be an integer from 1 to {_MAX_SEEDS}")
+    if not isinstance(config["algorithm"], str):
+        raise UserError(f"algorithm is {config['algorithm']!r}: it must be a string")
+    data = _section(config, "data", DataSpec)
+    run = _section(config, "run", RunSpec)
+    spec = _spec(config, data, run)
+    start_from = config["start_from"]
+    if start_from is not None and not isinstance(start_from, str):
+        raise UserError(
+            f"start_from is {start_from!r}: it must be the --workdir of a run, or a config"
+        )
+    if (start_from is not None) != bool(spec.algorithm.starts_from):
+        raise UserError(
+            f"start_from is {start_from!r}: algorithm {spec.algorithm_name} "
+            + (
+                f"goes on from the {' and '.join(spec.algorithm.starts_from)} of an earlier run: "
+                "name its --workdir or its config"
+                if spec.algorithm.starts_from
+                else "starts anew, and takes none"
+            )
+        )
+    if data.standardise and spec.model.output == "sigmoid":
+        raise UserError("data.standardise is True: model.output must be 'linear', not 'sigmoid'")
+    parallel = _section(config, "parallel", ParallelSpec)
+    if num_seeds > 1 and (parallel.runner == "pmap" or run.stream):
+        raise UserError(
+            f"num_seeds is {num_seeds} with parallel.runner {parallel.runner!r} and run.stream "
+            f"{run.stream}: several trainings in one program need 'jit', and images on the device"
+        )
+    return Settings(
+        seed=seed,
+        num_seeds=num_seeds,
+        start_from=start_from,
+        spec=spec,
+        data=data,
+        parallel=parallel,
+        run=run,
+        evaluation=_section(config, "evaluation", EvaluationSpec),
+    )
+
+
+def named_config(path: str) -> bool:
+    """Whether `start_from` names a config, "experiments/mnist.py:gaussian", and not a workdir."""
+    return path.partition(":")[0].endswith(".py")
+
+
+def run_name(path: str) -> str:
+    """What a run of a config is called: its file's name, and its argument after a dash."""
+    path, _, argument = path.partition(":")
+    return os.path.splitext(os.path.basename(path))[0] + (f"-{argument}" if argument else "")
+
+
+def part_config(config: Any, start_from: str) -> Any:
+    """The config that another one starts from, on the same data, seeds and devices.
+
+    Args:
+        config: the ConfigDict of the later run.
+        start_from: a config file, relative to the project's root, with its argument after a colon.
+
+    Returns:
+        A ConfigDict: the file's, with `seed`, `num_seeds`, `data`, `parallel` and `run.max_steps`
+        of the later run.
+
+    Raises:
+        UserError: there is no such file, or it refuses its argument.
+    """
+    name, _, argument = start_from.partition(":")
+    path = os.path.join(_ROOT, os.path.expanduser(name))
+    if not os.path.isfile(path):
+        raise UserError(f"there is no file {path!r}")
+    module_spec = importlib.util.spec_from_file_location("aae_jax_start_from", path)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    try:
+        part = module.get_config(argument) if argument else module.get_config()
+    except ValueError as error:  # said by the config file about its argument
+        raise UserError(str(error)) from error
+    with part.unlocked():
+        for field in ("seed", "num_seeds", "data", "parallel"):
+            part[field] = copy.deepcopy(config[field])
+        part.run.max_steps = config.run.max_steps
+    return part
+
+
+def _spec(config, data, run):
+    """The static part, its training cut at `run.max_steps`."""
+    algorithm = registry.resolve("algorithm", config["algorithm"], registry.ALGORITHMS)
+    train = _section(config, "train", TrainSpec)
+    if run.max_steps is not None:
+        train = dataclasses.replace(train, num_steps=min(train.num_steps, run.max_steps))
+    optimizer = config["optimizer"]
+    _check_section(optimizer, "optimizer")
+    phases = {phase.name: phase.optimizer for phase in getattr(algorithm, "phases", ())}
+    return Spec(
+        image_shape=data.image_shape,
+        num_classes=data.num_classes,
+        algorithm=config["algorithm"],
+        model=_section(config, "model", ModelSpec),
+        prior=_section(config, "prior", PriorSpec),
+        train=train,
+        optimizer={
+            # A phase that does not exist is refused by the spec.
+            phase: _overridden(optimizer, phase, phases.get(phase, OptimizerSpec()), "optimizer.")
+            for phase in optimizer.keys()
+        },
+        options=_overridden(config, "options", algorithm.options())
+        if hasattr(algorithm, "options")
+        else None,
+    )
+
+
+def _section(config, name, cls):
+    """One section of the config as its dataclass; it has every field."""
+    section = config[name]
+    _check_section(section, name)
+    _check_names(section, {field.name for field in dataclasses.fields(cls)}, f"{name}.")
+    return cls(**_values(section))
+
+
+def _overridden(config, name, default, prefix=""):
+    """A dataclass with the fields changed that a section of the config has."""
+    section = config[name]
+    _check_section(section, f"{prefix}{name}")
+    fields = {field.name for field in dataclasses.fields(default)}
+    _check_names(section, fields, f"{prefix}{name}.", optional=fields)
+    try:
+        return dataclasses.replace(default, **_values(section))
+    except UserError as error:
+        # Say which phase's optimiser it is.
+        raise UserError(str(error).replace(prefix, f"{prefix}{name}.", 1) if prefix else str(error))
+
+
+def _values(section):
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in section.items()}
+
+
+def _check_section(section, name):
+    if not hasattr(section, "items"):
+        raise UserError(f"{name} is {section!r}: it must be a section with fields of its own")
+
+
+def _check_names(config, expected, prefix, optional=frozenset()):
+    found = set(config.keys())
+    for name in sorted(found - expected, key=str):
+        there = ", ".join(sorted(expected)) or "none"
+        raise UserError(f"{prefix}{name} is not a field; there are: {there}")
+    for name in sorted(expected - optional - found):
+        raise UserError(f"{prefix}{name} is missing from the config")

@@ -1,0 +1,33 @@
+"""Every stream of randomness of a training: one key a stream, a step and a row of the batch.
+
+All of it is `fold_in` of the state's `rng`, which never changes. Noise belongs to a row of the
+global batch, however that is split over devices.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# Separate streams under one key; the numbers are part of what a seed means.
+INPUT_NOISE, PRIOR, SHUFFLE, POSTERIOR, DROPOUT = range(5)
+
+
+def stream(rng: jax.Array, which: int, index: Any) -> jax.Array:
+    """The key of a stream at a step or an epoch."""
+    return jax.random.fold_in(jax.random.fold_in(rng, which), index)
+
+
+def row_keys(key: jax.Array, num_rows: int, first_row: jax.Array | int = 0) -> jax.Array:
+    """key[B], one for each row of the global batch, however that is split over devices."""
+    return jax.vmap(lambda row: jax.random.fold_in(key, row))(first_row + jnp.arange(num_rows))
+
+
+def fold_rows(row_keys: jax.Array, number: int) -> jax.Array:
+    """key[B] of another draw for the same rows."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(row_keys)
+
+
+def row_normal(row_keys: jax.Array, dim: int, dtype: jnp.dtype) -> jax.Array:
+    """Standard normal noise f[B, dim], each row from its own key."""
+    return jax.vmap(lambda key: jax.random.normal(key, (dim,), dtype))(row_keys)

@@ -1,0 +1,98 @@
+"""The names that a config may use, each short for an import path.
+
+The only place that knows the built-in algorithms, networks, posteriors, priors, losses and data
+sources by name. A user's own are import paths too, and go the same way.
+"""
+
+import importlib
+from typing import Any
+
+from aae_jax.errors import UserError
+
+ALGORITHMS = {
+    "aae": "aae_jax.algorithms.adversarial:ADVERSARIAL_AUTOENCODER",
+    "vae": "aae_jax.algorithms.variational:VARIATIONAL_AUTOENCODER",
+    "decoder_finetuning": "aae_jax.algorithms.decoder_finetuning:DECODER_FINETUNING",
+}
+ENCODERS = {"mlp": "aae_jax.networks:mlp_encoder", "conv": "aae_jax.networks:conv_encoder"}
+DECODERS = {"mlp": "aae_jax.networks:mlp_decoder", "conv": "aae_jax.networks:conv_decoder"}
+DISCRIMINATORS = {
+    "mlp": "aae_jax.networks:mlp_discriminator",
+    "conv": "aae_jax.networks:conv_discriminator",
+}
+POSTERIORS = {
+    "deterministic": "aae_jax.posteriors:DETERMINISTIC",
+    "gaussian": "aae_jax.posteriors:GAUSSIAN",
+    "universal": "aae_jax.posteriors:UNIVERSAL",
+}
+PRIORS = {
+    "gaussian": "aae_jax.priors:GAUSSIAN",
+    "gaussian_mixture": "aae_jax.priors:GAUSSIAN_MIXTURE",
+    "swiss_roll": "aae_jax.priors:SWISS_ROLL",
+    "user": "aae_jax.priors:USER",
+}
+RECONSTRUCTIONS = {
+    "squared_error": "aae_jax.losses:SQUARED_ERROR",
+    "bernoulli": "aae_jax.losses:BERNOULLI",
+}
+# Each with the fields of the config's section `data` that no other source takes. A name that is not
+# here is a builder of tensorflow-datasets.
+SOURCES = {
+    "digits": ("aae_jax.data.digits:load", ()),
+    "mnist": ("aae_jax.data.mnist:load", ()),
+    "tfd": ("aae_jax.data.tfd:load", ("fold", "drop_black")),
+    "files": ("aae_jax.data.files:load", ("path",)),
+}
+BUILDERS = ("aae_jax.data.tfds_images:load", ())
+
+
+def resolve(field: str, value: Any, names: dict[str, str]) -> Any:
+    """What a config's field means: a name of `names`, an import path, or the value itself.
+
+    Args:
+        field: its name in the config, for the message.
+        value: a name, "package.module:VALUE", or anything that is no string.
+        names: one of the tables above.
+
+    Raises:
+        UserError: there is no such name, or nothing at the import path.
+    """
+    if not isinstance(value, str):
+        return value
+    if value in names:
+        return import_path(field, names[value])
+    if ":" in value:
+        return import_path(field, value)
+    raise UserError(
+        f"{field} is {value!r}: it must be one of {', '.join(map(repr, names))}, or an import path "
+        "'package.module:name'"
+    )
+
+
+def import_path(field: str, path: str) -> Any:
+    """What "package.module:name" names, for a config's `field`."""
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except UserError:
+        raise
+    except Exception as error:  # a module of the user's may raise whatever it likes
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"{field} is {path!r}: write 'package.module:name' ({reason})") from error
+
+
+def name_of(value: Any, names: dict[str, str]) -> str:
+    """How a config would name a value: by its name, or by module and name."""
+    if isinstance(value, str):
+        return repr(value)
+    for name, path in names.items():
+        if import_path("", path) is value:
+            return repr(name)
+    return repr(path_of(value))
+
+
+def path_of(value: Any) -> str:
+    """Module and name of a function or a class; of other values, those of their type."""
+    if not hasattr(value, "__qualname__"):
+        value = type(value)
+    return f"{value.__module__}:{value.__qualname__}"

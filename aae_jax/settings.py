@@ -1,0 +1,143 @@
+"""The sections of a config that never reach a compiled function, and a whole config, checked."""
+
+import dataclasses
+
+from aae_jax import registry
+from aae_jax.checks import (
+    check_choice,
+    check_image_shape,
+    check_length,
+    check_positive,
+    check_types,
+)
+from aae_jax.errors import UserError
+from aae_jax.spec import Spec
+
+RUNNERS = ("jit", "pmap")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSpec:
+    """Where the images come from; the shape and the classes are checked against them."""
+
+    name: str  # "digits", "mnist", "tfd", "files", or a builder of tensorflow-datasets
+    image_shape: tuple[int, ...]
+    num_classes: int
+    path: str | None = None  # "files": an .npz, a .mat, or a directory of images
+    data_dir: str | None = None  # where tensorflow-datasets keeps prepared data
+    manual_dir: str | None = None  # the original files, to prepare them without a network
+    # Other builders of tensorflow-datasets: which of their splits, or slices of them.
+    train_split: str = "train[:90%]"
+    validation_split: str = "train[90%:]"
+    test_split: str = "test"
+    fold: int | None = None  # "tfd": 1 … 5; None: all five are scored
+    drop_black: bool = False  # "tfd": leave out the images that are all black
+    # How many training images keep their label, balanced over the classes; None: all of them.
+    num_labelled: int | None = None
+    # How often an epoch visits an image that keeps its label, the others being visited once; None:
+    # once too.
+    labelled_repeats: int | None = None
+    standardise: bool = False  # every pixel to mean 0 and std 1 over the training images
+
+    def __post_init__(self):
+        check_types(self, "data")
+        check_image_shape("data.image_shape", self.image_shape)
+        check_positive("data.num_classes", self.num_classes)
+        _, own = registry.SOURCES.get(self.name, registry.BUILDERS)
+        if ("path" in own) != bool(self.path):
+            raise UserError(
+                f"data.name is {self.name!r} and data.path is {self.path!r}: 'files' needs a path, "
+                "and the other data sets take none"
+            )
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for source, (_, fields) in registry.SOURCES.items():
+            for field in fields:
+                value = getattr(self, field)
+                if field not in own and value != defaults[field]:
+                    raise UserError(
+                        f"data.{field} is {value!r}: it is of {source!r}, not of {self.name!r}"
+                    )
+        if self.fold is not None and not 1 <= self.fold <= 5:
+            raise UserError(f"data.fold is {self.fold}: it must be 1 … 5, or None for all five")
+        if self.num_labelled is not None and self.num_labelled < 0:
+            raise UserError(f"data.num_labelled is {self.num_labelled}: it must be 0 or more")
+        if self.labelled_repeats is not None:
+            check_positive("data.labelled_repeats", self.labelled_repeats, most=10**4)
+            if not self.num_labelled:
+                raise UserError(
+                    f"data.labelled_repeats is {self.labelled_repeats} and data.num_labelled "
+                    f"{self.num_labelled}: it is for where some images keep their label"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelSpec:
+    """Over which devices each batch is split, and how: see `aae_jax.parallel`."""
+
+    runner: str = "jit"  # over a mesh of the devices; or "pmap", in one process
+    num_devices: int | None = None  # None: all; to train, as many as the batch divides over
+
+    def __post_init__(self):
+        check_types(self, "parallel")
+        check_choice("parallel.runner", self.runner, RUNNERS)
+        if self.num_devices is not None:
+            check_positive("parallel.num_devices", self.num_devices)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSpec:
+    """How often the training loop comes back to the host, and when it ends."""
+
+    steps_per_dispatch: int = 100
+    checkpoint_every: int = 1_000
+    # Whether images are read from the host while training instead of lying on the device; None:
+    # where they would take more than half of its memory.
+    stream: bool | None = None
+    # The most steps of this training and of those that it starts from, for trying things out;
+    # schedules end with them. None: `train.num_steps` of each.
+    max_steps: int | None = None
+
+    def __post_init__(self):
+        check_types(self, "run")
+        check_positive("run.steps_per_dispatch", self.steps_per_dispatch, most=10**5)
+        check_positive("run.checkpoint_every", self.checkpoint_every)
+        if self.max_steps is not None:
+            check_positive("run.max_steps", self.max_steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSpec:
+    """The Parzen protocol of Table 1: see `aae_jax.evaluation`."""
+
+    num_samples: int = 10_000
+    num_validation: int | None = 1_000  # images that choose σ, the first of them; None: all
+    sigmas: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        check_types(self, "evaluation")
+        check_positive("evaluation.num_samples", self.num_samples, most=10**12)
+        if self.num_validation is not None:
+            check_positive("evaluation.num_validation", self.num_validation)
+        if not self.sigmas:
+            raise UserError("evaluation.sigmas is empty: give the grid that σ is chosen from")
+        for sigma in self.sigmas:
+            check_length("evaluation.sigmas", sigma, shown=self.sigmas)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A whole config, checked."""
+
+    seed: int
+    num_seeds: int  # trainings in one program, of seeds seed, seed + 1, …
+    start_from: str | None  # the workdir or the config of the run that this one goes on from
+    spec: Spec
+    data: DataSpec
+    parallel: ParallelSpec
+    run: RunSpec
+    evaluation: EvaluationSpec
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of the trainings."""
+        return range(self.seed, self.seed + self.num_seeds)

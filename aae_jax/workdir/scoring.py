@@ -1,0 +1,160 @@
+"""Scores of a run: passes that can be cut and go on, `results.json`, means over seeds."""
+
+import os
+import shutil
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from aae_jax import evaluation, multi_seed, processes
+from aae_jax.data import Dataset
+from aae_jax.settings import Settings
+from aae_jax.train_state import TrainState, sampler
+from aae_jax.workdir import health, records, terminal
+
+_DISPATCH_SECONDS = 1.0  # of a scoring pass: signals and progress wait for its end
+_SAVE_SECONDS = 30.0  # between two saves of a scoring pass
+_QUIET_SECONDS = 5.0  # shorter passes show no progress
+
+
+def is_scored(state: TrainState, settings: Settings, workdir: str) -> bool:
+    """Whether `results.json` has the scores of this state by this protocol."""
+    results = records.read_json(os.path.join(workdir, "results.json")) or {}
+    missing = results.get("steps") != int(state.step) or results.get(
+        "evaluation"
+    ) != _evaluation_fields(settings)
+    # Where one process does not see the file yet, all score again.
+    return not processes.all_reduce_max([missing])[0]
+
+
+def score(
+    state: TrainState,
+    dataset: Dataset,
+    settings: Settings,
+    mesh: jax.sharding.Mesh,
+    workdir: str,
+) -> None:
+    """Scores every seed and writes `results.json`; a signal saves what is done and exits."""
+    terminal.say(f"scoring with {settings.evaluation.num_samples} samples")
+    start = time.monotonic()
+    by_seed = []
+    with terminal.Signals() as signals, processes.report_lost_peer():
+        for seed, alone in zip(settings.seeds, multi_seed.members(state), strict=True):
+            key = jax.random.fold_in(jax.random.key(seed), 1)
+            found = evaluation.evaluate(
+                sampler(alone),
+                dataset.folds,
+                settings.evaluation,
+                key,
+                mesh,
+                lambda scoring_pass: _run_pass(scoring_pass, signals, workdir),
+            )
+            if found["parzen/sigma_on_grid_edge"]:
+                terminal.say(
+                    f"warning: σ = {found['parzen/sigma']:.4g} lies on the edge of "
+                    "evaluation.sigmas"
+                )
+            found |= evaluation.diagnose(processes.local_copy(alone), dataset.test, key)
+            by_seed.append({"seed": seed, **found})
+        results = {
+            "data": settings.data.name,
+            "steps": int(state.step),
+            "seconds": records.MetricsLog.last_seconds(workdir),
+            "evaluation_seconds": time.monotonic() - start,
+            **_over_seeds(by_seed),
+            "warnings": health.Collapse(records.MetricsLog.read(workdir)).warnings,
+            "evaluation": _evaluation_fields(settings),
+            "devices": [str(device.device_kind) for device in mesh.devices.flat],
+            "jax": jax.__version__,
+        }
+        records.write_json(os.path.join(workdir, "results.json"), results)
+        if processes.is_first():
+            shutil.rmtree(records.partial_directory(workdir), ignore_errors=True)
+        signals.ask()
+    if signals.to_obey():
+        terminal.say(f"interrupted after scoring: {workdir} holds the scores")
+        raise SystemExit(128 + signals.to_obey())
+
+
+def _over_seeds(by_seed: list[dict[str, Any]]) -> dict[str, Any]:
+    """The scores of one seed; of several the means, their standard deviations, and all of them."""
+    if len(by_seed) == 1:
+        return by_seed[0]
+    means, spread = {}, {}
+    for name in by_seed[0].keys() - {"seed"}:
+        values = [scores[name] for scores in by_seed]
+        means[name] = _elementwise(np.mean, values)
+        if isinstance(values[0], float):
+            spread[name] = float(np.std(values, ddof=1))
+    return {**means, "spread": spread, "by_seed": by_seed}
+
+
+def _elementwise(function, values):
+    """Of floats, in lists and dicts too; a warning is one where any is, and the rest is the first's."""
+    first = values[0]
+    if isinstance(first, dict):
+        return {name: _elementwise(function, [value[name] for value in values]) for name in first}
+    if isinstance(first, list):
+        return [_elementwise(function, list(items)) for items in zip(*values)]
+    if isinstance(first, bool):
+        return any(values)
+    return float(function(values)) if isinstance(first, float) else first
+
+
+def _run_pass(scoring_pass, signals, workdir):
+    """Runs a pass about a second at a time, or goes on with one that was cut.
+
+    The sums are saved every half minute under the hash of all that they depend on, so those of
+    another model, grid or number of samples are never taken for its own.
+    """
+    path = os.path.join(records.partial_directory(workdir), f"{scoring_pass.identity}.npz")
+    total, name = scoring_pass.num_samples, scoring_pass.name
+
+    def samples(rounds):
+        return min(rounds * scoring_pass.samples_per_round, total)
+
+    done, sums = processes.broadcast_from_first(
+        records.read_partial(path) or (0, scoring_pass.empty)
+    )
+    done = int(done)
+    if done:
+        terminal.say(f"{name}: going on from sample {samples(done)}")
+    size = 1
+    begun = saved = time.monotonic()
+    with terminal.Progress(total, "sample", name) as progress:
+        while done < scoring_pass.num_rounds:
+            before = time.monotonic()
+            count = min(size, scoring_pass.num_rounds - done)
+            sums = jax.block_until_ready(scoring_pass.add(sums, done, done + count))
+            done += count
+            now = time.monotonic()
+            signals.ask()
+            # The clocks of several processes differ, and all must do the same.
+            took, unsaved = processes.all_reduce_max([now - before, now - saved])
+            size = max(1, min(2 * size, int(count * _DISPATCH_SECONDS / took)))
+            if now - begun > _QUIET_SECONDS:
+                progress.show(samples(done))
+            if unsaved > _SAVE_SECONDS or signals.to_obey():
+                records.write_partial(path, done, processes.gather_to_host(sums))
+                saved = now
+            if signals.to_obey():
+                break
+    if signals.to_obey():
+        terminal.say(
+            f"interrupted at sample {samples(done)} of {total} ({name}), saved in {workdir}: the "
+            "same command goes on from there"
+        )
+        raise SystemExit(128 + signals.to_obey())
+    return sums
+
+
+def _evaluation_fields(settings):
+    spec = settings.evaluation
+    return {
+        "fold": settings.data.fold,
+        "num_samples": spec.num_samples,
+        "num_validation": spec.num_validation,
+        "sigmas": list(spec.sigmas),
+    }
