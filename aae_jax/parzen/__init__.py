@@ -50,8 +50,8 @@ def log_likelihood(x: jax.Array, samples: jax.Array, sigma: jax.Array | float) -
     """Log-density of test points under a Gaussian Parzen window fitted to samples.
 
     Memory beyond the arguments: a copy of x, T · (S + 1) numbers and a few thousand samples,
-    whatever N. May be jitted and vmapped. Where products are split (`can_bf16_split`), derivatives with
-    respect to samples are those of bfloat16 products.
+    whatever N. May be jitted and vmapped. Where products are split (`can_bf16_split`), derivatives
+    with respect to samples are those of bfloat16 products.
 
     Args:
         x: f[T, D], test points; for Table 1 pixels in [0, 1].
