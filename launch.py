@@ -7,6 +7,7 @@ python launch.py --config=experiments/mnist.py --config.train.num_steps=2000
 import os
 import re
 import sys
+import traceback
 import warnings
 
 from absl import app, flags, logging
@@ -57,14 +58,22 @@ def _parse_flags(argv):
             _fail(f"--config is {path!r}: there is no such Python file")
     try:
         return flags.FLAGS(argv)
-    except (AttributeError, KeyError) as error:  # a misspelt override
-        unknown = re.search(r"\w+", str(error)).group()
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        overrides = [a.split("=")[0] for a in argv if re.match(r"--?config[.]", a)]
+        if not overrides or any(frame.name in ("get_config", "<module>") for frame in frames):
+            raise  # a bug in the config file: its author wants the traceback
+        # An override of a field that is not there, or of a field below a value.
+        said = set(re.findall(r"[\w.]+", str(error)))
+        paths = {name: name.partition(".")[2] for name in overrides}
+        wrong = (
+            [name for name in overrides if paths[name] in said]
+            or [name for name in overrides if said & set(paths[name].split("."))]
+            or overrides
+        )
         hint = re.search(r'Did you mean "(\w+)"', str(error))
-        wrong = [a.split("=")[0] for a in argv if unknown in re.split(r"[.=]", a)]
-        if not wrong:
-            raise
         hint = f": did you mean {hint[1]}?" if hint else ": see experiments/default.py"
-        _fail(f"{wrong[0]} is not a field of the config{hint}")
+        _fail(f"{' or '.join(wrong)} is not a field of the config{hint}")
     except flags.Error as error:
         if "get_config() takes 0 positional" in str(error):
             _fail("this config takes no argument: write --config=FILE without a colon")
@@ -72,7 +81,7 @@ def _parse_flags(argv):
         if last.startswith("ValueError: "):  # said by the config file about its argument
             _fail(last.removeprefix("ValueError: "))
         if "Error whilst parsing config file" in str(error):
-            raise  # a bug in the config file: its author wants the traceback
+            raise  # as above
         _fail(str(error).replace("invalid literal for int() with base 10:", "not an integer:"))
 
 

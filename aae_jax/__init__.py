@@ -14,7 +14,7 @@ _HOMES = {
     "networks": ("Network",),
     "parallel": ("make_mesh", "pmap_train_step"),
     "posteriors": ("Posterior",),
-    "priors": ("PriorSample", "sample_prior"),
+    "priors": ("Prior", "PriorSample", "sample_prior"),
     "settings": ("DataSpec", "EvaluationSpec", "RunSpec"),
     "spec": ("ModelSpec", "OptimizerSpec", "PriorSpec", "Spec", "TrainSpec"),
     "train_state": (

@@ -41,7 +41,13 @@ def _describe(hint) -> str:
         return f"a tuple of {'numbers' if typing.get_args(hint)[0] is float else 'integers'}"
     if isinstance(hint, types.UnionType):
         return " or ".join(_describe(option) for option in typing.get_args(hint))
-    names = {int: "an integer", float: "a number", str: "a string", bool: "True or False"}
+    names = {
+        int: "an integer",
+        float: "a number",
+        str: "a string",
+        bool: "True or False",
+        type(None): "None",
+    }
     return names.get(hint, hint.__name__)
 
 

@@ -180,8 +180,8 @@ def _spec(config, data, run):
             for phase in optimizer.keys()
         },
         options=_overridden(config, "options", algorithm.options())
-        if hasattr(algorithm, "options")
-        else None,
+        if dataclasses.is_dataclass(getattr(algorithm, "options", None))
+        else None,  # which the spec refuses
     )
 
 
@@ -202,8 +202,10 @@ def _overridden(config, name, default, prefix=""):
     try:
         return dataclasses.replace(default, **_values(section))
     except UserError as error:
+        if not prefix:
+            raise
         # Say which phase's optimiser it is.
-        raise UserError(str(error).replace(prefix, f"{prefix}{name}.", 1) if prefix else str(error))
+        raise UserError(str(error).replace(prefix, f"{prefix}{name}.", 1)) from error
 
 
 def _values(section):

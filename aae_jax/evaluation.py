@@ -167,6 +167,8 @@ def log_likelihoods(
     """
     x = to_unit(jnp.asarray(images)).reshape(len(images), -1)
     sigma = jnp.asarray(sigmas, x.dtype)
+    if callable(sampler):
+        _check_sampler(sampler, key, x.shape[1])
     columns = parzen.varying(x)
     # Processes run one program, whatever each machine is good at.
     bf16_split = bool(processes.broadcast_from_first(parzen.can_bf16_split(x)))
@@ -222,6 +224,18 @@ def _add_drawn(sums, sampler, x, key, sigma, first, last, columns, stream):
     return parzen.add_drawn(
         sums, x, sampler, key, num_samples, sigma, first, last, mesh, columns, bf16_split
     )
+
+
+def _check_sampler(sampler, key, dim):
+    if key is None:
+        raise UserError("key is None: a sampler draws with a PRNG key, as jax.random.key(0)")
+    found = jax.eval_shape(lambda key: sampler(key, parzen.CHUNK), key)
+    if getattr(found, "shape", None) != (parzen.CHUNK, dim):
+        shape = getattr(found, "shape", type(found).__name__)
+        raise UserError(
+            f"sampler(key, {parzen.CHUNK}) gives shape {shape}: the images have {dim} numbers each, "
+            f"so it must be {(parzen.CHUNK, dim)}"
+        )
 
 
 def _stored(samples, dim):

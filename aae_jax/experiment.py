@@ -53,6 +53,8 @@ def _run(config, workdir, mode, dataset) -> None:
     records.check(workdir, config_json)
     pmap = settings.parallel.runner == "pmap"
     check_algorithm(settings.spec, parallel.DATA_AXIS if pmap else None)
+    if mode in ("run", "figures"):
+        _figures().drawings(settings.spec)  # refuses names that do not exist
     part = None
     if settings.start_from is not None and trains and _is_new(workdir):
         part = _find_part(config, settings, workdir)
@@ -60,7 +62,8 @@ def _run(config, workdir, mode, dataset) -> None:
         with processes.first_before_others():
             dataset = data.load(settings.data)
     check_data(settings, dataset.image_shape, dataset.num_classes)
-    _check_validation(settings, dataset)
+    if mode != "train":  # the part that a run starts from is never scored
+        _check_validation(settings, dataset)
     check_prior(settings.spec)
     # Hosts may differ in memory, and all must do the same.
     streamed = bool(
@@ -280,9 +283,14 @@ def _load(workdir) -> tuple[Settings, TrainState]:
 # Pictures, and what is said at the end.
 
 
-def _draw(state, dataset, settings, mesh, workdir) -> None:
+def _figures():
     from aae_jax import figures  # matplotlib takes as long to import as JAX
 
+    return figures
+
+
+def _draw(state, dataset, settings, mesh, workdir) -> None:
+    figures = _figures()
     terminal.say("drawing")
     # The other processes have nothing left to do: this one draws with the devices of its own.
     first = processes.local_copy(multi_seed.members(state)[0])
@@ -298,9 +306,7 @@ def _draw(state, dataset, settings, mesh, workdir) -> None:
 
 
 def _is_drawn(state, workdir):
-    from aae_jax import figures
-
-    return figures.missing(state.spec, os.path.join(workdir, "figures")) == []
+    return _figures().missing(state.spec, os.path.join(workdir, "figures")) == []
 
 
 def _summarise(state, workdir) -> None:

@@ -40,11 +40,13 @@ class Drawing(NamedTuple):
 
     Attributes:
         draw: (state, given) → a matplotlib Figure, or for an animation arrays u8[H, W, C].
+        needs: which functions of an `Algorithm` it calls.
         applies: (spec) → whether it can show such a model.
         suffix: of its file.
     """
 
     draw: Callable[[TrainState, Given], Any]
+    needs: tuple[str, ...] = ()
     applies: Callable[[Spec], bool] = lambda spec: True
     suffix: str = ".png"
 
@@ -67,7 +69,8 @@ def drawings(spec: Spec) -> dict[str, Drawing]:
                 f"algorithm {spec.algorithm_name} names the figure {name!r}: it must be one of "
                 f"{', '.join(FIGURES)}, or 'package.module:function'"
             )
-        if drawing.applies(spec):
+        has_functions = all(getattr(spec.algorithm, need) is not None for need in drawing.needs)
+        if has_functions and drawing.applies(spec):
             found[name + drawing.suffix] = drawing
     return found
 
@@ -437,16 +440,17 @@ def _shows_prior(name, spec):
 
 FIGURES = {
     "samples": Drawing(samples),
-    "reconstructions": Drawing(reconstructions),
-    "code_marginals": Drawing(code_marginals),
+    "reconstructions": Drawing(reconstructions, ("encode", "decode")),
+    "code_marginals": Drawing(code_marginals, ("encode",)),
     "training_curves": Drawing(training_curves),
-    "codes": Drawing(codes, _is_plane),
-    "percentiles": Drawing(percentiles, functools.partial(_shows_prior, "percentiles")),
-    "components": Drawing(components, functools.partial(_shows_prior, "components")),
-    "roll": Drawing(roll, functools.partial(_shows_prior, "roll")),
-    "style": Drawing(style, lambda spec: spec.model.label_in_decoder),
+    "codes": Drawing(codes, ("encode",), _is_plane),
+    "percentiles": Drawing(percentiles, ("decode",), functools.partial(_shows_prior, "percentiles")),
+    "components": Drawing(components, ("decode",), functools.partial(_shows_prior, "components")),
+    "roll": Drawing(roll, ("decode",), functools.partial(_shows_prior, "roll")),
+    "style": Drawing(style, ("decode",), lambda spec: spec.model.label_in_decoder),
     "walk": Drawing(
         walk,
+        ("decode",),
         lambda spec: "walk" in spec.prior.distribution.figures and spec.model.code_dim > 2,
         ".gif",
     ),

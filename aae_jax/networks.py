@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -196,10 +197,11 @@ def _check_strides(spec):
         raise UserError("model.conv_channels is (): 'conv' needs at least one number of channels")
     if height % 2 ** len(channels) or width % 2 ** len(channels):
         most = (math.gcd(height, width) & -math.gcd(height, width)).bit_length() - 1
+        fewer = f", or {most} numbers of channels" if most else ""
         raise UserError(
             f"model.conv_channels is {channels}, {len(channels)} strides of 2: image_shape "
             f"{spec.image_shape} divides by 2 only {most} times; give sides that are multiples of "
-            f"{2 ** len(channels)}, or {most} numbers of channels"
+            f"{2 ** len(channels)}{fewer}"
         )
 
 
@@ -219,8 +221,13 @@ def build(spec: Spec) -> dict[str, _Built]:
     """
     # Positions, so that a seed means the same parameters whichever networks there are.
     index = {"encoder": 0, "decoder": 1, "discriminator": 2}
-    built = {}
-    for name, network in spec.algorithm.networks(spec).items():
+    built, made = {}, spec.algorithm.networks(spec)
+    if not isinstance(made, dict) or not all(isinstance(v, Network) for v in made.values()):
+        raise UserError(
+            f"the networks of algorithm {spec.algorithm_name} are {made!r}: they must be a dict of "
+            "aae_jax.Network by name"
+        )
+    for name, network in made.items():
         index.setdefault(name, len(index))
         built[name] = _Built(network, index[name], _check(spec, name, network))
     return built
@@ -250,7 +257,7 @@ def _check(spec, name, network):
     def start(key, *inputs):
         return network.module.init(key, *inputs)
 
-    variables = in_one_line(field, jax.eval_shape, start, key, *inputs)
+    variables = _abstract(field, start, key, *inputs)
     beside = sorted(variables.keys() - {"params"})
     if beside:
         raise UserError(
@@ -262,7 +269,7 @@ def _check(spec, name, network):
         rngs = {} if key is None else {"dropout": key}
         return network.module.apply(variables, *inputs, rngs=rngs)
 
-    output = in_one_line(field, jax.eval_shape, use, None, variables, *inputs)
+    output = _abstract(field, use, None, variables, *inputs)
     wanted = None if network.output is None else (rows, *network.output)
     found = getattr(output, "shape", None)
     if found is None or (wanted is not None and found != wanted):
@@ -273,6 +280,19 @@ def _check(spec, name, network):
         )
     program = jax.make_jaxpr(use)(key, variables, *inputs).jaxpr
     return any(program.invars[0] in equation.invars for equation in program.eqns)
+
+
+def _abstract(field, function, *arguments):
+    """Shapes of what a function of the user's module gives, or one line that says what is wrong."""
+    try:
+        return in_one_line(field, jax.eval_shape, function, *arguments)
+    except UserError as error:
+        if not isinstance(error.__cause__, flax.errors.InvalidRngError):
+            raise
+        raise UserError(
+            f"{field} asks for random numbers outside training: use aae_jax.networks.Dropout, which "
+            "is off there"
+        ) from error
 
 
 def init(spec: Spec, key: jax.Array) -> Params:

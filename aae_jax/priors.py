@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from aae_jax.errors import UserError
+from aae_jax.errors import UserError, in_one_line
 from aae_jax.losses import gaussian_cross_entropy
 from aae_jax.spec import PriorSpec, Spec
 
@@ -128,14 +128,7 @@ def swiss_roll_component_log_prob(spec: Spec, z: jax.Array) -> jax.Array:
 def user(spec: Spec, key: jax.Array, label: jax.Array) -> jax.Array:
     """The user's own function, with the label if it takes one."""
     arguments = (key, label.shape[0]) + ((label,) if spec.prior.has_components else ())
-    z = spec.prior.function(*arguments)
-    expected = (label.shape[0], spec.model.code_dim)
-    if getattr(z, "shape", None) != expected:
-        raise UserError(
-            f"prior.function returns shape {getattr(z, 'shape', type(z).__name__)}: "
-            f"[batch_size, model.code_dim] is {expected}"
-        )
-    return z.astype(spec.model.param_dtype)
+    return in_one_line("prior.function", spec.prior.function, *arguments)
 
 
 GAUSSIAN = Prior(
@@ -189,7 +182,15 @@ def sample_prior(
         raise UserError(f"a label is given, but prior {spec.prior.name!r} has no components")
     label = jnp.full(batch_size, -1) if label is None else jnp.asarray(label)
     label = jnp.broadcast_to(label, (batch_size,)).astype(jnp.int32)
-    return PriorSample(spec.prior.distribution.sample(spec, key, label), label)
+    field = _field(spec)
+    z = in_one_line(field, spec.prior.distribution.sample, spec, key, label)
+    expected = (batch_size, spec.model.code_dim)
+    if getattr(z, "shape", None) != expected:
+        raise UserError(
+            f"{field} returns shape {getattr(z, 'shape', type(z).__name__)}: "
+            f"[batch_size, model.code_dim] is {expected}"
+        )
+    return PriorSample(z.astype(spec.model.param_dtype), label)
 
 
 def check_prior(spec: Spec) -> None:
@@ -205,7 +206,12 @@ def check_prior(spec: Spec) -> None:
     for label in labels:
         z = sample_prior(spec, key, 1_000, label).z
         if not jnp.isfinite(z).all():
-            raise UserError(f"prior.function gives {z[~jnp.isfinite(z)][0]}: codes must be finite")
+            raise UserError(f"{_field(spec)} gives {z[~jnp.isfinite(z)][0]}: codes must be finite")
+
+
+def _field(spec):
+    """The config's field that says what the prior is."""
+    return "prior.function" if spec.prior.distribution.takes_function else "prior.name"
 
 
 def _fill(key, label, num_classes):

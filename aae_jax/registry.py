@@ -69,26 +69,33 @@ def resolve(field: str, value: Any, names: dict[str, str]) -> Any:
     )
 
 
+# What import paths have named so far, so that a value can be called as the user called it.
+_NAMED: dict[str, Any] = {}
+
+
 def import_path(field: str, path: str) -> Any:
     """What "package.module:name" names, for a config's `field`."""
     module, _, attribute = path.partition(":")
+    if not module or not attribute:
+        raise UserError(f"{field} is {path!r}: write 'package.module:name'")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        _NAMED[path] = getattr(importlib.import_module(module), attribute)
     except UserError:
         raise
     except Exception as error:  # a module of the user's may raise whatever it likes
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UserError(f"{field} is {path!r}: write 'package.module:name' ({reason})") from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise UserError(f"{field} is {path!r}, which can't be imported: {reason}") from error
+    return _NAMED[path]
 
 
 def name_of(value: Any, names: dict[str, str]) -> str:
-    """How a config would name a value: by its name, or by module and name."""
+    """How a config would name a value: by its name, or by the import path that it came by."""
     if isinstance(value, str):
         return repr(value)
     for name, path in names.items():
         if import_path("", path) is value:
             return repr(name)
-    return repr(path_of(value))
+    return repr(next((path for path, known in _NAMED.items() if known is value), path_of(value)))
 
 
 def path_of(value: Any) -> str:

@@ -286,7 +286,7 @@ class Spec:
 
     def __post_init__(self):
         check_types(self, "spec")
-        kind = "an aae_jax.Algorithm", _has("networks", "phases", "sample")
+        kind = "an aae_jax.Algorithm", _has("networks", "phases", "sample", "options")
         _resolve(self, "", "algorithm", registry.ALGORITHMS, *kind)
         check_image_shape("image_shape", self.image_shape)
         check_positive("num_classes", self.num_classes)
@@ -297,6 +297,7 @@ class Spec:
             if getattr(self.model, field) is None
         }
         object.__setattr__(self, "model", dataclasses.replace(self.model, **defaults))
+        self._check_phases()
         options = algorithm.options() if self.options is None else self.options
         if not isinstance(options, algorithm.options):
             raise UserError(
@@ -313,6 +314,19 @@ class Spec:
     def algorithm_name(self) -> str:
         """For messages: how a config would name the algorithm."""
         return registry.name_of(self.algorithm, registry.ALGORITHMS)
+
+    def _check_phases(self):
+        algorithm, names = self.algorithm, [phase.name for phase in self.algorithm.phases]
+        if not names or len(set(names)) < len(names):
+            raise UserError(
+                f"algorithm {self.algorithm_name} has the phases {', '.join(names) or '(none)'}: it "
+                "needs at least one, each of a name of its own"
+            )
+        if not dataclasses.is_dataclass(algorithm.options):
+            raise UserError(
+                f"algorithm {self.algorithm_name} has the options {algorithm.options!r}: they must be "
+                "a frozen dataclass"
+            )
 
     def _complete_optimizer(self):
         given = {} if self.optimizer is None else self.optimizer

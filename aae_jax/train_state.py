@@ -76,6 +76,12 @@ def create_train_state(
         )
     params_key, rng = jax.random.split(key)
     params = networks.init(spec, params_key)
+    for phase in spec.algorithm.phases:
+        if not isinstance(phase.trains, tuple) or not set(phase.trains) <= params.keys():
+            raise UserError(
+                f"phase {phase.name!r} trains {phase.trains!r}: it must be a tuple of names among "
+                f"{', '.join(params)}"
+            )
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         rng=rng,

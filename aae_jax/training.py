@@ -61,8 +61,9 @@ def train_step(
         trained = {name: params[name] for name in phase.trains}
 
         def mean_loss(trained):
-            loss, phase_metrics = phase.loss(spec, {**params, **trained}, own)
-            _check_loss(phase, loss, x.shape[0], axis_name)
+            found = phase.loss(spec, {**params, **trained}, own)
+            _check_loss(phase, found, x.shape[0], axis_name)
+            loss, phase_metrics = found
             means = jax.tree.map(jnp.mean, phase_metrics)
             return loss.mean(), {f"loss/{phase.name}": loss.mean(), **means}
 
@@ -141,8 +142,11 @@ def _inputs(state, x, label, prior_sample, axis_name):
     return Inputs(x, x_noisy, label, posterior_keys, prior_sample, dropout_keys)
 
 
-def _check_loss(phase, loss, num_rows, axis_name):
+def _check_loss(phase, found, num_rows, axis_name):
     """One number a row, or one for the batch; of the latter the mean over devices is another."""
+    if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], dict):
+        raise UserError(f"the loss of phase {phase.name!r} must give (loss, metrics by name)")
+    loss = jnp.asarray(found[0])
     if loss.shape not in ((num_rows,), ()):
         raise UserError(
             f"the loss of phase {phase.name!r} has shape {loss.shape}: it must be ({num_rows},), one "

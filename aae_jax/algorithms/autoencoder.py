@@ -26,8 +26,10 @@ FIGURES = (
 def encoder_and_decoder(spec: Spec) -> dict[str, Network]:
     """The two networks of `spec.model`."""
     model, posterior = spec.model, spec.model.posterior
-    noise_dim = None if posterior.noise_dim is None else posterior.noise_dim(spec)
-    num_outputs = posterior.num_outputs(spec)
+    noise_dim = None
+    if posterior.noise_dim is not None:
+        noise_dim = _size("model.posterior", posterior.noise_dim, spec)
+    num_outputs = _size("model.posterior", posterior.num_outputs, spec)
     label = (spec.num_classes,) if model.label_in_decoder else None
     return {
         "encoder": Network(
@@ -41,6 +43,13 @@ def encoder_and_decoder(spec: Spec) -> dict[str, Network]:
             output=spec.image_shape,
         ),
     }
+
+
+def _size(field, function, spec):
+    size = in_one_line(field, function, spec)
+    if not isinstance(size, int) or size < 1:
+        raise UserError(f"{field} asks for {size!r} outputs or inputs: it must be an integer")
+    return size
 
 
 def with_discriminator(spec: Spec) -> dict[str, Network]:
@@ -128,10 +137,11 @@ def reconstruction_loss(spec: Spec, outputs: jax.Array, x: jax.Array) -> jax.Arr
     reconstruction = spec.model.reconstruction
     x_hat = outputs if reconstruction.on_logits else activate(spec, outputs)
     loss = in_one_line("model.reconstruction", reconstruction.loss, x_hat, x)
-    if loss.shape != (x.shape[0],):
+    found = getattr(loss, "shape", None)
+    if found != (x.shape[0],):
         raise UserError(
-            f"model.reconstruction gives shape {loss.shape} for a batch of {x.shape[0]}: it must "
-            "give one number an example"
+            f"model.reconstruction gives {'a number' if found is None else f'shape {found}'} for a "
+            f"batch of {x.shape[0]}: it must give one number an example"
         )
     return loss
 
@@ -165,8 +175,8 @@ def sample(
 ) -> jax.Array:
     """Prior → decoder: f[num_samples, H, W, C] in the units that the networks see.
 
-    `label` selects the component of the prior, and the decoder's label where it takes one; None is
-    the full prior, and labels drawn uniformly.
+    `label` selects the component of the prior, which soft classes draw by their shares, and the
+    decoder's label where it takes one; None is the full prior, and labels drawn uniformly.
     """
     del start
     has_components, in_decoder = spec.prior.has_components, spec.model.label_in_decoder
@@ -174,7 +184,10 @@ def sample(
         raise UserError(
             f"a label is given, but neither prior {spec.prior.name!r} nor decoder has any"
         )
-    z = sample_prior(spec, key, num_samples, label if has_components else None).z
+    component = label if has_components else None
+    if component is not None and component.ndim == 2:
+        component = jax.random.categorical(jax.random.fold_in(key, 2), jnp.log(component))
+    z = sample_prior(spec, key, num_samples, component).z
     if not in_decoder:
         return decode(spec, params, z, None)
     if label is None:
