@@ -258,9 +258,7 @@ def fingerprint(*values: Any) -> str:
     digest = hashlib.sha256()
 
     def add(value):
-        if isinstance(value, jax.Array) and jax.dtypes.issubdtype(
-            value.dtype, jax.dtypes.prng_key
-        ):
+        if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
             value = jax.random.key_data(value)
         if isinstance(value, (jax.Array, np.ndarray, np.generic)):
             value = np.asarray(value)

@@ -249,9 +249,7 @@ def percentiles(state: TrainState, given: Given, size: int = 20) -> Figure:
     return figure
 
 
-def components(
-    state: TrainState, given: Given, num_components: int = 3, size: int = 12
-) -> Figure:
+def components(state: TrainState, given: Given, num_components: int = 3, size: int = 12) -> Figure:
     """Fig. 4b: for the first components of the mixture, the decoder over the Gaussian percentiles
     along their axes: outwards to the right, across downwards.
     """
@@ -299,9 +297,7 @@ def style(state: TrainState, given: Given, rows: int = 10) -> Figure:
     return figure
 
 
-def walk(
-    state: TrainState, given: Given, rows: int = 5, stops: int = 6, frames: int = 12
-) -> list:
+def walk(state: TrainState, given: Given, rows: int = 5, stops: int = 6, frames: int = 12) -> list:
     """The videos of sections 3.2 and 4: a closed walk through the codes, as pictures of uint8.
 
     Between draws of the prior the code moves on a great circle, so that its length stays that of
@@ -423,9 +419,7 @@ def _save_animation(pictures, path, scale=2):
         picture = picture[..., 0] if picture.shape[-1] == 1 else picture
         frame = Image.fromarray(picture)
         frames.append(frame.resize((frame.width * scale, frame.height * scale), Image.NEAREST))
-    frames[0].save(
-        path, format="GIF", save_all=True, append_images=frames[1:], duration=83, loop=0
-    )
+    frames[0].save(path, format="GIF", save_all=True, append_images=frames[1:], duration=83, loop=0)
 
 
 def _is_plane(spec):
@@ -444,7 +438,9 @@ FIGURES = {
     "code_marginals": Drawing(code_marginals, ("encode",)),
     "training_curves": Drawing(training_curves),
     "codes": Drawing(codes, ("encode",), _is_plane),
-    "percentiles": Drawing(percentiles, ("decode",), functools.partial(_shows_prior, "percentiles")),
+    "percentiles": Drawing(
+        percentiles, ("decode",), functools.partial(_shows_prior, "percentiles")
+    ),
     "components": Drawing(components, ("decode",), functools.partial(_shows_prior, "components")),
     "roll": Drawing(roll, ("decode",), functools.partial(_shows_prior, "roll")),
     "style": Drawing(style, ("decode",), lambda spec: spec.model.label_in_decoder),

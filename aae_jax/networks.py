@@ -251,7 +251,9 @@ def _check(spec, name, network):
     """Whether a network has dropout; refuses one that can't be used."""
     field = f"model.{name}" if hasattr(spec.model, name) else f"network {name!r}"
     rows, dtype = 2, spec.model.param_dtype
-    inputs = [None if s is None else jax.ShapeDtypeStruct((rows, *s), dtype) for s in network.inputs]
+    inputs = [
+        None if s is None else jax.ShapeDtypeStruct((rows, *s), dtype) for s in network.inputs
+    ]
     key = jax.eval_shape(lambda: jax.random.key(0))
 
     def start(key, *inputs):

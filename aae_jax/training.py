@@ -112,7 +112,9 @@ def check_algorithm(spec: Spec, axis_name: str | None = None) -> None:
         return generate(state, key, batch_size), codes
 
     if axis_name is not None:
-        step = jax.vmap(step, in_axes=(None, 0, 0, 0), out_axes=None, axis_name=axis_name, axis_size=1)
+        step = jax.vmap(
+            step, in_axes=(None, 0, 0, 0), out_axes=None, axis_name=axis_name, axis_size=1
+        )
     key = jax.eval_shape(lambda: jax.random.key(0))
     lead = () if axis_name is None else (1,)
     image = jax.ShapeDtypeStruct((*lead, batch_size, *spec.image_shape), dtype)

@@ -6,7 +6,6 @@ Compiles the step for 8 fake CPU devices and adds up the all-reduces in the prog
 gradients that data parallelism must add up.
 """
 
-import json
 import math
 import os
 import re
@@ -16,9 +15,11 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import jax
+from absl import app
 
 import aae_jax as aae
-from aae_jax import parallel, phases
+from aae_jax import parallel
+from benchmarks.report import Report
 from experiments import mnist
 
 _SIZES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2}
@@ -30,8 +31,10 @@ def expected_bytes(state) -> dict[str, int]:
         name: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
         for name, params in state.params.items()
     }
-    algorithm = phases.ALGORITHMS[state.spec.algorithm]
-    return {phase.name: sum(sizes[name] for name in phase.trains) for phase in algorithm}
+    return {
+        phase.name: sum(sizes[name] for name in phase.trains)
+        for phase in state.spec.algorithm.phases
+    }
 
 
 def compiled_collectives(program: str) -> list[tuple[str, int]]:
@@ -48,12 +51,14 @@ def compiled_collectives(program: str) -> list[tuple[str, int]]:
     return found
 
 
-def main():
+def main(argv):
+    del argv
+    report = Report()
     config = mnist.get_config()
     config.train.batch_size = 800
     spec = aae.spec_from_config(config)
     mesh = parallel.make_mesh()
-    rows, whole = parallel.split(mesh), parallel.replicated(mesh)
+    rows, whole = parallel.batch_sharding(mesh), parallel.replicated(mesh)
     state = jax.eval_shape(lambda key: aae.create_train_state(spec, key), jax.random.key(0))
     batch = {
         "image": jax.ShapeDtypeStruct((800, *spec.image_shape), "uint8"),
@@ -68,25 +73,25 @@ def main():
     collectives = compiled_collectives(compiled.as_text())
     gradients = [size for _, size in collectives if size > 1_000]
     expected = expected_bytes(state)
-    report = {
-        **{f"gradients of {name}, bytes": size for name, size in expected.items()},
-        "together": sum(expected.values()),
-        "collectives in the program": len(collectives),
-        "of which all-reduces": sum(name == "all-reduce" for name, _ in collectives),
-        "of which over 1,000 bytes": len(gradients),
-        "bytes of all": sum(size for _, size in collectives),
-        "bytes of those over 1,000": sum(gradients),
-        "parameters in them, one by one": sum(
-            len(jax.tree.leaves(state.params[name]))
-            for phase in phases.ALGORITHMS[spec.algorithm]
-            for name in phase.trains
-        ),
-        "GFLOP of one device's share (100 images)": compiled.cost_analysis()["flops"] / 1e9,
-    }
-    for name, value in report.items():
-        print(f"{name:42} {value:,.4g}" if isinstance(value, float) else f"{name:42} {value:,}")
-    print(json.dumps(report))
+    report.values(
+        {
+            **{f"gradients of {name}, bytes": size for name, size in expected.items()},
+            "together": sum(expected.values()),
+            "collectives in the program": len(collectives),
+            "of which all-reduces": sum(name == "all-reduce" for name, _ in collectives),
+            "of which over 1,000 bytes": len(gradients),
+            "bytes of all": sum(size for _, size in collectives),
+            "bytes of those over 1,000": sum(gradients),
+            "parameters in them, one by one": sum(
+                len(jax.tree.leaves(state.params[name]))
+                for phase in spec.algorithm.phases
+                for name in phase.trains
+            ),
+            "GFLOP of one device's share (100 images)": compiled.cost_analysis()["flops"] / 1e9,
+        }
+    )
+    report.end()
 
 
 if __name__ == "__main__":
-    main()
+    app.run(main)

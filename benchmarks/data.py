@@ -1,13 +1,12 @@
 """Images a second that the two ways of reading deliver, beside what a training step needs.
 
-    python -m benchmarks.data [--data_dir=DIR]
+    python -m benchmarks.data [--data_dir=DIR] [--repeats=7]
 
 MNIST must be prepared there. "On the device": batches gathered from uint8 and scaled, as
 `train_steps` does it. "Streamed": decoded on the host and handed over in order; from the prepared
 records, and from a directory of as many PNG files.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -21,30 +20,36 @@ from absl import app, flags
 
 import aae_jax as aae
 from aae_jax.data import files, streaming, tfds_images
-from aae_jax.spec import DataSpec
+from aae_jax.data.order import epoch_rows
 from aae_jax.train_state import to_unit
-from aae_jax.training import epoch_rows
-from benchmarks import machine
+from benchmarks import inputs, timing
+from benchmarks.report import Report
 from experiments import mnist
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Of tensorflow-datasets; None: its default.")
-STEPS, STREAMED, REPEATS, BATCH = 100, 300, 7, 100
+_REPEATS = flags.DEFINE_integer(
+    "repeats", 7, "Rounds, in which everything is timed in turn.", lower_bound=1
+)
+
+STEPS, STREAMED, BATCH = 100, 300, 100
 _LOAD = """
 import sys, time; start = time.monotonic()
-from aae_jax import data; from aae_jax.spec import DataSpec
+from aae_jax import data; from aae_jax.settings import DataSpec
 imported = time.monotonic()
 data.load(DataSpec("mnist", (28, 28, 1), 10, data_dir=sys.argv[1] or None))
 print(imported - start, time.monotonic() - imported)
 """
 
 
-def loading(data_dir):
+def loading(data_dir, repeats):
     """Seconds to import aae_jax.data, and to load prepared MNIST, in a fresh process."""
     command = [sys.executable, "-c", _LOAD, data_dir or ""]
-    runs = [subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(5)]
+    runs = [
+        subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(repeats)
+    ]
     times = zip(*(map(float, run.stdout.split()) for run in runs))
     names = "seconds to import aae_jax.data", "seconds to load prepared MNIST"
-    return {name: machine.median_and_spread(list(values)) for name, values in zip(names, times)}
+    return {name: timing.median_and_spread(values) for name, values in zip(names, times)}
 
 
 def streamed(train):
@@ -58,13 +63,23 @@ def streamed(train):
     return read
 
 
+def from_directory(images, directory):
+    """The training split of as many PNG files, and how long they take to be listed and decoded."""
+    import cv2
+
+    for i, image in enumerate(np.asarray(images)):
+        cv2.imwrite(os.path.join(directory, f"{i:05d}.png"), image)
+    start = time.monotonic()
+    train = files.load(aae.DataSpec("files", (28, 28, 1), 10, path=directory)).train
+    return train, time.monotonic() - start
+
+
 def main(argv):
     del argv
-    report = dict(machine.describe())
-    for name, (middle, spread) in loading(_DATA_DIR.value).items():
-        report[name], report[f"± {name}"] = middle, spread
-    where = DataSpec("mnist", (28, 28, 1), 10, data_dir=_DATA_DIR.value)
-    train = tfds_images.read_split(tfds_images.prepared_builder(where), "train", lazy=True)
+    report = Report()
+    report.values(loading(_DATA_DIR.value, _REPEATS.value))
+    builder = tfds_images.prepared_builder(inputs.mnist_spec(_DATA_DIR.value))
+    train = tfds_images.read_split(builder, "train", lazy=True)
     images = jnp.asarray(train["image"])
     state = aae.create_train_state(aae.spec_from_config(mnist.get_config()), jax.random.key(0))
     dataset = {"image": images, "label": jnp.asarray(train["label"])}
@@ -75,31 +90,27 @@ def main(argv):
         return jax.lax.map(lambda row: to_unit(images[row]).sum(), rows)
 
     with tempfile.TemporaryDirectory() as directory:
-        import cv2
-
-        for i, image in enumerate(np.asarray(images)):
-            cv2.imwrite(os.path.join(directory, f"{i:05d}.png"), image)
-        start = time.monotonic()
-        spec = DataSpec("files", (28, 28, 1), 10, path=directory)
-        from_files = files.load(spec).train
-        listing = time.monotonic() - start
-        times = machine.interleaved(
+        from_files, listing = from_directory(images, directory)
+        times = timing.interleaved(
             {
                 "needed by a training step": lambda: aae.train_steps(state, dataset, STEPS),
                 "on the device": lambda: gather(images),
                 "streamed from prepared records": streamed(train),
                 "streamed from PNG files": streamed(from_files),
             },
-            REPEATS,
+            _REPEATS.value,
         )
-    report["seconds to list, decode and split 60,000 files"] = listing
-    for name, values in times.items():
-        steps = STREAMED if "streamed" in name else STEPS
-        rates = [steps * BATCH / value for value in values]
-        report[f"images/s {name}"], report[f"± {name}"] = machine.median_and_spread(rates)
-    for name, value in report.items():
-        print(f"{name:55} {value:,.4g}" if isinstance(value, float) else f"{name:55} {value}")
-    print(json.dumps(report))
+    report.values({"seconds to list, decode and split 60,000 files": listing})
+    images_read = {name: (STREAMED if "streamed" in name else STEPS) * BATCH for name in times}
+    report.table(
+        "reading",
+        ("images", "images/s"),
+        [
+            (name, timing.median_and_spread([images_read[name] / value for value in values]))
+            for name, values in times.items()
+        ],
+    )
+    report.end()
 
 
 if __name__ == "__main__":

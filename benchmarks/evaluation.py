@@ -11,28 +11,31 @@ data and checkpoint and ends; for the scores also the operations of distances an
 rate of a float32 product.
 """
 
-import json
+import math
 import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 from absl import app, flags
 
-from aae_jax import data, parzen
-from aae_jax.spec import parse_config
-from benchmarks import machine
+from aae_jax import data, networks, parzen
+from aae_jax.config import parse_config
+from aae_jax.workdir import records
+from benchmarks import timing
+from benchmarks.report import Report
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A finished run of launch.py.", required=True)
 _CONFIG = flags.DEFINE_string("config", "experiments/mnist.py", "The config of that run.")
-_REPEATS = flags.DEFINE_integer("repeats", 3, "Rounds.", lower_bound=2)
+_REPEATS = flags.DEFINE_integer("repeats", 3, "Rounds.", lower_bound=1)
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _START = """
 import json, sys
 import aae_jax as aae
-from aae_jax import checkpoint, data, experiment, figures
-from aae_jax.spec import parse_config
+from aae_jax import data, experiment, figures
+from aae_jax.config import parse_config
 data.load(parse_config(json.load(open(sys.argv[1] + "/config.json"))).data)
 aae.load_state(sys.argv[1])
 """
@@ -49,12 +52,9 @@ def operations(settings):
     """Of the distances that need a product, and of the decoder in both passes over the samples."""
     dataset = data.load(settings.data)
     validation = dataset.validation["image"][: settings.evaluation.num_validation]
-    widths = (
-        settings.spec.model.code_dim,
-        *settings.spec.model.decoder_hidden,
-        settings.spec.num_pixels,
-    )
-    decoder = sum(m * n for m, n in zip(widths, widths[1:]))
+    params = jax.eval_shape(lambda: networks.init(settings.spec, jax.random.key(0)))
+    # Of dense layers: a multiplication for each weight.
+    decoder = sum(leaf.size for leaf in jax.tree.leaves(params["decoder"]) if leaf.ndim == 2)
     distances = sum(
         len(images) * len(parzen.varying(images.reshape(len(images), -1)))
         for images in (np.asarray(validation), np.asarray(dataset.test["image"]))
@@ -63,38 +63,37 @@ def operations(settings):
 
 
 def main(argv):
-    report = machine.describe()
-    for name, value in report.items():
-        print(f"{name:12} {value}")
+    report = Report()
     workdir = os.path.abspath(_WORKDIR.value)
-    with open(os.path.join(workdir, "config.json")) as file:
-        config = json.load(file)
+    settings = parse_config(records.read_json(os.path.join(workdir, "config.json")))
     launch = ["launch.py", f"--config={_CONFIG.value}", f"--workdir={workdir}", *argv[1:]]
-    times = machine.interleaved(
+    times = timing.interleaved(
         {
             "imports, data, checkpoint": command("-c", _START, workdir),
             "--mode=evaluate": command(*launch, "--mode=evaluate"),
             "--mode=figures": command(*launch, "--mode=figures"),
-            "product": machine.matrix_product(2_000, 784, 2_000),
+            "product": timing.matrix_product(*timing.PRODUCT),
         },
         _REPEATS.value,
     )
-    products = (
-        operations(parse_config(config)) * np.array(times.pop("product")) / (2 * 2_000**2 * 784)
+    times = {name: np.array(values) for name, values in times.items()}
+    products = operations(settings) * times.pop("product") / (2 * math.prod(timing.PRODUCT))
+    start = times["imports, data, checkpoint"]
+    floors = {"--mode=evaluate": start + products, "--mode=figures": start}
+    times["products of the scores"] = products
+    report.table(
+        "whole commands",
+        ("command", "s", "floor / time"),
+        [
+            (
+                name,
+                timing.median_and_spread(values),
+                timing.median_and_spread(floors[name] / values) if name in floors else None,
+            )
+            for name, values in times.items()
+        ],
     )
-    times["products of the scores"] = list(products)
-    for name, values in times.items():
-        report[name] = middle, spread = machine.median_and_spread(values)
-        print(f"{name:30} {middle:6.2f} ± {spread:.2f} s")
-    floor = np.array(times["imports, data, checkpoint"])
-    shares = {
-        "--mode=evaluate": (floor + products) / times["--mode=evaluate"],
-        "--mode=figures": floor / times["--mode=figures"],
-    }
-    for name, values in shares.items():
-        report[f"{name}, floor"] = middle, spread = machine.median_and_spread(list(values))
-        print(f"{'floor / time, ' + name:30} {middle:6.2f} ± {spread:.2f}")
-    print(json.dumps(report))
+    report.end()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ leaves out the 116 that are 0 in every test image.
 """
 
 import functools
-import json
 import resource
 import sys
 import time
@@ -22,19 +21,21 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 
 import aae_jax as aae
 from aae_jax import data, evaluation, parzen
-from aae_jax.spec import DataSpec
-from benchmarks import machine
+from benchmarks import inputs, pytorch, timing
+from benchmarks.report import Report
 
 _NUM_SAMPLES = flags.DEFINE_integer(
     "num_samples", None, "Run one whole evaluation with so many samples instead."
 )
 _MNIST = flags.DEFINE_bool("mnist", False, "Score MNIST's test images, not uniform numbers.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Of tensorflow-datasets; None: its default.")
-_REPEATS = flags.DEFINE_integer("repeats", 7, "Rounds, in which everything is timed in turn.")
+_REPEATS = flags.DEFINE_integer(
+    "repeats", 7, "Rounds, in which everything is timed in turn.", lower_bound=1
+)
 
 POINTS, SAMPLES, DIM = 10_000, 10_000, 784  # of a timed call: the 10K column of Table 1
 FEW = 100  # points for the naive version
@@ -49,13 +50,6 @@ SIGMA, SIGMAS = 0.2, np.logspace(-1, 0, 10, dtype=np.float32)
 def distances(num_points, num_samples=SAMPLES):
     """Operations of the distances between points and samples."""
     return 2 * num_points * num_samples * DIM
-
-
-def repeat(function, *arguments):
-    """Calls it `PRODUCTS` times; the last result."""
-    for _ in range(PRODUCTS - 1):
-        function(*arguments)
-    return function(*arguments)
 
 
 def jax_rows(x, samples):
@@ -81,19 +75,17 @@ def jax_rows(x, samples):
         return jax.lax.map(one_point, x)
 
     state = aae.create_train_state(aae.Spec(image_shape=(28, 28, 1)), jax.random.key(0))
+    sampler = aae.sampler(state)
 
-    @functools.partial(jax.jit, static_argnames="split")
-    def streamed(state, x, sigma, columns, split):
+    @functools.partial(jax.jit, static_argnames="bf16_split")
+    def streamed(sampler, x, sigma, columns, bf16_split):
         """What `log_likelihood_streamed` does, not traced anew in every call."""
 
-        def sampler(key, n):
-            return aae.generate(state, key, n).reshape(n, -1)
-
         sums, key = parzen.start(x, sigma), jax.random.key(1)
-        arguments = key, SAMPLES, sigma, 0, parzen.num_rounds(SAMPLES), None, columns, split
+        arguments = key, SAMPLES, sigma, 0, parzen.num_rounds(SAMPLES), None, columns, bf16_split
         return parzen.finish(parzen.add_drawn(sums, x, sampler, *arguments), x, SAMPLES, sigma)
 
-    columns, split = parzen.varying(x), parzen.can_split(x)
+    columns, bf16_split = parzen.varying(x), parzen.can_bf16_split(x)
 
     def float32(sigma):
         """`log_likelihood` where nothing is split."""
@@ -105,7 +97,7 @@ def jax_rows(x, samples):
     rows = {
         f"product {m}×{DIM}×{n}": (
             PRODUCTS * distances(m, n),
-            functools.partial(repeat, product, x[:m], samples[:n]),
+            functools.partial(timing.repeat, product, PRODUCTS, x[:m], samples[:n]),
         )
         for m, n in SHAPES
     }
@@ -115,17 +107,17 @@ def jax_rows(x, samples):
     for m, n in SHAPES:
         rows[f"two bfloat16 products {m}×{DIM}×{n}"] = (
             PRODUCTS * distances(m, n),
-            functools.partial(repeat, product, a[:m], b[:n]),
+            functools.partial(timing.repeat, product, PRODUCTS, a[:m], b[:n]),
         )
     rows["one σ"] = distances(POINTS), lambda: parzen.log_likelihood(x, samples, SIGMA)
     rows["ten σ"] = distances(POINTS), lambda: parzen.log_likelihood(x, samples, sigmas)
-    if split:
+    if bf16_split:
         rows["one σ, one float32 product"] = distances(POINTS), lambda: float32(jnp.array([SIGMA]))
         rows["ten σ, one float32 product"] = distances(POINTS), lambda: float32(sigmas)
     for name, sigma in (("one σ", sigmas[3:4]), ("ten σ", sigmas)):
         rows[f"{name}, drawn from the decoder"] = (
             drawn,
-            functools.partial(streamed, state, x, sigma, columns, split),
+            functools.partial(streamed, sampler, x, sigma, columns, bf16_split),
         )
     rows["one σ, naive: a point at a time"] = distances(FEW), lambda: naive(x[:FEW], samples)
     return rows
@@ -157,7 +149,7 @@ def numpy_rows(x, samples):
     rows = {
         f"product {m}×{DIM}×{n}": (
             PRODUCTS * distances(m, n),
-            functools.partial(repeat, np.matmul, x[:m], samples[:n].T),
+            functools.partial(timing.repeat, np.matmul, PRODUCTS, x[:m], samples[:n].T),
         )
         for m, n in SHAPES
     }
@@ -174,8 +166,7 @@ def torch_rows(x, samples):
     """
     import torch
 
-    split = parzen.can_split(x)
-    torch.set_flush_denormal(True)  # as XLA does; before there are other threads, which inherit it
+    bf16_split = parzen.can_bf16_split(x)
     x, samples = torch.from_numpy(x), torch.from_numpy(samples)
 
     def default(a, b):
@@ -228,7 +219,7 @@ def torch_rows(x, samples):
     compiled = torch.compile(fold, dynamic=False)
     rows = {}
     libraries = [("default", default, as_given, as_given), ("oneDNN", onednn, as_given, as_given)]
-    if split:
+    if bf16_split:
         libraries.append(("two bfloat16 products", halves, levels, in_halves))
     for library, *how_to in libraries:
         multiply, of_points, of_samples = how_to
@@ -236,7 +227,9 @@ def torch_rows(x, samples):
             name = library if multiply is halves else f"product, {library}"
             rows[f"{name}, {m}×{DIM}×{n}"] = (
                 PRODUCTS * distances(m, n),
-                functools.partial(repeat, multiply, of_points(x[:m]), of_samples(samples[:n])),
+                functools.partial(
+                    timing.repeat, multiply, PRODUCTS, of_points(x[:m]), of_samples(samples[:n])
+                ),
             )
         for how, folded, sigma, tiles in (
             ("one σ, eager", fold, SIGMA, TILES[-2:]),
@@ -255,24 +248,23 @@ def torch_rows(x, samples):
 def points_and_samples():
     """f32[POINTS, DIM] and f32[SAMPLES, DIM]: MNIST's test and training images, or uniform."""
     if _MNIST.value:
-        mnist = data.load(DataSpec("mnist", (28, 28, 1), 10, data_dir=_DATA_DIR.value))
-        images = mnist.test["image"][:POINTS], mnist.train["image"][:SAMPLES]
-        return tuple(np.asarray(i).reshape(-1, DIM) / np.float32(255) for i in images)
+        mnist = data.load(inputs.mnist_spec(_DATA_DIR.value))
+        return inputs.flat(mnist.test["image"][:POINTS]), inputs.flat(
+            mnist.train["image"][:SAMPLES]
+        )
     rng = np.random.default_rng(0)
     return tuple(rng.uniform(size=(n, DIM)).astype(np.float32) for n in (POINTS, SAMPLES))
 
 
-def rates(x, samples, repeats):
-    """Rates of all rows in GFLOP/s and as shares: [(library, row, rate, ±, share, ±)]."""
+def rates(x, samples, repeats, with_torch):
+    """Rows (name, GFLOP/s, share of the fastest product of the same library)."""
     libraries = {"JAX": jax_rows(x, samples), "NumPy": numpy_rows(x, samples)}
-    try:
+    if with_torch:
         libraries["PyTorch"] = torch_rows(x, samples)
-    except ImportError:
-        print("PyTorch is not installed: its rows are left out", file=sys.stderr)
     rows = {
         (library, name): row for library, named in libraries.items() for name, row in named.items()
     }
-    times = machine.interleaved({name: row[1] for name, row in rows.items()}, repeats)
+    times = timing.interleaved({name: row[1] for name, row in rows.items()}, repeats)
     found = {name: rows[name][0] / np.array(times[name]) / 1e9 for name in rows}
     table = []
     for library in libraries:
@@ -280,15 +272,13 @@ def rates(x, samples, repeats):
         products = [values for name, values in own.items() if name.startswith("product")]
         fastest = max(products, key=np.median)
         for name, values in own.items():
-            rate, share = (
-                machine.median_and_spread(list(v)) for v in (values, values / fastest)
-            )  # fmt: skip
-            table.append((library, name, *rate, *share))
+            rate, share = (timing.median_and_spread(v) for v in (values, values / fastest))
+            table.append((f"{library}, {name}", rate, share))
     return table
 
 
 def errors(x, samples, few=1_000):
-    """Of the first points' scores against float64: [(row, root mean square, of the mean)], nats."""
+    """Of the first points' scores against float64, nats: rows (name, root mean square, of the mean)."""
     exact, sigma = x[:few].astype(np.float64), jnp.array([SIGMA])
     squared = (exact**2).sum(axis=1)[:, None] + (samples.astype(np.float64) ** 2).sum(axis=1)
     exponent = (exact @ samples.T.astype(np.float64) - squared / 2) / SIGMA**2
@@ -296,13 +286,13 @@ def errors(x, samples, few=1_000):
     expected = top + np.log(np.exp(exponent - top[:, None]).mean(axis=1))
     expected -= DIM * np.log(SIGMA * np.sqrt(2 * np.pi))
     table = []
-    for name, split in (("one float32 product", False), ("two bfloat16 products", True)):
-        if split and not parzen.can_split(x):
+    for name, bf16_split in (("one float32 product", False), ("two bfloat16 products", True)):
+        if bf16_split and not parzen.can_bf16_split(x):
             continue
         sums = parzen.start(x, sigma)
-        sums = parzen.add_samples(sums, x, samples, sigma, parzen.varying(x), split)
+        sums = parzen.add_samples(sums, x, samples, sigma, parzen.varying(x), bf16_split)
         error = np.asarray(parzen.finish(sums, x, len(samples), sigma))[0, :few] - expected
-        table.append((name, np.sqrt((error**2).mean()), error.mean()))
+        table.append((f"JAX, {name}", np.sqrt((error**2).mean()), error.mean()))
     return table
 
 
@@ -312,6 +302,7 @@ def whole(num_samples):
     What is scored, and whether the model is trained, makes no difference to time and memory.
     """
     state = aae.create_train_state(aae.Spec(image_shape=(28, 28, 1)), jax.random.key(0))
+    sampler = aae.sampler(state)
     images = points_and_samples()[0].reshape(POINTS, 28, 28, 1)
 
     def run(one_pass):
@@ -320,21 +311,21 @@ def whole(num_samples):
         for done in range(0, last, step):
             sums = one_pass.add(sums, done, min(done + step, last))
             jax.block_until_ready(sums)
-            print(f"\r{one_pass.label} {done}/{last}", end="", file=sys.stderr)
+            print(f"\r{one_pass.name} {done}/{last}", end="", file=sys.stderr)
         print(file=sys.stderr)
         return sums
 
     report, work = {}, 0
     mesh = aae.make_mesh()
-    for label, points, sigmas in (("validation", 1_000, SIGMAS), ("test", POINTS, SIGMAS[3:4])):
+    for name, points, sigmas in (("validation", 1_000, SIGMAS), ("test", POINTS, SIGMAS[3:4])):
         start = time.perf_counter()
         scores = evaluation.log_likelihoods(
-            state, images[:points], jax.random.key(1), num_samples, sigmas, label, mesh, run
+            sampler, images[:points], jax.random.key(1), num_samples, sigmas, name, mesh, run
         )
         seconds = time.perf_counter() - start
         assert np.isfinite(scores).all()
         work += distances(points, num_samples) + num_samples * DECODER
-        report[f"seconds, {label}: {points} points, {len(sigmas)} σ"] = seconds
+        report[f"seconds, {name}: {points} points, {len(sigmas)} σ"] = seconds
     total = sum(report.values())
     return {
         "samples": num_samples,
@@ -347,31 +338,20 @@ def whole(num_samples):
 
 def main(argv):
     del argv
-    logging.set_verbosity(logging.ERROR)  # JAX narrates
-    for name, value in machine.describe().items():
-        print(f"{name:12} {value}")
     if _NUM_SAMPLES.value is not None:
-        report = whole(_NUM_SAMPLES.value)
-        for name, value in report.items():
-            print(f"{name:45} {value:,.2f}" if isinstance(value, float) else f"{name:45} {value:,}")
-        print(json.dumps(report))
+        report = Report()
+        report.values(whole(_NUM_SAMPLES.value))
+        report.end()
         return
-    print(f"{'numpy':12} {np.__version__}")
+    torch = pytorch.load()
+    report = Report(**pytorch.versions(torch))
     arrays = points_and_samples()
-    table = rates(*arrays, _REPEATS.value)
-    if "torch" in sys.modules:
-        torch = sys.modules["torch"]
-        print(f"{'torch':12} {torch.__version__}, {torch.get_num_threads()} threads")
-    print(f"\n{POINTS} points × {SAMPLES} samples × {DIM}; median ± half the quartile range")
-    print(f"{'':8} {'':42} {'GFLOP/s':>15} {'share of product':>18}")
-    for library, name, rate, spread, share, share_spread in table:
-        print(
-            f"{library:8} {name:42} {rate:8.1f} ± {spread:4.1f} {share:11.2f} ± {share_spread:.2f}"
-        )
-    print(f"\none σ against float64, nats: {'root mean square':>37} {'of the mean':>18}")
-    for name, each, mean in errors(*arrays):
-        print(f"JAX      {name:42} {each:15.6f} {mean:18.6f}")
-    print(json.dumps(table))
+    rows = rates(*arrays, _REPEATS.value, torch is not None)
+    title = f"{POINTS} points × {SAMPLES} samples × {DIM}"
+    report.table(title, ("row", "GFLOP/s", "share of product"), rows)
+    columns = "error against float64, nats", "root mean square", "of the mean"
+    report.table("one σ", columns, errors(*arrays))
+    report.end()
 
 
 if __name__ == "__main__":

@@ -34,30 +34,29 @@ adversarial loss is computed and dropped.
 
 import functools
 import itertools
-import json
 import logging as python_logging
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 
 import aae_jax as aae
-from aae_jax import posteriors, train_state, training
-from benchmarks import machine
+from aae_jax import keys, train_state
+from benchmarks import inputs, pytorch, timing
+from benchmarks.report import Report
 from experiments import mnist
 
 _BATCH_SIZES = flags.DEFINE_list(
     "batch_sizes", ["100", "1000", "10000"], "Images a step, 100 or more."
 )
 _REPEATS = flags.DEFINE_integer(
-    "repeats", 7, "Rounds, in which everything is timed in turn.", lower_bound=2
+    "repeats", 7, "Rounds, in which everything is timed in turn.", lower_bound=1
 )
 
 IMAGES = 50_000
 SEEN = 4_000  # images in a timed call: 40 steps of 100, one of more than 2,000
-PRODUCT = (2_000, 784, 2_000)  # beside batch × 1000 × 1000
 WORK = 20e9  # operations of a timed call of products
 CHECKED = 3  # steps that must agree
 # Of a network's change in these steps, some 1e-4 of its weights, in absolute values summed. Adam's
@@ -71,19 +70,6 @@ def make_state(batch_size):
     config = mnist.get_config()
     config.train.batch_size = batch_size
     return aae.create_train_state(aae.spec_from_config(config), jax.random.key(0))
-
-
-def make_images(spec):
-    """Uniform pixels uint8[N, H, W, C]: what is in the images makes no difference to the time."""
-    rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (IMAGES, *spec.image_shape), dtype=np.uint8)
-
-
-def repeat(function, times):
-    """Calls it; the last result."""
-    for _ in range(times - 1):
-        function()
-    return function()
 
 
 def default_dense(x, weight, bias, activation):
@@ -181,14 +167,14 @@ def torch_step(state, dense, compiled):
 
     Returns:
         `step(x, x_noisy, prior_z)`, of f[B, P], f[B, P], f[B, D], which updates in place; and
-        what it updates, {"params": …, "average": …}, of lists by network.
+        what it updates, {"params": …, "ema_params": …}, of lists by network.
     """
     import torch
     from torch.nn import functional
 
     spec, optimizers = state.spec, dict(state.spec.optimizer)
     params = {name: torch_layers(network) for name, network in state.params.items()}
-    average = {name: torch_layers(network) for name, network in state.average.items()}
+    ema_params = {name: torch_layers(network) for name, network in state.ema_params.items()}
     for layers in params.values():
         for tensor in layers:
             tensor.requires_grad_()
@@ -203,7 +189,7 @@ def torch_step(state, dense, compiled):
     updates = {
         name: torch_adam(trained, optimizers[name], compiled) for name, trained in trains.items()
     }
-    averages = average["encoder"] + average["decoder"]
+    averages = ema_params["encoder"] + ema_params["decoder"]
     steps_done = torch.zeros(())
 
     def network(layers, x):
@@ -229,13 +215,13 @@ def torch_step(state, dense, compiled):
         descend("generator", functional.softplus(-network(updated, z)[:, 0]).mean())
 
         with torch.no_grad():
-            decay = ((1 + steps_done) / (10 + steps_done)).clamp(max=spec.train.average_decay)
+            decay = ((1 + steps_done) / (10 + steps_done)).clamp(max=spec.train.ema_decay)
             torch._foreach_lerp_(averages, encoder + decoder, 1 - decay)
             steps_done.add_(1)
 
     if compiled:
         step = torch.compile(step, fullgraph=True, dynamic=False)
-    return step, {"params": params, "average": average}
+    return step, {"params": params, "ema_params": ema_params}
 
 
 def torch_steps(state):
@@ -279,11 +265,9 @@ def check(state, images, steps):
             "label": jnp.zeros(size, jnp.int32),
         }
         prior_sample = aae.sample_prior(spec, jax.random.key(index), size)
-        key = training._stream(state.rng, training._NOISE, state.step)
-        noise = posteriors.row_normal(
-            train_state.row_keys(key, size), spec.num_pixels, jnp.dtype(spec.model.param_dtype)
-        )
-        x = train_state.to_inputs(state, batch["image"])
+        key = keys.stream(state.rng, keys.INPUT_NOISE, state.step)
+        x = train_state.to_inputs(state, batch["image"]).reshape(size, -1)
+        noise = keys.row_normal(keys.row_keys(key, size), spec.num_pixels, x.dtype)
         inputs = x, x + spec.train.input_noise * noise, prior_sample.z
         for step, _ in steps.values():
             step(*(torch.from_numpy(np.array(value)) for value in inputs))
@@ -323,7 +307,7 @@ def torch_rows(state, images, steps, num_steps):
             prior_z = torch.randn(size, spec.model.code_dim).mul_(spec.prior.std)
             step(x, x_noisy, prior_z)
 
-    return {name: functools.partial(run, step) for name, (step, _) in steps.items()}
+    return {f"PyTorch, {name}": functools.partial(run, step) for name, (step, _) in steps.items()}
 
 
 def pythae_rows(state, images, num_steps):
@@ -341,8 +325,8 @@ def pythae_rows(state, images, num_steps):
 
     def mlp(*widths):
         layers = []
-        for inputs, outputs in itertools.pairwise(widths):
-            layers += [torch.nn.Linear(inputs, outputs), torch.nn.ReLU()]
+        for fan_in, fan_out in itertools.pairwise(widths):
+            layers += [torch.nn.Linear(fan_in, fan_out), torch.nn.ReLU()]
         return torch.nn.Sequential(*layers[:-1])
 
     class Encoder(BaseEncoder):
@@ -394,28 +378,28 @@ def pythae_rows(state, images, num_steps):
             x = images[torch.randint(len(images), (size,))].float().div_(255)
             trainer._optimizers_step(trainer.model({"data": x}))
 
-    return {"Adversarial_AE": run}
+    return {"pythae, Adversarial_AE": run}
 
 
 def product_rows(shape, with_torch):
-    """(library, row) → (operations, function), of a float32 product rows × inner × columns."""
+    """Name → (operations, function), of a float32 product rows × inner × columns."""
     rows, inner, columns = shape
     operations = 2 * rows * inner * columns
     times = max(1, round(WORK / operations))
-    functions = {("aae_jax", "product"): machine.matrix_product(*shape)}
+    functions = {"aae_jax, product": timing.matrix_product(*shape)}
     if with_torch:
         import torch
 
         onednn = torch.ops.mkldnn._linear_pointwise
         a, b = torch.randn(rows, inner), torch.randn(columns, inner)
-        functions["PyTorch", "product, default"] = lambda: a @ b.T
-        functions["PyTorch", "product, oneDNN"] = lambda: onednn(a, b, None, "none", [], "")
+        functions["PyTorch, product, default"] = lambda: a @ b.T
+        functions["PyTorch, product, oneDNN"] = lambda: onednn(a, b, None, "none", [], "")
     return {
-        (library, f"{name} {rows}×{inner}×{columns}"): (
+        f"{name} {rows}×{inner}×{columns}": (
             times * operations,
-            functools.partial(repeat, function, times),
+            functools.partial(timing.repeat, function, times),
         )
-        for (library, name), function in functions.items()
+        for name, function in functions.items()
     }
 
 
@@ -423,53 +407,39 @@ def measure(batch_size, repeats, with_torch):
     """The rows of one batch size.
 
     Returns:
-        errors: name → see `check`.
-        steps: [(library, row, batch size, ms a step, ±, ratio to aae_jax, ±)].
-        products: [(library, row, batch size, GFLOP/s, ±)].
+        errors: rows (name, see `check`).
+        steps: rows (name, ms a step, ratio to aae_jax).
+        products: rows (name, GFLOP/s).
     """
     state = make_state(batch_size)
-    images = make_images(state.spec)
-    dataset = {"image": jnp.asarray(images), "label": jnp.zeros(len(images), jnp.int32)}
+    dataset = inputs.random_dataset(IMAGES, state.spec.image_shape)
+    images = np.array(dataset["image"])
     num_steps = max(1, SEEN // batch_size)
-    rows, errors = {}, {}
-    ours = "aae_jax", "train_steps"
-    rows[ours] = lambda: aae.train_steps(state, dataset, num_steps)
+    ours, errors = "aae_jax, train_steps", {}
+    rows = {ours: lambda: aae.train_steps(state, dataset, num_steps)}
     if with_torch:
         steps = torch_steps(state)
         errors = check(state, images, steps)
-        for name, run in torch_rows(state, images, steps, num_steps).items():
-            rows["PyTorch", name] = run
+        rows.update(torch_rows(state, images, steps, num_steps))
         try:
-            for name, run in pythae_rows(state, images, num_steps).items():
-                rows["pythae", name] = run
+            rows.update(pythae_rows(state, images, num_steps))
         except ImportError as error:
             print(f"pythae is not installed ({error}): its row is left out", file=sys.stderr)
-    widths = state.spec.model.encoder_hidden
     products = {
-        **product_rows((batch_size, *widths), with_torch),
-        **product_rows(PRODUCT, with_torch),
+        **product_rows((batch_size, *state.spec.model.encoder_hidden), with_torch),
+        **product_rows(timing.PRODUCT, with_torch),
     }
     functions = {**rows, **{name: function for name, (_, function) in products.items()}}
-    times = {
-        name: np.array(values) for name, values in machine.interleaved(functions, repeats).items()
-    }
+    times = {name: np.array(v) for name, v in timing.interleaved(functions, repeats).items()}
+    spread = timing.median_and_spread
     return (
-        errors,
+        [(f"PyTorch, {name}", error) for name, error in errors.items()],
         [
-            (
-                *name,
-                batch_size,
-                *machine.median_and_spread(list(1e3 * times[name] / num_steps)),
-                *machine.median_and_spread(list(times[name] / times[ours])),
-            )
+            (name, spread(1e3 * times[name] / num_steps), spread(times[name] / times[ours]))
             for name in rows
         ],
         [
-            (
-                *name,
-                batch_size,
-                *machine.median_and_spread(list(operations / times[name] / 1e9)),
-            )
+            (name, spread(operations / times[name] / 1e9))
             for name, (operations, _) in products.items()
         ],
     )
@@ -477,37 +447,17 @@ def measure(batch_size, repeats, with_torch):
 
 def main(argv):
     del argv
-    logging.set_verbosity(logging.ERROR)  # JAX narrates
-    for name, value in machine.describe().items():
-        print(f"{name:12} {value}")
-    try:
-        import torch
-    except ImportError:
-        torch = None
-        print("PyTorch is not installed: its rows and pythae's are left out", file=sys.stderr)
-    else:
-        torch.set_flush_denormal(True)  # before there are other threads, which inherit it
-        print(f"{'torch':12} {torch.__version__}, {torch.get_num_threads()} threads")
-    report = {"errors": {}, "steps": [], "products": []}
+    torch = pytorch.load()
+    report = Report(**pytorch.versions(torch))
     for batch_size in map(int, _BATCH_SIZES.value):
         errors, steps, products = measure(batch_size, _REPEATS.value, torch is not None)
-        report["errors"][batch_size] = errors
-        report["steps"] += steps
-        report["products"] += products
-        print(f"\nbatches of {batch_size}; median ± half the quartile range")
-        for name, error in errors.items():
-            print(f"PyTorch, {name}: {CHECKED} steps as train_step's, to {error:.0e} of the change")
-        print(f"{'':8} {'':32} {'batch':>6} {'ms a step':>17} {'ratio to aae_jax':>17}")
-        for library, name, size, step, spread, ratio, ratio_spread in steps:
-            print(
-                f"{library:8} {name:32} {size:6} {step:9.1f} ± {spread:5.1f} "
-                f"{ratio:9.2f} ± {ratio_spread:.2f}"
-            )
-        print(f"{'':8} {'':32} {'':6} {'GFLOP/s':>17}")
-        for library, name, size, rate, spread in products:
-            print(f"{library:8} {name:32} {size:6} {rate:9.1f} ± {spread:5.1f}")
-        sys.stdout.flush()
-    print(json.dumps(report))
+        title = f"batch {batch_size}"
+        if errors:
+            columns = f"{CHECKED} steps beside train_step's", "of the change"
+            report.table(f"{title}, differences", columns, errors)
+        report.table(f"{title}, steps", ("step", "ms a step", "ratio to aae_jax"), steps)
+        report.table(f"{title}, products", ("product", "GFLOP/s"), products)
+    report.end()
 
 
 if __name__ == "__main__":

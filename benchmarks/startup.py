@@ -6,7 +6,6 @@ The launcher trains the digits for one dispatch (100 steps) with an empty and wi
 compilation cache. Compilation is that of `train_steps`, by width and by model, with no cache.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -18,10 +17,11 @@ import jax.numpy as jnp
 from absl import app, flags
 
 import aae_jax as aae
-from benchmarks import machine
+from benchmarks import inputs, timing
+from benchmarks.report import Report
 from experiments import fig2, fig4, fig5, mnist
 
-_REPEATS = flags.DEFINE_integer("repeats", 3, "How often each is started.")
+_REPEATS = flags.DEFINE_integer("repeats", 3, "How often each is started.", lower_bound=1)
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 WIDTHS = (100, 1_000, 4_000)
@@ -35,6 +35,7 @@ MODELS = {
     "fig4.py:c": lambda: fig4.get_config("c"),
     "fig5.py:a": fig5.get_config,
 }
+COLD, WARM = (f"first 100 steps of launch.py, {name} cache" for name in ("cold", "warm"))
 IMPORTS = (
     "import jax",
     "import aae_jax.parzen",
@@ -69,6 +70,18 @@ def imported(statement):
     return time.perf_counter() - start
 
 
+def started(repeats):
+    """Rows (what, seconds)."""
+    times = {name: [] for name in (COLD, WARM, *IMPORTS)}
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as cache:
+            times[COLD].append(first_steps(cache))
+            times[WARM].append(first_steps(cache))
+        for statement in IMPORTS:
+            times[statement].append(imported(statement))
+    return [(name, timing.median_and_spread(values)) for name, values in times.items()]
+
+
 def compiled(config):
     """Seconds to trace and to compile `train_steps`, 100 steps in a dispatch."""
     spec = aae.spec_from_config(config)
@@ -85,36 +98,15 @@ def compiled(config):
     return traced - start, time.perf_counter() - traced
 
 
-def wide(width):
-    config = mnist.get_config()
-    for network in ("encoder", "decoder", "discriminator"):
-        config.model[f"{network}_hidden"] = (width, width)
-    return config
-
-
 def main(argv):
     del argv
-    report = machine.describe()
-    for name, value in report.items():
-        print(f"{name:12} {value}")
-    rows = {"cold": [], "warm": [], **{statement: [] for statement in IMPORTS}}
-    for _ in range(_REPEATS.value):
-        with tempfile.TemporaryDirectory() as cache:
-            rows["cold"].append(first_steps(cache))
-            rows["warm"].append(first_steps(cache))
-        for statement in IMPORTS:
-            rows[statement].append(imported(statement))
-    for name, values in rows.items():
-        report[name] = middle, spread = machine.median_and_spread(values)
-        what = f"first 100 steps of launch.py, {name} cache" if name in ("cold", "warm") else name
-        print(f"{what:45} {middle:6.2f} ± {spread:.2f} s")
-    print(f"\n{'train_steps':45} {'trace, s':>9} {'compile, s':>11}")
-    configs = {f"width {width}": wide(width) for width in WIDTHS}
+    report = Report()
+    report.table("from start to end", ("command", "s"), started(_REPEATS.value))
+    configs = {f"width {width}": inputs.set_widths(mnist.get_config(), width) for width in WIDTHS}
     configs.update({name: get() for name, get in MODELS.items()})
-    for name, config in configs.items():
-        report[name] = trace, compilation = compiled(config)
-        print(f"{name:45} {trace:9.2f} {compilation:11.2f}")
-    print(json.dumps(report))
+    rows = ((name, *compiled(config)) for name, config in configs.items())
+    report.table("train_steps", ("model", "trace, s", "compile, s"), rows)
+    report.end()
 
 
 if __name__ == "__main__":

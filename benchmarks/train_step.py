@@ -16,6 +16,7 @@ import contextlib
 import functools
 import io
 import json
+import math
 import os
 import tempfile
 from typing import NamedTuple
@@ -24,15 +25,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags, logging
+from absl import app, flags
 
 import aae_jax as aae
-from aae_jax import data, experiment, networks, phases
-from benchmarks import machine
+from aae_jax import data, experiment, networks
+from aae_jax.config import parse_config
+from aae_jax.optimizers import make_optimizer
+from benchmarks import inputs, timing
+from benchmarks.report import Report
 from experiments import digits, mnist
 
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["100", "1000", "10000"], "Of the table.")
-_REPEATS = flags.DEFINE_integer("repeats", 7, "Rounds, in which everything is timed in turn.")
+_REPEATS = flags.DEFINE_integer(
+    "repeats", 7, "Rounds, in which everything is timed in turn.", lower_bound=1
+)
 _OUTSIDE = flags.DEFINE_bool("outside", True, "Time whole runs of the launcher's loop as well.")
 
 ROWS = 10_000  # of a timed call: steps × batch size
@@ -50,8 +56,8 @@ class Part(NamedTuple):
 
 def layers(spec, name):
     """[(inputs, outputs)] of a network's layers."""
-    shape = jax.eval_shape(lambda: networks.init(spec, jax.random.key(0), {name}))
-    return [shape[name][f"Dense_{i}"]["kernel"].shape for i in range(len(shape[name]))]
+    shape = jax.eval_shape(lambda: networks.init(spec, jax.random.key(0)))[name]
+    return [shape[f"Dense_{i}"]["kernel"].shape for i in range(len(shape))]
 
 
 def products(spec, batch_size):
@@ -59,15 +65,15 @@ def products(spec, batch_size):
     found = collections.Counter()
 
     def forward(name, rows):
-        for inputs, outputs in layers(spec, name):
-            found[rows, inputs, outputs] += 1
+        for fan_in, fan_out in layers(spec, name):
+            found[rows, fan_in, fan_out] += 1
 
     def backward(name, rows, to_weights, to_inputs):
-        for index, (inputs, outputs) in enumerate(layers(spec, name)):
+        for index, (fan_in, fan_out) in enumerate(layers(spec, name)):
             if to_weights:
-                found[inputs, rows, outputs] += 1
+                found[fan_in, rows, fan_out] += 1
             if index > 0 or to_inputs:
-                found[rows, outputs, inputs] += 1
+                found[rows, fan_out, fan_in] += 1
 
     forward("encoder", batch_size)
     forward("decoder", batch_size)
@@ -82,21 +88,9 @@ def products(spec, batch_size):
     return found
 
 
-def product(m, k, n):
-    """Timed a few times over, as one call would be mostly dispatch where it is small."""
-    single = machine.matrix_product(m, k, n)
-
-    def function():
-        for _ in range(REPEATS_OF_A_PART - 1):
-            single()
-        return single()
-
-    return function
-
-
 def update(state, phase):
     """An optimiser's update of the networks of one phase, in place."""
-    optimizer = phases.make_optimizer(state.spec, phase.name)
+    optimizer = make_optimizer(state.spec, phase.name)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def apply(params, opt_state, grads):
@@ -108,8 +102,7 @@ def update(state, phase):
     grads = jax.tree.map(lambda value: 1e-3 * jnp.ones_like(value), own)
 
     def function():
-        for _ in range(REPEATS_OF_A_PART):
-            held[:] = apply(*held, grads)
+        held[:] = apply(*held, grads)
         return held
 
     return function, sum(value.nbytes for value in jax.tree.leaves(own))
@@ -119,15 +112,14 @@ def averaging(state):
     """The running averages of encoder and decoder, in place."""
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def apply(average, params):
-        return optax.incremental_update(params, average, 1e-3)
+    def apply(ema_params, params):
+        return optax.incremental_update(params, ema_params, 1e-3)
 
-    held = [jax.tree.map(jnp.copy, state.average)]
-    params = {name: state.params[name] for name in state.average}
+    held = [jax.tree.map(jnp.copy, state.ema_params)]
+    params = {name: state.params[name] for name in state.ema_params}
 
     def function():
-        for _ in range(REPEATS_OF_A_PART):
-            held[:] = [apply(*held, params)]
+        held[:] = [apply(*held, params)]
         return held
 
     return function, sum(value.nbytes for value in jax.tree.leaves(params))
@@ -138,29 +130,30 @@ def parts(state):
     batch_size = state.spec.train.batch_size
     found = {
         f"{m} × {k} × {n}": Part(
-            count, 2 * m * k * n, 4 * (m * k + k * n + m * n), product(m, k, n)
+            count,
+            2 * m * k * n,
+            4 * (m * k + k * n + m * n),
+            timing.matrix_product(m, k, n),
         )
         for (m, k, n), count in products(state.spec, batch_size).items()
     }
-    for phase in phases.ALGORITHMS[state.spec.algorithm]:
+    for phase in state.spec.algorithm.phases:
         function, size = update(state, phase)
         # Reads parameters, gradients and two moments; writes all but the gradients.
         found[f"Adam, {phase.name}"] = Part(1, 0, 7 * size, function)
-    if state.average is not None:
+    if state.ema_params is not None:
         function, size = averaging(state)
         found["averages"] = Part(1, 0, 3 * size, function)
     return found
 
 
 def roofline(batch_size, repeats):
-    """One batch size: the step, its parts, and the machine's rates."""
+    """One batch size: rows of the parts, and the step beside their sum and the machine's rates."""
     config = mnist.get_config()
     config.train.batch_size = batch_size
     spec = aae.spec_from_config(config)
     state = aae.create_train_state(spec, jax.random.key(0))
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (50_000, *spec.image_shape), dtype=np.uint8)
-    dataset = {"image": jnp.asarray(images), "label": jnp.zeros(50_000, jnp.int32)}
+    dataset = inputs.random_dataset(50_000, spec.image_shape)
     steps = max(1, ROWS // batch_size)
     own = parts(state)
     added = [jnp.zeros(2**24, jnp.float32)]
@@ -170,46 +163,44 @@ def roofline(batch_size, repeats):
         added[:] = [add(*added)]
         return added
 
-    times = machine.interleaved(
+    # A small part is timed several times over, as one call would be mostly dispatch.
+    times = timing.interleaved(
         {
             "step": lambda: aae.train_steps(state, dataset, steps),
-            "fastest product": machine.matrix_product(2_000, 784, 2_000),
+            "fastest product": timing.matrix_product(*timing.PRODUCT),
             "in place": in_place,
-            **{name: part.function for name, part in own.items()},
+            **{
+                name: functools.partial(timing.repeat, part.function, REPEATS_OF_A_PART)
+                for name, part in own.items()
+            },
         },
         repeats,
     )
     step = np.array(times["step"]) / steps
-    rate = 2 * 2_000 * 784 * 2_000 / np.array(times["fastest product"])
+    rate = 2 * math.prod(timing.PRODUCT) / np.array(times["fastest product"])
     bandwidth = 2 * added[0].nbytes / np.array(times["in place"])
     alone = {
         name: part.count * np.array(times[name]) / REPEATS_OF_A_PART for name, part in own.items()
     }
-    rows = {}
+    rows = []
     for name, part in own.items():
         floor = part.count * np.maximum(
             part.work / rate, (part.work == 0) * part.traffic / bandwidth
         )
-        rows[name] = {
-            "count": part.count,
-            "GFLOP": part.count * part.work / 1e9,
-            "MB": part.count * part.traffic / 1e6,
-            "floor": machine.median_and_spread(list(1e3 * floor)),
-            "alone": machine.median_and_spread(list(1e3 * alone[name])),
-        }
+        work, traffic = part.count * part.work / 1e9, part.count * part.traffic / 1e6
+        floor, own_time = (timing.median_and_spread(1e3 * value) for value in (floor, alone[name]))
+        rows.append((name, part.count, work, traffic, floor, own_time))
     total = sum(alone.values())
-    return {
-        "batch_size": batch_size,
-        "ms a step": machine.median_and_spread(list(1e3 * step)),
-        "sum of the parts, ms": machine.median_and_spread(list(1e3 * total)),
-        "share of the roofline": machine.median_and_spread(list(total / step)),
-        "GFLOP/s of the step": machine.median_and_spread(
-            list(sum(part.count * part.work for part in own.values()) / step / 1e9)
-        ),
-        "GFLOP/s of a 2000×784×2000 product": machine.median_and_spread(list(rate / 1e9)),
-        "GB/s of adding 1 to 64 MB in place": machine.median_and_spread(list(bandwidth / 1e9)),
-        "parts": rows,
+    work = sum(part.count * part.work for part in own.values())
+    found = {
+        "ms a step": 1e3 * step,
+        "sum of the parts, ms": 1e3 * total,
+        "share of the roofline": total / step,
+        "GFLOP/s of the step": work / step / 1e9,
+        f"GFLOP/s of a product {'×'.join(map(str, timing.PRODUCT))}": rate / 1e9,
+        "GB/s of adding 1 to 64 MB in place": bandwidth / 1e9,
     }
+    return rows, {name: timing.median_and_spread(values) for name, values in found.items()}
 
 
 def outside():
@@ -218,13 +209,10 @@ def outside():
     The digits' images with the MNIST widths: the loop's own work (metrics, TensorBoard, progress,
     checkpoints) does not depend on the images.
     """
-    config = digits.get_config()
-    for network in ("encoder", "decoder", "discriminator"):
-        config.model[f"{network}_hidden"] = (1_000, 1_000)
+    config = inputs.set_widths(digits.get_config(), 1_000)
     config.train.num_steps = 1_000
-    spec = aae.spec_from_config(config)
-    state = aae.create_train_state(spec, jax.random.key(0))
-    settings = experiment.parse_config(config)
+    settings = parse_config(config)
+    state = aae.create_train_state(settings.spec, jax.random.key(0))
     dataset = {name: jnp.asarray(value) for name, value in data.load(settings.data).train.items()}
     size = settings.run.steps_per_dispatch
     shares = []
@@ -237,38 +225,22 @@ def outside():
         # From the first line on: the first dispatch holds the compilation.
         steps = lines[-1]["step"] - lines[0]["step"]
         loop = (lines[-1]["seconds"] - lines[0]["seconds"]) / steps
-        alone = np.median(machine.interleaved(
-            {"alone": lambda: aae.train_steps(state, dataset, size)}, 3
-        )["alone"]) / size  # fmt: skip
-        shares.append(1 - alone / loop)
-    middle, spread = machine.median_and_spread(shares)
-    return {"share of a run outside train_steps": middle, "± of the share": spread}
+        alone = timing.interleaved({"": lambda: aae.train_steps(state, dataset, size)}, 3)[""]
+        shares.append(1 - np.median(alone) / size / loop)
+    return {"share of a run outside train_steps": timing.median_and_spread(shares)}
 
 
 def main(argv):
     del argv
-    logging.set_verbosity(logging.ERROR)  # orbax narrates
-    report = machine.describe()
-    for name, value in report.items():
-        print(f"{name:12} {value}")
+    report = Report()
     for batch_size in map(int, _BATCH_SIZES.value):
-        found = report[f"batch {batch_size}"] = roofline(batch_size, _REPEATS.value)
-        print(f"\nbatch {batch_size}\n{'part':28} {'count':>5} {'GFLOP':>8} {'MB':>8} "
-              f"{'floor, ms':>10} {'alone, ms':>16}")  # fmt: skip
-        for name, row in found["parts"].items():
-            alone, spread = row["alone"]
-            print(
-                f"{name:28} {row['count']:5} {row['GFLOP']:8.3f} {row['MB']:8.1f} "
-                f"{row['floor'][0]:10.3f} {alone:9.3f} ± {spread:.3f}"
-            )
-        for name, value in found.items():
-            if isinstance(value, tuple):
-                print(f"{name:45} {value[0]:.4g} ± {value[1]:.2g}")
+        rows, found = roofline(batch_size, _REPEATS.value)
+        columns = "part", "count", "GFLOP", "MB", "floor, ms", "alone, ms"
+        report.table(f"batch {batch_size}", columns, rows)
+        report.values({f"batch {batch_size}: {name}": value for name, value in found.items()})
     if _OUTSIDE.value:
-        report.update(outside())
-        for name in ("share of a run outside train_steps", "± of the share"):
-            print(f"{name:45} {report[name]:.4g}")
-    print(json.dumps(report))
+        report.values(outside())
+    report.end()
 
 
 if __name__ == "__main__":

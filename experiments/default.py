@@ -28,7 +28,7 @@ def get_config() -> config_dict.ConfigDict:
     config.num_seeds = 1  # more: seeds seed, seed + 1, … trained in one program
     # Or "vae", "decoder_finetuning", or an import path "package.module:VALUE": docs/extending.md.
     config.algorithm = "aae"
-    config.options = config_dict.ConfigDict()  # the algorithm's own fields, where they are not its defaults
+    config.options = config_dict.ConfigDict()  # fields of the algorithm that are not its defaults
     # Where the algorithm goes on from another run: its --workdir, or its config, which is then
     # trained first.
     config.start_from = config_dict.placeholder(str)

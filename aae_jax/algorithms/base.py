@@ -14,7 +14,9 @@ from aae_jax.networks import Network, Params
 from aae_jax.priors import PriorSample
 from aae_jax.spec import OptimizerSpec, Spec
 
-Metrics = dict[str, jax.Array]  # f[B], or f[] for the whole batch: the training step takes the means
+Metrics = dict[
+    str, jax.Array
+]  # f[B], or f[] for the whole batch: the training step takes the means
 
 
 class Inputs(NamedTuple):

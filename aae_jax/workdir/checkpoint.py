@@ -173,6 +173,8 @@ def _first_line(error) -> str:
 
 def _arrays(state):
     """The state as a dict of plain arrays; typed keys as their words."""
-    fields = [field.name for field in dataclasses.fields(state) if field.name not in ("spec", "rng")]
+    fields = [
+        field.name for field in dataclasses.fields(state) if field.name not in ("spec", "rng")
+    ]
     arrays = {name: getattr(state, name) for name in fields}
     return {**arrays, "rng": jax.random.key_data(state.rng)}

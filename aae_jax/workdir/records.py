@@ -48,8 +48,7 @@ def check(workdir, config_json):
     differing = [
         f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
-        and (name in _BOUND or not name.startswith(_FREE))
+        if before.get(name) != now.get(name) and (name in _BOUND or not name.startswith(_FREE))
     ]
     if differing:
         raise UserError(

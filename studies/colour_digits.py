@@ -1,6 +1,6 @@
 """Street numbers made of MNIST: 32×32 colour images in the layout of SVHN's files.
 
-    python -m benchmarks.colour_digits --output=colour.mat [--data_dir=DIR]
+    python -m studies.colour_digits --output=colour.mat [--data_dir=DIR]
     python launch.py --config=experiments/fig5.py:b --config.data.name=files \\
         --config.data.path=colour.mat
 
@@ -15,7 +15,7 @@ import scipy.io
 from absl import app, flags, logging
 
 from aae_jax import data
-from aae_jax.spec import DataSpec
+from benchmarks import inputs
 
 _OUTPUT = flags.DEFINE_string("output", None, "The .mat file to write.", required=True)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Of tensorflow-datasets; None: its default.")
@@ -45,7 +45,7 @@ def street_number(random, digits, index):
 def main(argv):
     del argv
     logging.set_verbosity(logging.ERROR)
-    mnist = data.load(DataSpec("mnist", (28, 28, 1), 10, data_dir=_DATA_DIR.value)).train
+    mnist = data.load(inputs.mnist_spec(_DATA_DIR.value)).train
     digits, label = np.asarray(mnist["image"])[..., 0], mnist["label"][: _NUM_IMAGES.value]
     random = np.random.RandomState(0)
     images = np.stack([street_number(random, digits, i) for i in range(len(label))])

@@ -1,34 +1,13 @@
-"""What a benchmark ran on, and medians with their spread."""
+"""Times of functions, and medians with their spread."""
 
-import os
-import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-import flax
 import jax
 import jax.numpy as jnp
-import optax
 
-
-def describe() -> dict[str, str]:
-    """Machine and versions, for the head of every table."""
-    processor = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo") as file:
-            names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
-        processor = names[0] if names else processor
-    except OSError:
-        pass
-    return {
-        "processor": f"{processor}, {os.cpu_count()} cores",
-        "devices": ", ".join(device.device_kind for device in jax.devices()),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "flax": flax.__version__,
-        "optax": optax.__version__,
-    }
+PRODUCT = 2_000, 784, 2_000  # rows × inner × columns of a product that runs at the machine's rate
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -52,10 +31,19 @@ def interleaved(functions: dict[str, Callable[[], object]], repeats: int) -> dic
     return times
 
 
-def median_and_spread(values: list[float]) -> tuple[float, float]:
-    """Median, and half the range between the quartiles."""
+def median_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Median, and half the range between the quartiles; None where there is one value."""
+    if len(values) == 1:
+        return values[0], None
     low, middle, high = statistics.quantiles(values, n=4)
     return middle, (high - low) / 2
+
+
+def repeat(function: Callable[..., object], times: int, *arguments: object) -> object:
+    """Calls a function that is too short to be timed alone; the last result."""
+    for _ in range(times - 1):
+        function(*arguments)
+    return function(*arguments)
 
 
 def matrix_product(rows: int, inner: int, columns: int) -> Callable[[], object]:

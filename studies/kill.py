@@ -1,6 +1,6 @@
 """Kills runs with SIGKILL at random moments, and compares what they end with to an unkilled run.
 
-python -m benchmarks.kill --kills=50
+python -m studies.kill --kills=50
 
 The digits with few steps and a checkpoint every twenty of them. A series of kills hits one workdir
 until its run ends by itself; some wait for a checkpoint under way (orbax's temporary directory) and
@@ -20,7 +20,9 @@ import sys
 import tempfile
 import time
 
-from absl import app, flags, logging
+from absl import app, flags
+
+from benchmarks.report import Report
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _KILLS = flags.DEFINE_integer("kills", 50, "How many.", lower_bound=1)
@@ -183,7 +185,7 @@ def series(workdir, moments, expected):
 
 def main(argv):
     del argv
-    logging.set_verbosity(logging.ERROR)  # orbax narrates
+    report = Report()
     draw = random.Random(_SEED.value)
     table, wrong, done = collections.defaultdict(collections.Counter), [], 0
     with tempfile.TemporaryDirectory() as directory:
@@ -203,11 +205,17 @@ def main(argv):
                 print(f"kill {done}: {phase}, went on from {origin}", flush=True)
             wrong += differing
             print(f"  → {'differs in ' + ', '.join(differing) if differing else 'identical'}")
-    print("| killed while | kills | went on from |\n|---|---|---|")
-    for phase in PHASES:
-        origins = ", ".join(f"{name} ({n})" for name, n in sorted(table[phase].items()))
-        print(f"| {phase} | {sum(table[phase].values())} | {origins} |")
-    print(json.dumps({"kills": done, "table": table, "differing": wrong}))
+    rows = [
+        (
+            phase,
+            sum(table[phase].values()),
+            ", ".join(f"{name} ({n})" for name, n in sorted(table[phase].items())),
+        )
+        for phase in PHASES
+    ]
+    report.table("kills", ("killed while", "kills", "went on from"), rows)
+    report.values({"all kills": done, "differing": ", ".join(sorted(set(wrong))) or "nothing"})
+    report.end()
     if wrong:
         raise SystemExit(f"error: the runs differ in {sorted(set(wrong))}")
 

@@ -1,6 +1,6 @@
 """Errors of scikit-learn's KernelDensity against float64 NumPy, beside those of `parzen`.
 
-    python -m benchmarks.kernel_density [--manual_dir=DIR]
+    python -m studies.kernel_density [--manual_dir=DIR]
 
 Uniform points in growing dimension; with the four original MNIST files in DIR, also 200 test images
 under the first 10,000 training images. KernelDensity with its defaults (atol=0, rtol=0), and with a
@@ -9,11 +9,12 @@ leaf size of N, for which its tree is one leaf and nothing is bounded.
 
 import numpy as np
 import sklearn
-from absl import app, flags, logging
+from absl import app, flags
 from sklearn.neighbors import KernelDensity
 
 from aae_jax import data, parzen
-from aae_jax.spec import DataSpec
+from benchmarks import inputs
+from benchmarks.report import Report
 
 _MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "The four original MNIST files.")
 
@@ -28,7 +29,7 @@ def reference(x, samples, sigma):
 
 
 def compare(name, x, samples, sigma):
-    """One line: the true mean, and the mean error of each estimator."""
+    """A row: the true mean, and the mean error of each estimator."""
     truth = reference(x, samples, sigma)
     errors = [
         KernelDensity(bandwidth=sigma, **options).fit(samples).score_samples(x) - truth
@@ -37,29 +38,34 @@ def compare(name, x, samples, sigma):
     errors.append(
         np.asarray(parzen.log_likelihood(np.float32(x), np.float32(samples), sigma)) - truth
     )
-    shown = "".join(f"{error.mean():>13.2g}" for error in errors)
-    print(f"{name:28} {sigma:5.3f} {truth.mean():>10.1f}{shown}")
+    return name, sigma, truth.mean(), *(error.mean() for error in errors)
 
 
-def main(argv):
-    del argv
-    logging.set_verbosity(logging.ERROR)  # JAX narrates
-    print(f"scikit-learn {sklearn.__version__}; nats, means over test points")
-    print(f"{'':28} {'σ':>5} {'true':>10}" + "".join(
-        f"{name:>13}" for name in ("default", "ball tree", "one leaf", "parzen")
-    ))  # fmt: skip
+def comparisons(manual_dir):
+    """Rows as they are found."""
     rng = np.random.default_rng(0)
     for dim in (2, 8, 32, 128, 784):
         x, samples = rng.uniform(size=(100, dim)), rng.uniform(size=(2_000, dim))
-        compare(f"uniform, {dim} dimensions", x, samples, 0.2)
-    if _MANUAL_DIR.value is not None:
-        loaded = data.load(DataSpec("mnist", (28, 28, 1), 10, manual_dir=_MANUAL_DIR.value))
+        yield compare(f"uniform, {dim} dimensions", x, samples, 0.2)
+    if manual_dir is not None:
+        loaded = data.load(inputs.mnist_spec(manual_dir=manual_dir))
         x, samples = (
             images.reshape(len(images), -1) / 255.0
             for images in (loaded.test["image"][:200], loaded.train["image"][:10_000])
         )
         for sigma in (0.167, 0.3):
-            compare("MNIST, 784 dimensions", x, samples, sigma)
+            yield compare("MNIST, 784 dimensions", x, samples, sigma)
+
+
+def main(argv):
+    del argv
+    report = Report(sklearn=sklearn.__version__)
+    report.table(
+        "errors, means over test points, nats",
+        ("points", "σ", "true", "default", "ball tree", "one leaf", "parzen"),
+        comparisons(_MANUAL_DIR.value),
+    )
+    report.end()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,128 @@
+"""A convolutional autoencoder beside the perceptron, on colour images of 32×32.
+
+    python -m studies.colour_digits --output=colour.mat
+    python -m studies.conv --data=colour.mat --workdir=runs/conv [--num_steps=4000]
+
+Both are trained by `experiments/fig5.py:b` (labels in decoder and discriminator) for the same number
+of steps. "conv": encoder and decoder are convolutional; the discriminator of the codes is the
+perceptron's. A classifier of real images, told no colours, reads generated ones. Training that was
+cut goes on in `--workdir`.
+"""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+import aae_jax as aae
+from aae_jax import experiment
+from aae_jax.workdir import records
+from benchmarks import inputs, timing
+from benchmarks.report import Report
+from experiments import fig5
+from studies import runs
+
+_DATA = flags.DEFINE_string("data", None, "The file of colour_digits.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Gets a run for each model.", required=True)
+_NUM_STEPS = flags.DEFINE_integer("num_steps", 4_000, "Of each training.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds, in which both are timed.", lower_bound=1)
+
+NETWORKS = "mlp", "conv"
+STEPS = 5  # of a timed call
+COLUMNS = (
+    "encoder and decoder",
+    "parameters",
+    "half squared error",
+    "sliced Wasserstein / std",
+    "code std / prior std",
+    "cells read as their label",
+    "s a step",
+)
+
+
+def make_config(networks):
+    """Panel b of Fig. 5 on the colour digits, cut to a few steps."""
+    config = fig5.get_config("b")
+    config.data.name = "files"
+    config.data.path = os.path.abspath(_DATA.value)
+    config.model.encoder = config.model.decoder = networks
+    config.train.num_steps = _NUM_STEPS.value
+    return config
+
+
+def contrast(images):
+    """Images as f32[N, H·W] without their colours, which the labels do not depend on.
+
+    Pixels along the colour axis in which an image differs most from its background, the median
+    colour; the ink is positive.
+    """
+    num_images, channels = len(images), images.shape[-1]
+    x = inputs.flat(images).reshape(num_images, -1, channels)
+    x = x - np.median(x, axis=1, keepdims=True)
+    _, axes = np.linalg.eigh(np.einsum("npc,npd->ncd", x, x))
+    x = np.einsum("npc,nc->np", x, axes[:, :, -1])
+    x *= np.sign(x.sum(axis=1, keepdims=True))
+    return x / np.sqrt((x**2).mean(axis=1, keepdims=True))
+
+
+def step_times(trained, repeats):
+    """Seconds a step of each model, timed in turn."""
+    functions = {}
+    for name, run in trained.items():
+        train = {key: jnp.asarray(value) for key, value in run.dataset.train.items()}
+        functions[name] = lambda state=run.state, train=train: aae.train_steps(state, train, STEPS)
+    times = timing.interleaved(functions, repeats)
+    return {
+        name: timing.median_and_spread([value / STEPS for value in values])
+        for name, values in times.items()
+    }
+
+
+def row(name, workdir, run, classifier, step_time):
+    """One of `COLUMNS`."""
+    found = records.read_json(os.path.join(workdir, "results.json"))
+    params = {network: run.state.params[network] for network in ("encoder", "decoder")}
+    return (
+        name,
+        sum(leaf.size for leaf in jax.tree.leaves(params)),
+        found["reconstruction/half_squared_error"],
+        found["prior/sliced_wasserstein"] / found["prior/std"],
+        found["code/std"] / found["prior/std"],
+        runs.cells_read_as_their_label(run.state, classifier),
+        step_time,
+    )
+
+
+def main(argv):
+    del argv
+    report = Report()
+    workdirs = {name: os.path.join(_WORKDIR.value, name) for name in NETWORKS}
+    for name, workdir in workdirs.items():
+        experiment.run(make_config(name), workdir)
+    trained = {name: runs.load(workdir) for name, workdir in workdirs.items()}
+    dataset = trained["mlp"].dataset
+    classifier = runs.fit_classifier(dataset, contrast)
+    test = dataset.test
+    floor = records.read_json(os.path.join(workdirs["mlp"], "results.json"))
+    report.values(
+        {
+            "steps": _NUM_STEPS.value,
+            "classifier, accuracy on real test images": classifier.score(
+                test["image"], test["label"]
+            ),
+            "sliced Wasserstein / std, of two samples of the prior": floor[
+                "prior/sliced_wasserstein_floor"
+            ]
+            / floor["prior/std"],
+        }
+    )
+    times = step_times(trained, _REPEATS.value)
+    rows = [row(name, workdirs[name], trained[name], classifier, times[name]) for name in NETWORKS]
+    report.table("models", COLUMNS, rows)
+    report.end()
+
+
+if __name__ == "__main__":
+    app.run(main)
