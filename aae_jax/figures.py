@@ -84,7 +84,10 @@ def draw_all(state: TrainState, given: Given, directory: str) -> None:
     """Draws and saves every figure of a model, each with a key of its own."""
     for index, (name, drawing) in enumerate(drawings(state.spec).items()):
         own = given._replace(key=jax.random.fold_in(given.key, index))
-        save(drawing.draw(state, own), os.path.join(directory, name))
+        figure = drawing.draw(state, own)
+        if isinstance(figure, list) != (drawing.suffix == ".gif"):
+            raise UserError(f"the figure {name!r} gives {type(figure).__name__}: give a Figure")
+        save(figure, os.path.join(directory, name))
 
 
 def save(figure: Figure | list, path: str) -> None:

@@ -22,6 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from aae_jax import convolutions
 from aae_jax.errors import UserError, in_one_line
 from aae_jax.spec import Spec
 
@@ -83,6 +84,23 @@ class MLP(nn.Module):
         return _dense(width, self.dtype, self.param_dtype)
 
 
+class Conv(nn.Module):
+    """One of `aae_jax.convolutions`, with a bias."""
+
+    channels: int
+    convolve: Callable[[jax.Array, jax.Array], jax.Array]
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (4, 4, x.shape[-1], self.channels)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,), self.param_dtype)
+        x, kernel, bias = (value.astype(self.dtype) for value in (x, kernel, bias))
+        return self.convolve(x, kernel) + bias
+
+
 class ConvEncoder(nn.Module):
     """Convolutions of stride 2 with GroupNorm and ReLU, then one linear layer to [B, *output_shape].
 
@@ -103,10 +121,7 @@ class ConvEncoder(nn.Module):
                 "channels); use 'mlp'"
             )
         for channels in self.channels:
-            x = nn.Conv(
-                channels, (4, 4), (2, 2), dtype=self.dtype, param_dtype=self.param_dtype,
-                kernel_init=nn.initializers.he_normal(),
-            )(x)  # fmt: skip
+            x = Conv(channels, convolutions.halve, self.dtype, self.param_dtype)(x)
             x = nn.relu(_group_norm(channels, self.dtype, self.param_dtype)(x))
         x = x.reshape(x.shape[0], -1)
         if y is not None:
@@ -134,10 +149,8 @@ class ConvDecoder(nn.Module):
         x = nn.relu(_group_norm(first[2], self.dtype, self.param_dtype)(x))
         outputs = (*self.channels[-2::-1], image_channels)
         for index, channels in enumerate(outputs):
-            x = nn.ConvTranspose(
-                channels, (4, 4), (2, 2), dtype=self.dtype, param_dtype=self.param_dtype,
-                kernel_init=nn.initializers.he_normal(),
-            )(x)  # fmt: skip
+            name = f"ConvTranspose_{index}"
+            x = Conv(channels, convolutions.double, self.dtype, self.param_dtype, name=name)(x)
             if index < len(outputs) - 1:
                 x = nn.relu(_group_norm(channels, self.dtype, self.param_dtype)(x))
         return x.astype(self.param_dtype)

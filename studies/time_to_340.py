@@ -3,9 +3,9 @@
     python -m studies.time_to_340 [--data_dir=DIR] [--every=1000] [--seed=0]
 
 `experiments/mnist.py`, then `mnist.py:smooth`, scored by the protocol of Table 1 (10,000 samples, σ
-from validation images, all test images) after every so many steps. The clock runs from before the compilation and stands
-still while it scores, which no training needs. It is a record to be beaten: change the config, not
-the protocol.
+from validation images, all test images) after every so many steps. The clock starts before the
+compilation and stands still while it scores, which no training needs. The time is a record to be
+beaten: change the config, not the protocol.
 """
 
 import time

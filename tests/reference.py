@@ -1,9 +1,65 @@
-"""The adversarial autoencoder's training step written again, in float64 NumPy.
+"""What the package computes, written again in float64 NumPy, without JAX.
 
-Back-propagation by hand, no JAX: what `aae_jax.train_step` is compared with.
+The adversarial autoencoder's training step with back-propagation by hand, a convolution, and the
+Parzen window.
 """
 
 import numpy as np
+
+
+def layers_of(network):
+    """The parameters of a Flax MLP as a list of (kernel, bias)."""
+    return [(np.array(v["kernel"]), np.array(v["bias"])) for _, v in sorted(network.items())]
+
+
+def as_layers(params):
+    """`layers_of` every network."""
+    return {name: layers_of(network) for name, network in params.items()}
+
+
+def convolve(x, kernel, bias, stride):
+    """Padded so that the output has a stride-th of the sides: x [B, H, W, C] → [B, …, O]."""
+    height, width = (-(-side // stride) for side in x.shape[1:3])
+    size = kernel.shape[0]
+    pads = [(out - 1) * stride + size - side for out, side in zip((height, width), x.shape[1:3])]
+    x = np.pad(x, ((0, 0), *((pad // 2, pad - pad // 2) for pad in pads), (0, 0)))
+    output = np.zeros((len(x), height, width, kernel.shape[3]))
+    for row in range(height):
+        for column in range(width):
+            top, left = row * stride, column * stride
+            patch = x[:, top : top + size, left : left + size]
+            output[:, row, column] = np.einsum("bijc,ijco->bo", patch, kernel) + bias
+    return output
+
+
+def convolve_transposed(x, kernel, bias):
+    """Stride 2 and kernels of 4×4: every input pixel adds a stamp to an output of twice the sides.
+
+    The stamp is the kernel turned by 180 degrees, as `jax.lax.conv_transpose` has it.
+    """
+    batch, height, width, _ = x.shape
+    output = np.zeros((batch, 2 * height + 2, 2 * width + 2, kernel.shape[3]))
+    for row in range(height):
+        for column in range(width):
+            stamp = np.einsum("bc,ijco->bijo", x[:, row, column], kernel[::-1, ::-1])
+            output[:, 2 * row : 2 * row + 4, 2 * column : 2 * column + 4] += stamp
+    return output[:, 1:-1, 1:-1] + bias
+
+
+def group_norm(x, num_groups, scale, bias, epsilon=1e-6):
+    """Wu & He 2018: each group of channels of an example to mean 0 and variance 1."""
+    groups = x.reshape(len(x), -1, num_groups, x.shape[-1] // num_groups)
+    mean, variance = (f(groups, axis=(1, 3), keepdims=True) for f in (np.mean, np.var))
+    return ((groups - mean) / np.sqrt(variance + epsilon)).reshape(x.shape) * scale + bias
+
+
+def parzen_window(x, samples, sigma):
+    """The mean of Gaussians at the samples [N, D]: log-likelihoods f64[T] of x [T, D], in nats."""
+    x, samples = x.astype(np.float64), samples.astype(np.float64)
+    exponent = -((x[:, None] - samples[None]) ** 2).sum(axis=-1) / (2 * sigma**2)
+    top = exponent.max(axis=1, keepdims=True)
+    log_mean = top[:, 0] + np.log(np.exp(exponent - top).mean(axis=1))
+    return log_mean - x.shape[1] * np.log(sigma * np.sqrt(2 * np.pi))
 
 
 def forward(layers, x):

@@ -1,17 +1,32 @@
 """A model and data small enough for every test."""
 
+import contextlib
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import aae_jax as aae
+from aae_jax import keys
+from aae_jax.algorithms import decoder_finetuning
+from aae_jax.data.order import epoch_rows
 
 SHAPE = (3, 4, 1)
 
 
-def make_spec(dtype="float32", optimizer=None, model=None, prior=None, algorithm="aae", **train):
+def make_spec(
+    dtype="float32",
+    optimizer=None,
+    model=None,
+    prior=None,
+    algorithm="aae",
+    options=None,
+    image_shape=SHAPE,
+    **train,
+):
     """A tiny spec; `model`, `prior` and `train` change fields of theirs."""
     train = {"num_steps": 20, "batch_size": 8, **train}
     model = {
@@ -25,22 +40,56 @@ def make_spec(dtype="float32", optimizer=None, model=None, prior=None, algorithm
         **(model or {}),
     }
     return aae.Spec(
-        SHAPE,
+        image_shape,
         num_classes=10,
         algorithm=algorithm,
         model=aae.ModelSpec(**model),
         prior=aae.PriorSpec(**{"std": 2.0, **(prior or {})}),
         train=aae.TrainSpec(**train),
         optimizer=optimizer,
+        options=options,
     )
 
 
-def make_dataset(num_examples=20, seed=0):
+def make_dataset(num_examples=20, seed=0, image_shape=SHAPE):
     rng = np.random.default_rng(seed)
     return {
-        "image": jnp.asarray(rng.integers(0, 256, (num_examples, *SHAPE), dtype=np.uint8)),
+        "image": jnp.asarray(rng.integers(0, 256, (num_examples, *image_shape), dtype=np.uint8)),
         "label": jnp.asarray(rng.integers(0, 10, num_examples, dtype=np.int32)),
     }
+
+
+@contextlib.contextmanager
+def refused(match):
+    """Expects a `UserError` of one line. `pytest.raises(match=…)` would see JAX's notes as well."""
+    with pytest.raises(aae.UserError) as error:
+        yield
+    message = str(error.value)
+    assert "\n" not in message
+    assert re.search(match, message), message
+
+
+# `aae.train_step` as it is run: op by op it takes seconds.
+train_step = jax.jit(aae.train_step)
+
+
+@functools.cache
+def start(spec, seed=0):
+    """The state at step 0; states don't change, so that tests share them."""
+    return aae.create_train_state(spec, jax.random.key(seed))
+
+
+def inputs_of_step(state, dataset, step):
+    """The batch and the prior sample that `train_steps` feeds at a step."""
+    rows, prior_sample = _draw(state.rng, step, state.spec, len(dataset["image"]))
+    return {name: values[rows] for name, values in dataset.items()}, prior_sample
+
+
+@functools.partial(jax.jit, static_argnames=("spec", "num_examples"))
+def _draw(rng, step, spec, num_examples):
+    batch_size = spec.train.batch_size
+    rows = epoch_rows(rng, step, 1, batch_size, num_examples)[0]
+    return rows, aae.sample_prior(spec, keys.stream(rng, keys.PRIOR, step), batch_size)
 
 
 def partly_labelled():
@@ -75,7 +124,10 @@ MODELS = {
     )
 }
 
-MODELS["decoder"] = {"algorithm": "decoder", "code_noise": 0.5}
+MODELS["decoder_finetuning"] = {
+    "algorithm": "decoder_finetuning",
+    "options": decoder_finetuning.Options(code_noise=0.5),
+}
 
 # The same program as on a mesh: each algorithm, posterior and way of using labels once.
 IN_TWO_PROCESSES = (
@@ -88,7 +140,7 @@ IN_TWO_PROCESSES = (
 
 def start_of(name):
     """The state at step 0 of one of `MODELS`: double precision, input noise, averages."""
-    spec = make_spec("float64", input_noise=0.1, average_decay=0.9, **MODELS[name])
+    spec = make_spec("float64", input_noise=0.1, ema_decay=0.9, **MODELS[name])
     return aae.create_train_state(spec, jax.random.key(0))
 
 
@@ -106,7 +158,7 @@ def train_compiled_fast(state, dataset, num_steps, **static):
 
 def streamed_settings():
     """The digits in double precision, streamed."""
-    from aae_jax.spec import parse_config
+    from aae_jax.config import parse_config
     from experiments import digits
 
     config = digits.get_config()

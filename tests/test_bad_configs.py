@@ -1,15 +1,17 @@
 """Generated configurations: refused in one line that names a field, or able to train a step."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
-from hypothesis import event, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 import aae_jax as aae
+from aae_jax.config import parse_config
 from aae_jax.priors import check_prior
-from aae_jax.spec import parse_config
-from aae_jax.training import train_steps
+from aae_jax.training import check_algorithm, train_steps
 from experiments import default
 
 
@@ -23,6 +25,14 @@ def small(variant=None):
         default.use_vae(config)
     if variant == "user":
         config.prior.name, config.prior.function = "user", f"{__name__}:prior"
+    if variant == "conv":
+        config.model.encoder = config.model.decoder = "conv"
+        config.model.conv_channels = (2,)
+    if variant == "decoder_finetuning":
+        config.algorithm, config.start_from = variant, "experiments/mnist.py"
+        config.options.code_noise = 0.5
+    phase = "elbo" if variant == "vae" else "reconstruction"
+    default.change_optimizer(config, phase, **dataclasses.asdict(aae.OptimizerSpec()))
     config.data.image_shape = (2, 2, 1)
     config.model.code_dim = 2
     config.model.noise_dim = 2
@@ -49,10 +59,20 @@ NUMBERS = st.sampled_from(
 )
 WORDS = st.sampled_from(
     ["", "adam", "sgd", "piecewise", "cosine", "vae", "gan", "gaussian", "universal", "swiss_roll"]
+    + [
+        "mlp",
+        "conv",
+        "squared_error",
+        "bernoulli",
+        "decoder_finetuning",
+        "aae_jax.losses:BERNOULLI",
+    ]
     + ["gaussian_mixture", "user", "linear", "float64", "bfloat16", "a\nb", "files", "tfd", "Gauß"]
     + ["math:pi", "math:sin", "builtins:max", ".:x", "os:", "no such module:f", "x" * 10_000]
 )
+PLAUSIBLE = st.sampled_from([1, 2, 3, 0.25, 0.5, 2.0, 1e-3, True, False, (3,), (2, 3), ()])
 VALUES = st.one_of(
+    PLAUSIBLE,
     NUMBERS,
     WORDS,
     st.none(),
@@ -62,20 +82,34 @@ VALUES = st.one_of(
 )
 
 
-@pytest.fixture(autouse=True)
+VARIANTS = (None, None, "vae", "user", "conv", "decoder_finetuning")
+
+
+@pytest.mark.parametrize("variant", VARIANTS[1:])
+def test_what_is_changed_is_right_before(variant):
+    check_algorithm(parse_config(small(variant)).spec)
+
+
+@pytest.fixture
 def eager():
     """No configuration is worth a compilation."""
     with jax.disable_jit():
         yield
 
 
-@settings(max_examples=200, derandomize=True, deadline=None, database=None)
+@settings(
+    max_examples=200,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(data=st.data())
-def test_bad_configurations_are_refused_or_train(data):
-    config = small(data.draw(st.sampled_from([None, None, "vae", "user"])))
+def test_bad_configurations_are_refused_or_train(eager, data):
+    config = small(data.draw(st.sampled_from(VARIANTS)))
     paths = list(leaves(config))
     paths += [(name,) for name in config if isinstance(config[name], dict)]
-    changed = data.draw(st.lists(st.sampled_from(sorted(paths)), min_size=1, max_size=3))
+    changed = data.draw(st.lists(st.sampled_from(sorted(paths)), min_size=1, max_size=2))
     for path in changed:
         section = config
         for name in path[:-1]:  # an earlier change may have taken it away
@@ -91,6 +125,7 @@ def test_bad_configurations_are_refused_or_train(data):
             section[f"{path[-1]}s"] = 1
     try:
         parsed = parse_config(config)
+        check_algorithm(parsed.spec)
         check_prior(parsed.spec)
     except aae.UserError as error:
         message = str(error)

@@ -7,18 +7,24 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import pytest
-from small import make_dataset, make_spec
+from small import make_dataset, make_spec, start
 
 import aae_jax as aae
 from aae_jax import parallel
-from aae_jax.checkpoint import Checkpoints
+from aae_jax.workdir.checkpoint import Checkpoints
 
 
 def trained(seed=0, num_steps=3, **train):
-    state = aae.create_train_state(make_spec(**train), jax.random.key(seed))
+    state = start(make_spec(**train), seed)
     # Not the default scale: whatever is not saved comes back with the value of a new state.
     scale = {phase: jnp.float32(0.5) for phase in state.learning_rate_scale}
-    return aae.train_steps(state.replace(learning_rate_scale=scale), make_dataset(), num_steps)[0]
+    return steps_on(state.replace(learning_rate_scale=scale), num_steps)
+
+
+def steps_on(state, num_steps):
+    for _ in range(num_steps):
+        state, _ = aae.train_steps(state, make_dataset(), 1)
+    return state
 
 
 def words(state):
@@ -26,21 +32,18 @@ def words(state):
     return state.replace(rng=jax.random.key_data(state.rng))
 
 
-@pytest.mark.parametrize("train", [{}, {"average_decay": 0.5}], ids=str)
+@pytest.mark.parametrize("train", [{}, {"ema_decay": 0.5}], ids=str)
 def test_round_trip_is_exact(tmp_path, train):
     state = trained(**train)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state)
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step() == 3
-        new = aae.create_train_state(make_spec(**train), jax.random.key(9))
+        new = start(make_spec(**train), 9)
         restored = checkpoints.restore(new)
     chex.assert_trees_all_equal(words(restored), words(state))
     # The restored state trains on exactly as the original does.
-    chex.assert_trees_all_equal(
-        words(aae.train_steps(restored, make_dataset(), 5)[0]),
-        words(aae.train_steps(state, make_dataset(), 5)[0]),
-    )
+    chex.assert_trees_all_equal(words(steps_on(restored, 5)), words(steps_on(state, 5)))
 
 
 def test_newest_of_several(tmp_path):
@@ -49,7 +52,7 @@ def test_newest_of_several(tmp_path):
             checkpoints.save(trained(num_steps=num_steps))
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.isdigit()) == ["2", "3"]
     with Checkpoints(tmp_path) as checkpoints:
-        restored = checkpoints.restore(aae.create_train_state(make_spec(), jax.random.key(9)))
+        restored = checkpoints.restore(start(make_spec(), 9))
     chex.assert_trees_all_equal(words(restored), words(trained(num_steps=3)))
 
 
@@ -86,7 +89,7 @@ def two(tmp_path_factory):
 
 def restore(directory):
     with Checkpoints(directory) as checkpoints:
-        return checkpoints.restore(aae.create_train_state(make_spec(), jax.random.key(9)))
+        return checkpoints.restore(start(make_spec(), 9))
 
 
 def flip(path):
@@ -142,19 +145,17 @@ def test_a_later_save_takes_the_place_of_a_damaged_one(two, tmp_path):
     directory = shutil.copytree(two[0], tmp_path / "again")
     flip(directory / "3" / "default" / "manifest.ocdbt")
     with Checkpoints(directory) as checkpoints:
-        restored = checkpoints.restore(aae.create_train_state(make_spec(), jax.random.key(9)))
+        restored = checkpoints.restore(start(make_spec(), 9))
         checkpoints.remove_after(int(restored.step))
-        checkpoints.save(aae.train_steps(restored, make_dataset(), 1)[0])
+        checkpoints.save(steps_on(restored, 1))
     chex.assert_trees_all_equal(words(restore(directory)), words(two[1][3]))
 
 
-def test_checkpoints_of_earlier_versions_are_read(tmp_path):
-    """They have no digests."""
-    state = trained()
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state)
-    (tmp_path / "3" / "sha256.json").unlink()
-    chex.assert_trees_all_equal(words(restore(tmp_path)), words(state))
+def test_without_its_digests_a_checkpoint_is_damaged(two, tmp_path, capsys):
+    directory = shutil.copytree(two[0], tmp_path / "digests")
+    (directory / "3" / "sha256.json").unlink()
+    assert int(restore(directory).step) == 2
+    assert "step 3 is damaged (sha256.json is missing)" in capsys.readouterr().out
 
 
 def test_a_failed_write_is_one_line_and_leaves_the_earlier_ones(two, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 from aae_jax import data
 from aae_jax.data import LazyImages
 from aae_jax.errors import UserError
-from aae_jax.spec import DataSpec
+from aae_jax.settings import DataSpec
 
 
 def spec(name, shape=(28, 28, 1), **fields):
@@ -70,8 +70,8 @@ def test_as_many_labels_as_there_are_keep_all():
 
 def test_an_epoch_visits_labelled_images_more_often():
     label = np.array([-1, 3, -1, 0], np.int32)
-    np.testing.assert_array_equal(data.places(label, 3), [0, 1, 2, 3, 1, 3, 1, 3])
-    np.testing.assert_array_equal(data.places(label, 1), [0, 1, 2, 3])
+    np.testing.assert_array_equal(data.example_order(label, 3), [0, 1, 2, 3, 1, 3, 1, 3])
+    np.testing.assert_array_equal(data.example_order(label, 1), [0, 1, 2, 3])
 
 
 def test_pixel_statistics_survive_a_constant_pixel():
@@ -147,8 +147,8 @@ def test_what_every_source_promises(image, match, monkeypatch):
         ({"name": "mnist", "path": "a.npz"}, "the other data sets take none"),
         ({"name": "tfd", "fold": 0}, "data.fold is 0: it must be 1 … 5"),
         ({"name": "tfd", "fold": 6}, "data.fold is 6"),
-        ({"name": "mnist", "fold": 1}, "they are of 'tfd', not of 'mnist'"),
-        ({"name": "mnist", "drop_black": True}, "they are of 'tfd', not of 'mnist'"),
+        ({"name": "mnist", "fold": 1}, "data.fold is 1: it is of 'tfd', not of 'mnist'"),
+        ({"name": "mnist", "drop_black": True}, "data.drop_black is True: it is of 'tfd'"),
     ],
 )
 def test_fields_of_other_sources_are_refused(fields, match):

@@ -1,16 +1,23 @@
 """What the pictures are made of."""
 
+import functools
 import os
 
 import jax
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from PIL import Image
-from small import SHAPE, make_dataset, make_spec
+from small import SHAPE, make_dataset, make_spec, refused, start
 
 import aae_jax as aae
-from aae_jax import experiment, figures, parallel
+from aae_jax import figures, parallel
+
+
+def given_of(num_images=40, metrics=(), key=0):
+    test = {name: np.asarray(values) for name, values in make_dataset(num_images).items()}
+    return figures.Given(test["image"], test, list(metrics), jax.random.key(key))
 
 
 def test_nearest_is_the_nearest_in_euclidean_distance():
@@ -18,7 +25,7 @@ def test_nearest_is_the_nearest_in_euclidean_distance():
     images = np.random.default_rng(3).uniform(size=(7, *SHAPE)).astype(np.float32)
     unit = train.astype(np.float64) / 255
     squared = ((images[:, None] - unit[None]) ** 2).sum(axis=(2, 3, 4))
-    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    state = start(make_spec())
     for devices in (jax.devices()[:1], jax.devices()[:4]):  # 50 images do not divide over 4
         state = jax.device_put(state, parallel.replicated(parallel.make_mesh(devices)))
         found = figures._nearest(state, images, train)
@@ -26,26 +33,26 @@ def test_nearest_is_the_nearest_in_euclidean_distance():
 
 
 def test_the_last_column_belongs_to_the_column_beside_it(monkeypatch):
-    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    state = start(make_spec())
     seen = {}
     tile = figures._tile
     monkeypatch.setattr(
         figures, "_tile", lambda images: seen.setdefault(len(seen), images) is None or tile(images)
     )
-    train = np.asarray(make_dataset(50)["image"])
-    figures.samples(state, train, jax.random.key(1), rows=4, columns=3)
+    given = given_of(50, key=1)
+    figures.samples(state, given, rows=4, columns=3)
     drawn, nearest = seen[0], seen[1]
-    np.testing.assert_array_equal(nearest[:, 0], figures._nearest(state, drawn[:, -1], train))
-    expected = aae.generate(state, jax.random.key(1), 12)
+    expected = figures._nearest(state, drawn[:, -1], given.train_images)
+    np.testing.assert_array_equal(nearest[:, 0], expected)
+    expected = aae.generate(state, given.key, 12)
     np.testing.assert_allclose(drawn.reshape(expected.shape), expected, atol=1e-6)
 
 
 def test_codes_beyond_the_prior_are_not_dropped():
-    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    state = start(make_spec())
     far = jax.tree.map(lambda v: 30 * v, state.params["encoder"]["Dense_1"])
     params = {**state.params, "encoder": {**state.params["encoder"], "Dense_1": far}}
-    images = np.asarray(make_dataset(40)["image"])
-    figure = figures.code_marginals(state.replace(params=params), images, jax.random.key(0))
+    figure = figures.code_marginals(state.replace(params=params), given_of())
     edges = figure.axes[0].patches[-1].get_xy()
     heights = edges[:, 1]
     # Most of the codes lie outside the prior's range: the outermost bins are the highest.
@@ -64,29 +71,16 @@ def test_tiles_stand_in_row_major_order():
     assert (grid[0] == 1).all() and (grid[:, 0] == 1).all()
 
 
-def drawn_of(state):
-    """Every figure of the model, by file name, as `experiment` calls them."""
-    test = {name: np.asarray(values) for name, values in make_dataset(40).items()}
-    key = jax.random.key(0)
-    names = (
-        "loss/reconstruction loss/discriminator loss/generator discriminator/accuracy_on_prior "
-        "discriminator/accuracy_on_codes code/mean code/std code/kurtosis prior/mean prior/std "
-        "prior/kurtosis"
-    ).split()
-    metrics = [{"step": step, **dict.fromkeys(names, 1.0)} for step in (10, 20)]
-    every = {
-        "samples.png": lambda: figures.samples(state, test["image"], key),
-        "reconstructions.png": lambda: figures.reconstructions(state, test, key),
-        "code_marginals.png": lambda: figures.code_marginals(state, test["image"], key),
-        "training_curves.png": lambda: figures.training_curves(metrics),
-        "codes.png": lambda: figures.codes(state, test, key),
-        "percentiles.png": lambda: figures.percentiles(state),
-        "components.png": lambda: figures.components(state),
-        "roll.png": lambda: figures.roll(state),
-        "style.png": lambda: figures.style(state, key),
-        "walk.gif": lambda: figures.walk(state, key, rows=2, stops=2, frames=2),
-    }
-    return {name: every[name]() for name in experiment.figure_files(state.spec)}
+METRICS = (
+    "loss/reconstruction loss/discriminator loss/generator discriminator/accuracy_on_prior "
+    "discriminator/accuracy_on_codes code/mean code/std code/kurtosis prior/mean prior/std "
+    "prior/kurtosis"
+).split()
+
+
+def lines_of(names):
+    """Two lines of metrics.jsonl."""
+    return [{"step": step, **dict.fromkeys(names, 1.0)} for step in (10, 20)]
 
 
 MODELS = {
@@ -101,33 +95,42 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_every_figure_of_every_model_is_drawn(tmp_path, name):
     model, prior, own = MODELS[name]
-    state = aae.create_train_state(make_spec(model=model, prior=prior), jax.random.key(0))
-    drawn = drawn_of(state)
+    state = start(make_spec(model=model, prior=prior))
     common = ["samples", "reconstructions", "code_marginals", "training_curves"]
-    assert [file.split(".")[0] for file in drawn] == common + own
-    for file, figure in drawn.items():
-        path = str(tmp_path / "figures" / file)
+    names = [f"{name}.gif" if name == "walk" else f"{name}.png" for name in common + own]
+    directory = tmp_path / "figures"
+    assert figures.missing(state.spec, directory) == names
+    figures.draw_all(state, given_of(metrics=lines_of(METRICS)), directory)
+    assert sorted(os.listdir(directory)) == sorted(names)
+    assert figures.missing(state.spec, directory) == []
+    for file in names:
         if file.endswith(".gif"):
-            figures.save_animation(figure, path)
-            with Image.open(path) as animation:
-                assert animation.n_frames == 4
+            with Image.open(directory / file) as animation:
+                assert animation.n_frames == 6 * 12
         else:
-            figures.save(figure, path)
-            assert imread(path)[..., :3].std() > 0.01
-    assert sorted(os.listdir(tmp_path / "figures")) == sorted(drawn)
+            assert imread(directory / file)[..., :3].std() > 0.01
 
 
-@pytest.mark.parametrize("name", ["gaussian", "style", "universal"])
+@pytest.mark.parametrize("name", ["style", "universal"])
 def test_pictures_do_not_depend_on_the_number_of_devices(tmp_path, name):
     """To one of 255 grey levels; 64 samples divide over 4 devices, 30 reconstructions do not."""
     model, prior, _ = MODELS[name]
-    state = aae.create_train_state(make_spec(model=model, prior=prior), jax.random.key(0))
+    state = start(make_spec(model=model, prior=prior))
+    drawings = {
+        file: drawing
+        for file, drawing in figures.drawings(state.spec).items()
+        if file not in ("training_curves.png", "walk.gif")
+    }
+    drawings["walk.gif"] = figures.Drawing(
+        functools.partial(figures.walk, rows=2, stops=2, frames=2)
+    )
     seen = []
     for count in (1, 4):
         mesh = parallel.make_mesh(jax.devices()[:count])
-        drawn = drawn_of(jax.device_put(state, parallel.replicated(mesh)))
+        there = jax.device_put(state, parallel.replicated(mesh))
         pixels = {}
-        for file, figure in drawn.items():
+        for file, drawing in drawings.items():
+            figure = drawing.draw(there, given_of())
             if not file.endswith(".gif"):
                 figures.save(figure, str(tmp_path / file))
                 figure = [255 * imread(tmp_path / file)]
@@ -138,17 +141,100 @@ def test_pictures_do_not_depend_on_the_number_of_devices(tmp_path, name):
         np.testing.assert_allclose(four[file], one[file], rtol=0, atol=1.001, err_msg=file)
 
 
+# Figures of an algorithm's own.
+
+
+def histogram(state, given):
+    """Of the samples' pixels; reads everything that it is given."""
+    figure = Figure()
+    images = [given.train_images, given.test["image"], aae.generate(state, given.key, 9)]
+    figure.subplots().hist([np.ravel(image) for image in images])
+    return figure
+
+
+def test_figures_by_import_path_are_drawn(tmp_path):
+    names = ("test_figures:histogram", "training_curves")
+    algorithm = make_spec().algorithm._replace(figures=names)
+    state = start(make_spec(algorithm=algorithm))
+    assert figures.missing(state.spec, tmp_path) == ["histogram.png", "training_curves.png"]
+    figures.draw_all(state, given_of(metrics=lines_of(METRICS)), tmp_path)
+    assert imread(tmp_path / "histogram.png")[..., :3].std() > 0.01
+    assert sorted(os.listdir(tmp_path)) == ["histogram.png", "training_curves.png"]
+
+
+def test_figures_that_need_what_an_algorithm_has_not_are_left_out():
+    algorithm = make_spec().algorithm
+    for changes, left in (
+        ({"encode": None}, ["samples", "training_curves", "percentiles"]),
+        ({"decode": None}, ["samples", "code_marginals", "training_curves", "codes"]),
+        ({"encode": None, "decode": None}, ["samples", "training_curves"]),
+    ):
+        spec = make_spec(algorithm=algorithm._replace(**changes))
+        assert list(figures.drawings(spec)) == [f"{name}.png" for name in left]
+
+
+@pytest.mark.parametrize(
+    "name, match",
+    [
+        (
+            "sampels",
+            "^algorithm .* names the figure 'sampels': it must be one of samples, .*or 'package",
+        ),
+        ("test_figures:none", "^figures is 'test_figures:none', which can't be imported"),
+        ("nowhere:f", "figures is 'nowhere:f'"),
+    ],
+)
+def test_figures_that_do_not_exist_are_one_line(name, match):
+    spec = make_spec(algorithm=make_spec().algorithm._replace(figures=("samples", name)))
+    with refused(match):
+        figures.drawings(spec)
+
+
+def curves(names):
+    """What `training_curves` draws: title → labels, and how many axes stay empty."""
+    figure = figures.training_curves(start(make_spec()), given_of(metrics=lines_of(names)))
+    drawn = [axes for axes in figure.axes if axes.lines]
+    for axes in drawn:
+        for line in axes.lines:
+            np.testing.assert_array_equal(line.get_xydata(), [[10, 1], [20, 1]])
+    return {a.get_title(): [line.get_label() for line in a.lines] for a in drawn}
+
+
+def test_curves_of_the_adversarial_autoencoder():
+    assert curves(METRICS) == {
+        "reconstruction loss": ["loss/reconstruction"],
+        "adversarial losses": ["loss/discriminator", "loss/generator"],
+        "discriminator's accuracy": METRICS[3:5],
+        "mean": ["code/mean", "prior/mean"],
+        "standard deviation": ["code/std", "prior/std"],
+        "kurtosis": ["code/kurtosis", "prior/kurtosis"],
+    }
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_curves_with_names_of_an_algorithms_own_are_all_drawn(number):
+    """Six groups that are known, and one to five more: none is dropped."""
+    own = [f"own{i}/{which}" for i in range(number) for which in ("one", "two")]
+    found = curves([*METRICS, "loss/wake", *own])
+    assert len(found) == 7 + number
+    assert found["loss"] == ["loss/wake"]
+    for i in range(number):
+        assert found[f"own{i}"] == [f"own{i}/one", f"own{i}/two"]
+    drawn = [label for labels in found.values() for label in labels]
+    assert sorted(drawn) == sorted([*METRICS, "loss/wake", *own])
+
+
 def test_components_follow_the_percentiles_of_the_mixture():
     """The centre of panel i is the mean of component i, and the axes are those of its covariance."""
     spec = make_spec(prior={"name": "gaussian_mixture", "radius": 3.0, "radial_std": 0.5})
-    state = aae.create_train_state(spec, jax.random.key(0))
+    state = start(spec)
     seen = []
     original, figures._decode_grid = (
         figures._decode_grid,
         lambda state, z: seen.append(z) or original(state, z),
     )
     try:
-        figures.components(state, num_components=2, size=3)
+        figures.components(state, given_of(), num_components=2, size=3)
     finally:
         figures._decode_grid = original
     np.testing.assert_allclose(seen[0][1, 1], [3, 0], atol=1e-6)

@@ -1,19 +1,17 @@
 """A user's own images: every layout, and every way in which a file can be wrong."""
 
 import os
-import subprocess
-import sys
 
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT
+from runs import ROOT, launch, results
 from scipy.io import savemat
 from sklearn.datasets import load_digits
 
 from aae_jax import data
 from aae_jax.errors import UserError
-from aae_jax.spec import DataSpec
+from aae_jax.settings import DataSpec
 
 DIGITS = load_digits()
 IMAGES = (DIGITS.images[:300] * 15).astype(np.uint8)  # [300, 8, 8]
@@ -175,8 +173,10 @@ def test_files_in_a_directory_are_decoded_only_when_asked_for(tmp_path):
     )
 
 
-def broken_files(tmp_path):
-    """name → (path, what is said)"""
+@pytest.fixture(scope="module")
+def broken_files(tmp_path_factory):
+    """A directory with a file or a directory for every way to be wrong."""
+    tmp_path = tmp_path_factory.mktemp("broken")
     np.savez(tmp_path / "good.npz", images=IMAGES)
     savemat(tmp_path / "good.mat", {"images": IMAGES})
     good = {kind: (tmp_path / f"good.{kind}").read_bytes() for kind in ("npz", "mat")}
@@ -276,9 +276,9 @@ def broken_files(tmp_path):
         ("grey", r"png. is \(8, 8, 3\)"),
     ],
 )
-def test_bad_files_each_say_what_is_wrong(name, match, tmp_path):
+def test_bad_files_each_say_what_is_wrong(name, match, broken_files):
     with pytest.raises(UserError, match=match) as error:
-        load(broken_files(tmp_path) / name)
+        load(broken_files / name)
     assert name.split(".")[0] in str(error.value) or "'files'" in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -301,28 +301,23 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
         load(tmp_path / "a")
 
 
-def launch(*arguments):
-    # Without the fake devices, which are slow.
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    return subprocess.run(
-        [sys.executable, str(ROOT / "launch.py"), *map(str, arguments)],
-        cwd=ROOT, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
-
-
 def test_own_images_by_flags_alone_and_a_mistake_in_one_line(tmp_path):
     np.savez(tmp_path / "a.npz", images=IMAGES, labels=LABELS)
     flags = [
-        "--config=experiments/files.py",
+        f"--config={ROOT}/experiments/files.py",
         "--config.data.image_shape=(8,8,1)",
         f"--config.data.path={tmp_path / 'a.npz'}",
+        "--config.model.encoder_hidden=(8,)",
+        "--config.model.decoder_hidden=(8,)",
+        "--config.model.discriminator_hidden=(8,)",
         "--config.train.num_steps=20",
         "--config.evaluation.num_samples=100",
-        f"--workdir={tmp_path / 'run'}",
     ]
-    assert (result := launch(*flags)).returncode == 0, result.stderr
-    assert (tmp_path / "run" / "results.json").exists()
+    for mode in ("train", "evaluate"):
+        done = launch(tmp_path, *flags, f"--mode={mode}", f"--workdir={tmp_path / 'run'}")
+        assert (done.returncode, done.stderr) == (0, "")
+    assert np.isfinite(results(tmp_path / "run")["parzen/log_likelihood"])
     flags[1] = "--config.data.image_shape=(9,9,1)"
-    result = launch(*flags[:-1], f"--workdir={tmp_path / 'b'}")
-    assert result.returncode == 2 and not (tmp_path / "b").exists()
-    assert result.stderr.count("\n") == 1 and "data.image_shape is (9, 9, 1)" in result.stderr
+    done = launch(tmp_path, *flags, f"--workdir={tmp_path / 'other'}")
+    assert done.returncode == 2 and not (tmp_path / "other").exists()
+    assert done.stderr.count("\n") == 1 and "data.image_shape is (9, 9, 1)" in done.stderr

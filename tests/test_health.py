@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from small import make_dataset, make_spec
+from small import make_dataset, make_spec, start
 
 import aae_jax as aae
-from aae_jax import health
-from aae_jax.training import epoch_rows
+from aae_jax.data.order import epoch_rows
+from aae_jax.workdir import health
 
 ACCURACIES = ("discriminator/accuracy_on_prior", "discriminator/accuracy_on_codes")
 
@@ -15,7 +15,7 @@ ACCURACIES = ("discriminator/accuracy_on_prior", "discriminator/accuracy_on_code
 def test_parameters_that_an_update_broke_are_found_in_its_step():
     """The losses of that step are those of the parameters before it, and finite."""
     spec = make_spec()
-    state = aae.create_train_state(spec, jax.random.key(0))
+    state = start(spec)
     dataset = make_dataset()
 
     def advance(state, num_steps):
@@ -35,7 +35,7 @@ def test_parameters_that_an_update_broke_are_found_in_its_step():
 
 def test_hidden_infinities_are_found():
     """A bias of −∞ before a ReLU leaves every loss finite."""
-    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    state = start(make_spec())
     params = jax.tree.map(lambda leaf: leaf, state.params)
     bias = params["decoder"]["Dense_0"]["bias"]
     params["decoder"]["Dense_0"]["bias"] = bias.at[0].set(-jnp.inf)

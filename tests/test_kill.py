@@ -1,38 +1,104 @@
-"""Whole runs of launch.py, killed or short of disk: `python -m benchmarks.kill` does it at length."""
+"""Runs of launch.py that are killed or short of disk; tests/test_experiment.py cuts them in-process."""
 
 import os
+import signal
 import subprocess
-import sys
+import time
 
 import pytest
-from conftest import ROOT
+from runs import (
+    ROOT,
+    assert_same_training,
+    command,
+    environment,
+    launch,
+    metrics,
+    results,
+    write_part,
+)
 
-from benchmarks import kill
+STEPS, DISPATCH, EVERY = 400, 10, 20
+FLAGS = (
+    f"--config.train.num_steps={STEPS}",
+    f"--config.run.steps_per_dispatch={DISPATCH}",
+    f"--config.run.checkpoint_every={EVERY}",
+    "--config.model.encoder_hidden=(64,)",
+    "--config.model.decoder_hidden=(64,)",
+    "--config.model.discriminator_hidden=(64,)",
+    "--config.evaluation.num_samples=20_000",
+)
 
 
-@pytest.fixture(autouse=True)
-def compile_once(tmp_path_factory, monkeypatch):
-    cache = tmp_path_factory.getbasetemp() / "compiled"
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    monkeypatch.delenv("XLA_FLAGS")  # one device: four fake ones are slow
+def kill_when(reached, directory, *flags):
+    """Starts launch.py in a directory and kills it when `reached(what it said)`."""
+    said = directory / "said.txt"
+    with open(said, "w") as out:
+        process = subprocess.Popen(
+            command(*flags), cwd=directory, env=environment(), stdout=out, stderr=out
+        )
+        while process.poll() is None and not reached(said.read_text()):
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, said.read_text()
+
+
+def finish(directory, *flags):
+    """Runs launch.py to its end; what it said."""
+    done = launch(directory, *flags)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def saved(workdir):
+    """The step of the newest checkpoint."""
+    names = (path.name for path in (workdir / "checkpoints").glob("*"))
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def is_writing(workdir):
+    """Whether a checkpoint has begun and not ended."""
+    return any((workdir / "checkpoints").glob("*orbax-checkpoint-tmp*"))
 
 
 @pytest.mark.slow
 def test_a_run_killed_three_times_ends_bit_identical(tmp_path):
-    whole = tmp_path / "whole"
-    kill.Run(whole).finish()
-    expected = kill.outcome(whole)
-    steps = [line["step"] for line in expected["metrics"]]
-    assert steps == list(range(kill.DISPATCH, kill.STEPS + 1, kill.DISPATCH))
-    moments = [
-        ("training", 2 * kill.EVERY, 0.0),
-        ("checkpoint write", 4 * kill.EVERY, 0.0),
-        ("scoring", 0, 0.0),
-    ]
-    hits, differing = kill.series(tmp_path / "killed", moments, expected)
-    assert not differing
-    assert "checkpoint write" in dict(hits) and len(hits) == 3, hits
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(tmp_path, f"--workdir={whole}", *FLAGS)
+    assert [line["step"] for line in metrics(whole)] == list(range(DISPATCH, STEPS + 1, DISPATCH))
+    flags = f"--workdir={killed}", *FLAGS
+    kill_when(lambda said: saved(killed) >= 2 * EVERY, tmp_path, *flags)
+    # This one cuts a checkpoint: its temporary directory stays.
+    kill_when(lambda said: saved(killed) >= 4 * EVERY and is_writing(killed), tmp_path, *flags)
+    assert is_writing(killed)
+    kill_when(lambda said: "\nscoring" in said, tmp_path, *flags)
+    assert "training is finished" in finish(tmp_path, *flags)
+    assert_same_training(killed, whole)
+    assert results(killed) == results(whole)
+    drawn = [sorted(os.listdir(run / "figures")) for run in (killed, whole)]
+    assert drawn[0] == drawn[1]
+    assert not list(killed.glob("**/*.part"))
+
+
+@pytest.mark.slow
+def test_a_chain_killed_in_either_part_ends_bit_identical(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))  # of the config files
+    write_part(tmp_path, num_steps=STEPS)
+    (tmp_path / "run.py").write_text(
+        "from runs import finetuning_config\n\n\n"
+        "def get_config():\n"
+        f"    start_from = {str(tmp_path / 'part.py')!r}\n"
+        f"    return finetuning_config(start_from, **{{'train.num_steps': {STEPS}}})\n"
+    )
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    flags = f"--config={tmp_path / 'run.py'}", "--mode=train"
+    finish(tmp_path, f"--workdir={whole / 'run'}", *flags)
+    flags = f"--workdir={killed / 'run'}", *flags
+    kill_when(lambda said: saved(killed / "part") >= 2 * EVERY, tmp_path, *flags)
+    assert not (killed / "run").exists()
+    kill_when(lambda said: saved(killed / "run") >= 2 * EVERY, tmp_path, *flags)
+    finish(tmp_path, *flags)
+    for name in ("part", "run"):
+        assert_same_training(killed / name, whole / name)
 
 
 def test_a_full_disk_is_one_line_and_keeps_what_is_saved(tmp_path):
@@ -41,12 +107,14 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_saved(tmp_path):
     The arrays' own files are no measure: orbax splits them differently each time.
     """
     workdir = tmp_path / "run"
-    command = [sys.executable, "launch.py", f"--workdir={workdir}", *kill.OVERRIDES]
-    limited = ["bash", "-c", 'ulimit -f 16; exec "$@"', "bash", *command]
-    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-    done = subprocess.run(limited, cwd=ROOT, env=environment, capture_output=True, text=True)
+    flags = f"--workdir={workdir}", *FLAGS[1:], "--config.train.num_steps=40", "--mode=train"
+    limited = ["bash", "-c", 'ulimit -f 16; exec "$@"', "bash", *command(*flags)]
+    # Compiled programs that the limit cuts are not for others to find.
+    variables = environment(XDG_CACHE_HOME=str(tmp_path / "cache"))
+    variables.pop("JAX_COMPILATION_CACHE_DIR", None)
+    done = subprocess.run(limited, env=variables, capture_output=True, text=True)
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 2 and len(lines) == 1, done.stderr
     assert "checkpoint of step 20 can't be written" in lines[0] and "File too large" in lines[0]
-    kill.Run(workdir).finish()  # the same command, with room
-    assert kill.outcome(workdir)["metrics"][-1]["step"] == kill.STEPS
+    finish(tmp_path, *flags)  # the same command, with room
+    assert metrics(workdir)[-1]["step"] == 40

@@ -9,10 +9,11 @@ from aae_jax import losses
 
 
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["plain", "jit"])
-def test_squared_error_by_hand(wrap):
-    x_hat = jnp.array([[1.0, 2.0], [0.0, 0.0]])
-    x = jnp.array([[0.0, 4.0], [3.0, 4.0]])
-    np.testing.assert_allclose(wrap(losses.squared_error)(x_hat, x), [2.5, 12.5])
+@pytest.mark.parametrize("shape", [(2, 2), (2, 2, 1, 1), (2, 1, 1, 2)], ids=str)
+def test_half_squared_error_by_hand(wrap, shape):
+    x_hat = jnp.array([[1.0, 2.0], [0.0, 0.0]]).reshape(shape)
+    x = jnp.array([[0.0, 4.0], [3.0, 4.0]]).reshape(shape)
+    np.testing.assert_allclose(wrap(losses.half_squared_error)(x_hat, x), [2.5, 12.5])
 
 
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["plain", "jit"])
@@ -33,7 +34,9 @@ def test_adversarial_losses_against_probabilities(wrap):
 
 def test_generator_loss_does_not_saturate():
     # Where the discriminator wins by far, log(1 − D) would have gradient 0; this has −1.
-    assert jax.grad(lambda l: losses.generator_loss(l).sum())(jnp.array([-50.0]))[0] == -1.0
+    assert (
+        jax.grad(lambda logits: losses.generator_loss(logits).sum())(jnp.array([-50.0]))[0] == -1.0
+    )
 
 
 def test_losses_are_finite_for_extreme_logits():
@@ -53,6 +56,6 @@ def test_gradients_by_hand():
 
 def test_shapes_are_checked():
     with pytest.raises(AssertionError):
-        losses.squared_error(jnp.zeros((2, 3)), jnp.zeros((2, 4)))
+        losses.half_squared_error(jnp.zeros((2, 3)), jnp.zeros((2, 4)))
     with pytest.raises(AssertionError):
         losses.generator_loss(jnp.zeros((2, 1)))

@@ -3,17 +3,17 @@
 import pickle
 
 import chex
-import jax
 import numpy as np
 import pytest
 from scipy.io import savemat
-from small import make_dataset, make_spec
+from small import make_dataset, make_spec, start
 
 import aae_jax as aae
-from aae_jax import parzen, records
-from aae_jax.checkpoint import Checkpoints
+from aae_jax import parzen
 from aae_jax.data import files
 from aae_jax.errors import UserError
+from aae_jax.workdir import records
+from aae_jax.workdir.checkpoint import Checkpoints
 
 
 class Trap:
@@ -61,8 +61,7 @@ def test_what_is_loaded_is_not_unpickled(tmp_path, no_pickle):
     sums = parzen.Sums(np.ones(3), np.ones(3))
     records.write_partial(str(tmp_path / "partial" / "sums.npz"), 2, sums)
     assert records.read_partial(str(tmp_path / "partial" / "sums.npz"))[0] == 2
-    state = aae.create_train_state(make_spec(), jax.random.key(0))
-    state, _ = aae.train_steps(state, make_dataset(), 3)
+    state, _ = aae.train_steps(start(make_spec()), make_dataset(), 3)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(state)
         checkpoints.wait()

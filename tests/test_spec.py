@@ -1,14 +1,18 @@
 """Configs become specs, and mistakes one line that names the field."""
 
+import dataclasses
 import importlib
 import pathlib
 
 import jax
 import numpy as np
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 import aae_jax as aae
-from aae_jax import phases, posteriors, priors, spec
+from aae_jax import optimizers, posteriors
+from aae_jax.config import parse_config
 from experiments import default
 
 MODULES = sorted(path.stem for path in pathlib.Path(default.__file__).parent.glob("*.py"))
@@ -35,7 +39,7 @@ def test_paper_defaults():
     assert made.model.code_dim == 8 and made.prior.std == 5.0
     assert made.model.encoder_hidden == made.model.decoder_hidden == (1000, 1000)
     assert made.model.discriminator_hidden == (1000, 1000)
-    assert made.model.posterior == "deterministic"
+    assert made.model.posterior is posteriors.DETERMINISTIC
 
 
 def test_a_spec_made_by_hand_has_the_same_defaults():
@@ -49,8 +53,8 @@ def test_a_spec_made_by_hand_has_the_same_defaults():
         ({"model": {"code_dim": 2}}, "spec.model is .*: it must be ModelSpec"),
         ({"optimizer": 3}, "optimizer is 3: it must be a dict"),
         (
-            {"optimizer": dict.fromkeys(spec.ALGORITHMS["aae"], "adam")},
-            "optimizer.reconstruction is 'adam': it must be an OptimizerSpec",
+            {"optimizer": {"generator": "adam"}},
+            "optimizer.generator is 'adam': it must be an OptimizerSpec",
         ),
         ({"image_shape": [28, 28, 1]}, "spec.image_shape is"),
     ],
@@ -60,22 +64,20 @@ def test_a_spec_made_by_hand_is_checked_too(fields, match):
         aae.Spec(**{"image_shape": (28, 28, 1), **fields})
 
 
-def test_names_in_spec_have_an_implementation():
-    assert set(spec.PRIORS) == set(priors.PRIORS)
-    assert set(spec.POSTERIORS) == set(posteriors.POSTERIORS)
-    assert {
-        name: tuple(phase.name for phase in value) for name, value in phases.ALGORITHMS.items()
-    } == (spec.ALGORITHMS)
-
-
 BAD = {
     "seed": (-1, "a", 1.5),
     "num_seeds": (0, -1, 1.5, True, 10**6),
-    "algorithm": ("gan",),
+    "algorithm": ("gan", "nowhere:GAN", "math:pi", 3, None),
+    "options": (None, 3),
     "data.image_shape": ((28, 28), (0, 28, 1), (28.0, 28, 1)),
     "data.num_classes": (0, "ten"),
     "data.name": (3,),
-    "model.posterior": ("gausian",),
+    "model.encoder": ("cnn", "math:pi", "nowhere:encoder", None, 3),
+    "model.decoder": ("cnn",),
+    "model.discriminator": ("cnn",),
+    "model.posterior": ("gausian", "math:pi", 3),
+    "model.reconstruction": ("l2", "math:pi", 3),
+    "model.conv_channels": ((0,), (8, -1), (1.5,), 8),
     "model.code_dim": (0, -1, 2.5, True),
     "model.code_scale": (0, -5.0, 1e-20, "std"),
     "model.decoder_hidden": ((10**6, 10**6), (10**12,)),
@@ -94,7 +96,7 @@ BAD = {
     "optimizer.generator.floor": (-0.1, 1.5, float("nan"), "no"),
     "optimizer.reconstruction.momentum": (0.9,),  # of sgd
     "data.num_labelled": (-1, 1.5),
-    "data.labelled_visits": (0, 1.5, 4),  # 4: where all images keep their label
+    "data.labelled_repeats": (0, 1.5, 4),  # 4: where all images keep their label
     "data.standardise": (True, 1),  # with a sigmoid output
     "model.noise_dim": (0,),
     "model.label_in_decoder": (1, "yes"),
@@ -107,9 +109,10 @@ BAD = {
     "optimizer": (None, 3),
     "train.batch_size": (10**12, 0, 1.5),
     "train.input_noise": (-0.1, float("nan")),
-    "train.code_noise": (0.0, -1.0, float("nan"), 0.5, "no"),  # 0.5: of algorithm "decoder"
+    "options.code_noise": (0.5,),  # of algorithm "decoder_finetuning"
     "start_from": ("runs/mnist", 3),
-    "train.average_decay": (1.0, -0.1, 0.99999999, "no"),
+    "train.ema_decay": (1.0, -0.1, 0.99999999, "no"),
+    "run.max_steps": (0, -1, 1.5, "all"),
     "run.steps_per_dispatch": (0,),
     "run.checkpoint_every": (0,),
     "evaluation.num_samples": (0,),
@@ -123,8 +126,11 @@ BAD = {
 )
 def test_bad_values_are_refused_by_name(field, value):
     config = default.get_config()
-    with config.ignore_type():
-        config.update_from_flattened_dict({field: value})
+    section = config
+    for name in field.split(".")[:-1]:
+        section = section[name]
+    with config.unlocked(), config.ignore_type():
+        section[field.rpartition(".")[2]] = value
     with pytest.raises(aae.UserError) as error:
         aae.spec_from_config(config)
     message = str(error.value)
@@ -133,20 +139,134 @@ def test_bad_values_are_refused_by_name(field, value):
     assert section in message and leaf.split("_")[0] in message, message
 
 
-def test_missing_and_unknown_fields_are_refused():
-    config = default.get_config().unlock()
-    config.train.num_stps = 3
-    with pytest.raises(aae.UserError, match="train.num_stps is not a field.*num_steps"):
+SECTIONS = ("data", "model", "prior", "train", "parallel", "run", "evaluation")
+EVERY = [name for name in default.get_config() if name not in SECTIONS] + [
+    f"{section}.{field}" for section in SECTIONS for field in default.get_config()[section]
+]
+
+
+@pytest.mark.parametrize("field", EVERY)
+def test_every_field_is_required_but_overrides(field):
+    config = default.get_config().to_dict()
+    section, _, leaf = field.rpartition(".")
+    del (config[section] if section else config)[leaf]
+    with pytest.raises(aae.UserError, match=f"^{field} is missing from the config$"):
         aae.spec_from_config(config)
-    config = default.get_config().unlock()
-    del config.prior.std
-    with pytest.raises(aae.UserError, match="prior.std is missing"):
-        aae.spec_from_config(config)
+
+
+def test_unknown_fields_are_refused():
+    for section, there in {"train": "num_steps", "model": "code_dim", "": "algorithm"}.items():
+        config = default.get_config().to_dict()
+        (config[section] if section else config)["num_stps"] = 3
+        prefix = f"{section}." if section else ""
+        with pytest.raises(aae.UserError, match=f"^{prefix}num_stps is not a field.*{there}"):
+            aae.spec_from_config(config)
+
+
+# What an algorithm leaves open: overrides of its phases' optimisers, and its own fields.
+
+
+def test_overrides_are_of_the_phase_and_leave_its_other_fields():
+    config = default.get_config()
+    default.change_optimizer(config, "generator", learning_rate=0.5, clip_norm=2.0)
+    default.change_optimizer(config, "generator", b1=0.25)
+    made = dict(aae.spec_from_config(config).optimizer)
+    own = {phase.name: phase.optimizer for phase in aae.Spec((28, 28, 1)).algorithm.phases}
+    changes = {"learning_rate": 0.5, "clip_norm": 2.0, "b1": 0.25}
+    assert made == {
+        **own, "generator": dataclasses.replace(own["generator"], **changes)
+    }  # fmt: skip
+    by_hand = aae.Spec((28, 28, 1), optimizer={"generator": made["generator"]})
+    assert by_hand == aae.spec_from_config(config)
+
+
+def test_flags_name_fields_that_the_config_leaves_to_the_algorithm(monkeypatch):
+    argv = [
+        "launch.py",
+        f"--config={default.__file__}",
+        "--config.algorithm=decoder_finetuning",
+        "--config.start_from=runs/mnist",
+        "--config.options.code_noise=0.25",
+        "--config.optimizer.reconstruction.learning_rate=0.5",
+        "--config.optimizer.reconstruction.schedule=constant",
+    ]
+    monkeypatch.setattr("sys.argv", argv)  # which ml_collections reads as well
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file(
+        "config", lock_config=False, accept_new_attributes=True, flag_values=values
+    )
+    values(argv)
+    made = aae.spec_from_config(config.value)
+    assert made.options.code_noise == 0.25
+    assert dict(made.optimizer)["reconstruction"] == aae.OptimizerSpec(learning_rate=0.5)
 
 
 def test_optimizers_must_match_the_phases():
-    with pytest.raises(aae.UserError, match="reconstruction, discriminator, generator"):
+    match = "optimizer.elbo is not a field.*'aae' are reconstruction, discriminator, generator"
+    with pytest.raises(aae.UserError, match=match):
         aae.Spec((8, 8, 1), optimizer={"elbo": aae.OptimizerSpec()})
+    config = default.get_config()
+    default.change_optimizer(config, "elbo", learning_rate=1e-3)
+    with pytest.raises(aae.UserError, match=match):
+        aae.spec_from_config(config)
+    config.algorithm = "vae"
+    assert dict(aae.spec_from_config(config).optimizer)["elbo"].learning_rate == 1e-3
+    config.optimizer.elbo.learning_rat = 1e-3
+    with pytest.raises(aae.UserError, match="optimizer.elbo.learning_rat is not a field.*momentum"):
+        aae.spec_from_config(config)
+
+
+def finetuning():
+    config = default.get_config()
+    config.algorithm, config.start_from = "decoder_finetuning", "experiments/mnist.py"
+    return config
+
+
+def test_options_are_the_fields_of_the_algorithms_dataclass():
+    config = finetuning()
+    options = aae.spec_from_config(config).algorithm.options
+    assert aae.spec_from_config(config).options == options()
+    config.options.code_noise = 0.25
+    made = aae.spec_from_config(config)
+    assert made.options == options(code_noise=0.25)
+    assert made.options.code_noise == 0.25 != options().code_noise
+    for value in (0.0, -1.0, float("nan"), "no"):
+        with config.ignore_type():
+            config.options.code_noise = value
+        with pytest.raises(aae.UserError, match="^options.code_noise is "):
+            aae.spec_from_config(config)
+    config = finetuning()
+    config.options.noise = 0.25
+    with pytest.raises(aae.UserError, match="options.noise is not a field; there are: code_noise"):
+        aae.spec_from_config(config)
+    config = default.get_config()
+    config.options.code_noise = 0.25
+    with pytest.raises(aae.UserError, match="options.code_noise is not a field; there are: none"):
+        aae.spec_from_config(config)
+    with pytest.raises(aae.UserError, match="options is Options.*: algorithm 'aae' takes .*NoOpt"):
+        aae.Spec((8, 8, 1), options=options())
+
+
+def test_a_start_is_for_algorithms_that_go_on_from_one():
+    config = finetuning()
+    assert parse_config(config).start_from == "experiments/mnist.py"
+    config.start_from = None
+    with pytest.raises(aae.UserError, match="start_from is None.*encoder and decoder of an"):
+        parse_config(config)
+
+
+@pytest.mark.parametrize("given, expected", [(None, 80), (30, 30), (1_000, 80)])
+def test_max_steps_caps_the_training_and_its_schedule(given, expected):
+    config = default.get_config()
+    config.train.num_steps, config.run.max_steps = 80, given
+    made = parse_config(config)
+    assert made.spec.train.num_steps == expected and made.run.max_steps == given
+    schedule = optimizers.make_schedule(
+        dict(made.spec.optimizer)["reconstruction"], made.spec.train.num_steps
+    )
+    rate = made.spec.algorithm.phases[0].optimizer.learning_rate
+    np.testing.assert_allclose(schedule(expected / 2), rate / 2, rtol=1e-6)
+    np.testing.assert_allclose(schedule(expected), 0, atol=1e-9)
 
 
 def test_piecewise_schedule_is_checked():
@@ -170,16 +290,16 @@ def test_data_must_have_the_shape_that_the_config_states():
 
 
 def test_schedules_against_hand_computed_rates():
-    constant = phases.make_schedule(aae.OptimizerSpec(learning_rate=0.5), 100)
+    constant = optimizers.make_schedule(aae.OptimizerSpec(learning_rate=0.5), 100)
     assert constant(0) == constant(99) == 0.5
-    cosine = phases.make_schedule(aae.OptimizerSpec(learning_rate=0.5, schedule="cosine"), 100)
+    cosine = optimizers.make_schedule(aae.OptimizerSpec(learning_rate=0.5, schedule="cosine"), 100)
     for step in (0, 25, 50, 100):
         expected = 0.25 * (1 + np.cos(np.pi * step / 100))
         np.testing.assert_allclose(cosine(step), expected, atol=1e-7)
     floored = aae.OptimizerSpec(learning_rate=0.5, schedule="cosine", floor=0.2)
-    found = [phases.make_schedule(floored, 100)(step) for step in (0, 50, 100)]
+    found = [optimizers.make_schedule(floored, 100)(step) for step in (0, 50, 100)]
     np.testing.assert_allclose(found, [0.5, 0.3, 0.1], rtol=1e-6)
-    piecewise = phases.make_schedule(
+    piecewise = optimizers.make_schedule(
         aae.OptimizerSpec(
             learning_rate=0.5, schedule="piecewise", boundaries=(10, 20), factors=(0.1, 0.5)
         ),
@@ -195,12 +315,3 @@ def test_schedules_against_hand_computed_rates():
 def test_float64_needs_x64(x64):
     assert jax.config.jax_enable_x64
     aae.ModelSpec(param_dtype="float64")
-
-
-def test_configs_of_older_runs_are_read():
-    """Their config.json has no field that came later; it is None."""
-    config = default.get_config().to_dict()
-    del config["optimizer"]["generator"]["clip_norm"], config["optimizer"]["generator"]["floor"]
-    del config["train"]["average_decay"], config["model"]["code_scale"]
-    del config["data"]["labelled_visits"]
-    assert aae.spec_from_config(config) == aae.spec_from_config(default.get_config())

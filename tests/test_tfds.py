@@ -11,16 +11,18 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT
+from runs import ROOT, results
 from scipy.io import loadmat, savemat
 from sklearn.datasets import load_digits
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
-from aae_jax import data
+import aae_jax as aae
+from aae_jax import data, experiment
 from aae_jax.data import mnist, tfds_images
 from aae_jax.errors import UserError
-from aae_jax.spec import DataSpec
+from aae_jax.settings import DataSpec
+from experiments import tfd as config_file
 
 DIGITS = load_digits()
 IMAGES = (DIGITS.images * 15).astype(np.uint8)
@@ -253,7 +255,7 @@ class Without:
 found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *a: None if name == "tensorflow" else found(name, *a)
 sys.meta_path.insert(0, Without()); sys.path.insert(0, {str(shapes)!r})
-from aae_jax import data; from aae_jax.spec import DataSpec
+from aae_jax import data; from aae_jax.settings import DataSpec
 loaded = data.load(DataSpec("my_data:Shapes", (8, 8, 1), 2, data_dir={str(tmp_path)!r},
     manual_dir={str(shapes)!r}, train_split="train[:50%]", validation_split="train[50%:75%]",
     test_split="train[75%:]"))
@@ -269,7 +271,7 @@ assert len(loaded.train["image"]) == 50
             "no_such_data",
             "data.name is 'no_such_data': it must be 'digits', 'mnist', 'tfd', 'files'",
         ),
-        ("my_data:Circles", "data.name is 'my_data:Circles': write 'package.module:name'"),
+        ("my_data:Circles", "data.name is 'my_data:Circles', which can't be imported: .*Circles"),
         ("not_there:Shapes", "No module named 'not_there'"),
         ("os:path", "data.name is 'os:path': it must be"),
         ("MNIST", "data.name is 'MNIST': write 'mnist'"),
@@ -412,12 +414,6 @@ def test_tfd_without_its_file_says_where_it_looked(tmp_path):
 
 def test_tfd_from_its_file_to_its_scores(tmp_path, capsys):
     """All folds with one model, then one of them; the checkpoint knows the training statistics."""
-    import json
-
-    import aae_jax as aae
-    from aae_jax import experiment
-    from experiments import tfd as config_file
-
     file = tfd_file()
     where = save_tfd(tmp_path, file)
 
@@ -426,22 +422,22 @@ def test_tfd_from_its_file_to_its_scores(tmp_path, capsys):
         for network in ("encoder", "decoder", "discriminator"):
             config.model[f"{network}_hidden"] = (16,)
         config.train.num_steps, config.evaluation.num_samples = 8, 200
-        config.train.batch_size = 24
+        config.train.batch_size, config.parallel.num_devices = 24, 2
         config.data.update(where)
-        workdir = tmp_path / "run"
-        experiment.run(config, str(workdir), mode)
-        return json.loads((workdir / "results.json").read_text())
+        experiment.run(config, str(tmp_path / "run"), mode)
+        return results(tmp_path / "run") if mode == "evaluate" else None
 
-    results = run("", "run")
-    assert len(results["parzen/by_fold"]) == 5 and results["parzen/num_samples"] == 200
+    run("", "train")
+    found = run("", "evaluate")
+    assert len(found["parzen/by_fold"]) == 5 and found["parzen/num_samples"] == 200
     assert "5 folds" in capsys.readouterr().out
     third = run("fold=3", "evaluate")
     assert third["parzen/log_likelihood"] == pytest.approx(
-        results["parzen/by_fold"][2]["log_likelihood"], abs=0.01
+        found["parzen/by_fold"][2]["log_likelihood"], abs=0.01
     )
     assert "parzen/by_fold" not in third
     state = aae.load_state(str(tmp_path / "run"))
-    train = file["images"][:100].reshape(100, -1) / 255
+    train = file["images"][:100, ..., None] / 255
     np.testing.assert_allclose(state.pixel_mean, train.mean(axis=0), atol=1e-6)
     for wrong in ("fold=6", "fold=x", "3"):
         with pytest.raises((UserError, ValueError), match="1 … 5|fold=1 … fold=5"):

@@ -7,33 +7,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import forward, sigmoid
-from small import SHAPE, make_dataset, make_spec
+from reference import forward, layers_of, sigmoid
+from small import SHAPE, make_dataset, make_spec, start
 
 import aae_jax as aae
-
-
-def layers(network):
-    return [(np.array(v["kernel"]), np.array(v["bias"])) for _, v in sorted(network.items())]
+from aae_jax.train_state import take_networks
 
 
 def test_networks_against_numpy():
-    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    state = start(make_spec())
     images = make_dataset()["image"]
     x = np.asarray(images, np.float64).reshape(20, -1) / 255
-    z, _ = forward(layers(state.params["encoder"]), x)
+    z, _ = forward(layers_of(state.params["encoder"]), x)
     np.testing.assert_allclose(aae.encode(state, images), z, atol=1e-5)
-    x_hat, _ = forward(layers(state.params["decoder"]), z)
+    x_hat, _ = forward(layers_of(state.params["decoder"]), z)
     expected = sigmoid(x_hat).reshape(20, *SHAPE)
     np.testing.assert_allclose(aae.decode(state, jnp.asarray(z)), expected, atol=1e-5)
     np.testing.assert_allclose(aae.reconstruct(state, images), expected, atol=1e-5)
 
 
 def test_a_model_with_averages_is_used_with_them():
-    averaged = aae.create_train_state(make_spec(average_decay=0.5), jax.random.key(0))
+    averaged = start(make_spec(ema_decay=0.5))
     averaged, _ = aae.train_steps(averaged, make_dataset(), 3)
-    plain = aae.create_train_state(make_spec(), jax.random.key(1))
-    plain = plain.replace(params={**plain.params, **averaged.average})
+    plain = start(make_spec(), 1)
+    plain = plain.replace(params={**plain.params, **averaged.ema_params})
     images, key = make_dataset()["image"], jax.random.key(2)
     for use in (
         lambda state: aae.encode(state, images),
@@ -41,25 +38,27 @@ def test_a_model_with_averages_is_used_with_them():
         lambda state: aae.generate(state, key, 5),
     ):
         np.testing.assert_array_equal(use(averaged), use(plain))
-        assert np.abs(use(averaged) - use(averaged.replace(average=None))).max() > 1e-4
+        assert np.abs(use(averaged) - use(averaged.replace(ema_params=None))).max() > 1e-4
 
 
 def test_paper_sizes():
-    """784-1000-1000-8 and 8-1000-1000-1: footnote 1."""
+    """784-1000-1000-8 and 8-1000-1000-1: footnote 1. Checkpoints hold the layers by name."""
     state = jax.eval_shape(lambda: aae.create_train_state(aae.Spec((28, 28, 1)), jax.random.key(0)))
     shapes = {
-        name: [network[layer]["kernel"].shape for layer in sorted(network)]
+        name: {layer: network[layer]["kernel"].shape for layer in network}
         for name, network in state.params.items()
     }
+    layers = ("Dense_0", "Dense_1", "Dense_2")
     assert shapes == {
-        "encoder": [(784, 1000), (1000, 1000), (1000, 8)],
-        "decoder": [(8, 1000), (1000, 1000), (1000, 784)],
-        "discriminator": [(8, 1000), (1000, 1000), (1000, 1)],
+        "encoder": dict(zip(layers, [(784, 1000), (1000, 1000), (1000, 8)])),
+        "decoder": dict(zip(layers, [(8, 1000), (1000, 1000), (1000, 784)])),
+        "discriminator": dict(zip(layers, [(8, 1000), (1000, 1000), (1000, 1)])),
     }
 
 
 def test_he_initialisation():
-    state = aae.create_train_state(aae.Spec((28, 28, 1)), jax.random.key(0))
+    wide = {f"{name}_hidden": (300, 300) for name in ("encoder", "decoder", "discriminator")}
+    state = start(make_spec(model={"code_dim": 40, **wide}))
     for network in state.params.values():
         for layer in network.values():
             if layer["kernel"].size > 10_000:
@@ -69,7 +68,7 @@ def test_he_initialisation():
 
 
 def test_uint8_and_unit_floats_are_the_same_image():
-    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    state = start(make_spec())
     images = make_dataset()["image"]
     chex.assert_trees_all_close(
         aae.encode(state, images), aae.encode(state, images.astype(jnp.float32) / 255), atol=1e-6
@@ -84,8 +83,7 @@ def test_seeds_differ_and_repeat():
 
 
 def linear_spec():
-    spec = make_spec()
-    return dataclasses.replace(spec, model=dataclasses.replace(spec.model, output="linear"))
+    return make_spec(model={"output": "linear"})
 
 
 def test_standardised_pixels_go_in_and_come_back():
@@ -94,9 +92,9 @@ def test_standardised_pixels_go_in_and_come_back():
     state = aae.create_train_state(linear_spec(), jax.random.key(0), mean, std)
     images = make_dataset()["image"]
     x = ((np.asarray(images, np.float64) / 255 - mean) / std).reshape(20, -1)
-    z, _ = forward(layers(state.params["encoder"]), x)
+    z, _ = forward(layers_of(state.params["encoder"]), x)
     np.testing.assert_allclose(aae.encode(state, images), z, atol=1e-4)
-    x_hat, _ = forward(layers(state.params["decoder"]), z)
+    x_hat, _ = forward(layers_of(state.params["decoder"]), z)
     expected = x_hat.reshape(20, *SHAPE) * std + mean
     np.testing.assert_allclose(aae.reconstruct(state, images), expected, atol=1e-4)
 
@@ -120,7 +118,7 @@ def test_gaussian_prior():
 
 
 def test_generate_is_the_decoder_over_the_prior():
-    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    state = start(make_spec())
     key = jax.random.key(9)
     samples = aae.generate(state, key, 5)
     assert samples.shape == (5, *SHAPE)
@@ -129,7 +127,7 @@ def test_generate_is_the_decoder_over_the_prior():
 
 
 def test_labels_and_images_that_would_be_ignored_or_misread_are_refused():
-    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    state = start(make_spec())
     with pytest.raises(aae.UserError, match="neither prior 'gaussian' nor decoder"):
         aae.generate(state, jax.random.key(0), 3, label=1)
     with pytest.raises(aae.UserError, match="model.label_in_decoder is False"):
@@ -140,16 +138,28 @@ def test_labels_and_images_that_would_be_ignored_or_misread_are_refused():
 
 def test_networks_are_drawn_independently():
     model = {"encoder_hidden": (12,), "decoder_hidden": (12,), "discriminator_hidden": (12,)}
-    state = aae.create_train_state(make_spec(model={"code_dim": 12, **model}), jax.random.key(0))
+    state = start(make_spec(model={"code_dim": 12, **model}))
     kernels = [state.params[name]["Dense_0"]["kernel"][:12, :12] for name in state.params]
     assert (kernels[0] != kernels[1]).all() and (kernels[1] != kernels[2]).all()
 
 
+def test_networks_are_taken_from_another_training():
+    """As a run does that starts from another one: averages begin with what is taken."""
+    state = start(make_spec(ema_decay=0.5))
+    other = {name: start(make_spec(), 1).params[name] for name in ("encoder",)}
+    for found in (take_networks(state, other), take_networks(start(make_spec()), other)):
+        chex.assert_trees_all_equal(found.params["encoder"], other["encoder"])
+        for name in ("decoder", "discriminator"):
+            chex.assert_trees_all_equal(found.params[name], state.params[name])
+        if found.ema_params is not None:
+            chex.assert_trees_all_equal(
+                found.ema_params, {name: found.params[name] for name in ("encoder", "decoder")}
+            )
+
+
 def test_state_is_a_pytree_with_a_static_spec():
-    state = aae.create_train_state(make_spec(), jax.random.key(0))
-    assert jax.tree.structure(state) == jax.tree.structure(
-        aae.create_train_state(make_spec(), jax.random.key(1))
-    )
+    state = start(make_spec())
+    assert jax.tree.structure(state) == jax.tree.structure(start(make_spec(), 1))
     assert state.spec not in jax.tree.leaves(state)
     with pytest.raises(dataclasses.FrozenInstanceError):
         state.step = 3

@@ -1,7 +1,6 @@
 """The training step against the NumPy reference, and every way of running it against plain jit."""
 
 import copy
-import dataclasses
 import functools
 
 import chex
@@ -9,36 +8,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import Adam, Momentum, backward, forward, sigmoid
+from reference import Adam, Momentum, as_layers, backward, forward, sigmoid
 from reference import train_step as reference_step
-from small import make_dataset, make_spec
+from small import inputs_of_step, make_dataset, make_spec, start, train_step
 
 import aae_jax as aae
-from aae_jax import networks, parallel, training
-from aae_jax.train_state import row_keys, to_inputs
+from aae_jax import keys, parallel
+from aae_jax.algorithms import decoder_finetuning
+from aae_jax.algorithms.autoencoder import discriminate
+from aae_jax.data import order
+from aae_jax.keys import row_keys
+from aae_jax.train_state import to_inputs
 
 PHASES = ("reconstruction", "discriminator", "generator")
+NOISY = make_spec(input_noise=5.0)
 
 
-def as_layers(params):
-    """Flax's parameters as the reference's lists of (kernel, bias)."""
-    return {
-        name: [
-            (np.array(network[layer]["kernel"]), np.array(network[layer]["bias"]))
-            for layer in sorted(network)
-        ]
-        for name, network in params.items()
-    }
-
-
-def inputs_of_step(state, dataset, step):
-    """The batch and the prior sample that `train_steps` feeds at a step."""
-    rows = training.epoch_rows(
-        state.rng, jnp.int32(step), 1, state.spec.train.batch_size, len(dataset["image"])
-    )[0]
-    key = training._stream(state.rng, training._PRIOR, step)
-    prior_sample = aae.sample_prior(state.spec, key, state.spec.train.batch_size)
-    return {name: values[rows] for name, values in dataset.items()}, prior_sample
+@jax.jit
+def noise_of_rows(key):
+    """Standard normal noise f64[8, 12], drawn for each row by itself."""
+    return jax.vmap(lambda key: jax.random.normal(key, (12,), jnp.float64))(row_keys(key, 8))
 
 
 def cosine(rate, num_steps, floor=0.0):
@@ -78,20 +67,17 @@ def test_equals_the_numpy_reference(x64, kind):
         {**widths, "discriminator_hidden": (9, 8)},
         num_steps=100,
         input_noise=noise,
-        average_decay=None if kind == "sgd" else 0.4,
+        ema_decay=None if kind == "sgd" else 0.4,
     )
-    state = aae.create_train_state(spec, jax.random.key(0))
-    dataset = make_dataset()
+    state, dataset = start(spec), make_dataset()
     networks = as_layers(state.params)
     average = {name: copy.deepcopy(networks[name]) for name in ("encoder", "decoder")}
-    step = jax.jit(aae.train_step)
     for index in range(100):
         batch, prior_sample = inputs_of_step(state, dataset, index)
-        state, metrics = step(state, batch, prior_sample)
+        state, metrics = train_step(state, batch, prior_sample)
         x = np.asarray(batch["image"], np.float64).reshape(8, -1) / 255
-        key = training._stream(state.rng, training._NOISE, index)
-        draws = [jax.random.normal(k, (12,), jnp.float64) for k in row_keys(key, 8)]
-        x_noisy = x + noise * np.stack(draws)
+        key = keys.stream(state.rng, keys.INPUT_NOISE, index)
+        x_noisy = x + noise * np.asarray(noise_of_rows(key))
         losses = reference_step(networks, reference, x, x_noisy, np.asarray(prior_sample.z))
         np.testing.assert_allclose(
             [metrics[f"loss/{phase}"] for phase in PHASES], losses, rtol=1e-10
@@ -102,10 +88,10 @@ def test_equals_the_numpy_reference(x64, kind):
                 tuple(decay * old + (1 - decay) * new for old, new in zip(*layer))
                 for layer in zip(layers, networks[name])
             ]
-    assert (state.average is None) == (kind == "sgd")
+    assert (state.ema_params is None) == (kind == "sgd")
     for found, wanted in (
         (as_layers(state.params), networks),
-        (as_layers(state.average or {}), average if state.average else {}),
+        (as_layers(state.ema_params or {}), average if state.ema_params else {}),
     ):
         assert found.keys() == wanted.keys()
         for name, layers in found.items():
@@ -123,10 +109,10 @@ def test_equals_the_numpy_reference(x64, kind):
     ],
 )
 def test_each_phase_moves_only_its_own_networks(phase, trained):
-    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    state = start(make_spec())
     scale = {name: jnp.float32(name == phase) for name in PHASES}
     before = state.replace(learning_rate_scale=scale)
-    after, _ = aae.train_step(before, *inputs_of_step(state, make_dataset(), 0))
+    after, _ = train_step(before, *inputs_of_step(state, make_dataset(), 0))
     moved = {
         name
         for name in before.params
@@ -139,12 +125,12 @@ def test_each_phase_moves_only_its_own_networks(phase, trained):
 
 def test_learning_rate_scale_halves_the_update():
     optimizer = {phase: aae.OptimizerSpec(name="sgd", learning_rate=0.1) for phase in PHASES}
-    state = aae.create_train_state(make_spec(optimizer=optimizer), jax.random.key(0))
+    state = start(make_spec(optimizer=optimizer))
     batch, prior_sample = inputs_of_step(state, make_dataset(), 0)
 
     def decoder_move(scale):
         scales = dict(state.learning_rate_scale, reconstruction=jnp.float32(scale))
-        after, _ = aae.train_step(state.replace(learning_rate_scale=scales), batch, prior_sample)
+        after, _ = train_step(state.replace(learning_rate_scale=scales), batch, prior_sample)
         kernel = "Dense_0"
         return after.params["decoder"][kernel]["kernel"] - state.params["decoder"][kernel]["kernel"]
 
@@ -152,25 +138,26 @@ def test_learning_rate_scale_halves_the_update():
 
 
 def test_noise_is_for_the_encoder_only_and_the_target_is_clean():
-    state = aae.create_train_state(make_spec(input_noise=5.0), jax.random.key(0))
+    state = start(NOISY)
     # An encoder that ignores its input: the noise can reach the loss through the target only.
     params = {**state.params, "encoder": jax.tree.map(jnp.zeros_like, state.params["encoder"])}
     state = state.replace(params=params)
     batch, prior_sample = inputs_of_step(state, make_dataset(), 0)
-    _, metrics = aae.train_step(state, batch, prior_sample)
+    _, metrics = train_step(state, batch, prior_sample)
     x = np.asarray(to_inputs(state, batch["image"]))
-    x_hat = np.asarray(aae.decode(state, jnp.zeros((8, 2)))).reshape(8, -1)
-    expected = 0.5 * ((x_hat - x) ** 2).sum(axis=1).mean()
+    x_hat = np.asarray(aae.decode(state, jnp.zeros((8, 2))))
+    expected = 0.5 * ((x_hat - x) ** 2).sum(axis=(1, 2, 3)).mean()
     np.testing.assert_allclose(metrics["loss/reconstruction"], expected, rtol=1e-5)
 
 
 def test_streams_of_randomness_differ():
-    streams = (training._NOISE, training._PRIOR, training._SHUFFLE, training._POSTERIOR)
-    keys = {
-        tuple(jax.random.key_data(training._stream(jax.random.key(0), stream, 3)).tolist())
+    streams = (keys.INPUT_NOISE, keys.PRIOR, keys.SHUFFLE, keys.POSTERIOR, keys.DROPOUT)
+    found = {
+        tuple(jax.random.key_data(keys.stream(jax.random.key(0), stream, index)).tolist())
         for stream in streams
+        for index in (3, 4)
     }
-    assert len(keys) == 4
+    assert len(found) == 10
 
 
 def test_a_decoder_alone_learns_the_codes_with_noise_on_them(x64):
@@ -179,17 +166,17 @@ def test_a_decoder_alone_learns_the_codes_with_noise_on_them(x64):
     spec = make_spec(
         "float64",
         {"reconstruction": aae.OptimizerSpec(name="sgd", learning_rate=rate)},
-        algorithm="decoder",
-        code_noise=noise,
+        algorithm="decoder_finetuning",
+        options=decoder_finetuning.Options(code_noise=noise),
     )
-    state = aae.create_train_state(spec, jax.random.key(0))
+    state = start(spec)
     batch, prior_sample = inputs_of_step(state, make_dataset(), 0)
-    new_state, metrics = aae.train_step(state, batch, prior_sample)
+    new_state, metrics = train_step(state, batch, prior_sample)
     layers = as_layers(state.params)
     x = np.asarray(batch["image"], np.float64).reshape(8, -1) / 255
-    key = training._stream(state.rng, training._POSTERIOR, 0)
-    keys = [jax.random.fold_in(k, 1) for k in row_keys(key, 8)]
-    draws = np.stack([jax.random.normal(k, (2,), jnp.float64) for k in keys])
+    key = keys.stream(state.rng, keys.POSTERIOR, 0)
+    rows = [jax.random.fold_in(row, 1) for row in row_keys(key, 8)]
+    draws = np.stack([jax.random.normal(row, (2,), jnp.float64) for row in rows])
     z = forward(layers["encoder"], x)[0] + noise * draws
     logits, inputs = forward(layers["decoder"], z)
     x_hat = sigmoid(logits)
@@ -208,21 +195,20 @@ def test_a_decoder_alone_learns_the_codes_with_noise_on_them(x64):
 
 
 def test_input_noise_changes_every_step():
-    spec = make_spec(input_noise=0.3)
-    state = aae.create_train_state(spec, jax.random.key(0))
+    state = start(NOISY)
     batch, prior_sample = inputs_of_step(state, make_dataset(), 0)
     losses = []
     for step in range(2):
-        _, metrics = aae.train_step(state.replace(step=jnp.int32(step)), batch, prior_sample)
+        _, metrics = train_step(state.replace(step=jnp.int32(step)), batch, prior_sample)
         losses.append(float(metrics["loss/reconstruction"]))
     assert losses[0] != losses[1]
 
 
 def test_metrics_are_what_they_say():
-    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    state = start(make_spec())
     frozen = state.replace(learning_rate_scale={phase: jnp.float32(0) for phase in PHASES})
     batch, prior_sample = inputs_of_step(state, make_dataset(), 0)
-    _, metrics = aae.train_step(frozen, batch, prior_sample)
+    _, metrics = train_step(frozen, batch, prior_sample)
     z = np.asarray(aae.encode(state, batch["image"]), np.float64)
     for name, values in (("code", z), ("prior", np.asarray(prior_sample.z, np.float64))):
         np.testing.assert_allclose(metrics[f"{name}/mean"], values.mean(), atol=1e-6)
@@ -230,7 +216,7 @@ def test_metrics_are_what_they_say():
         kurtosis = ((values - values.mean()) ** 4).mean() / values.var() ** 2
         np.testing.assert_allclose(metrics[f"{name}/kurtosis"], kurtosis, rtol=1e-4)
     logits = {
-        name: np.asarray(networks.discriminate(state.spec, state.params, jnp.asarray(values), None))
+        name: np.asarray(discriminate(state.spec, state.params, jnp.asarray(values), None))
         for name, values in (("prior", prior_sample.z), ("code", z.astype(np.float32)))
     }
     assert metrics["discriminator/accuracy_on_prior"] == (sigmoid(logits["prior"]) > 0.5).mean()
@@ -244,7 +230,7 @@ def test_metrics_are_what_they_say():
 def test_an_epoch_visits_every_example_once(num_examples, batch_size):
     num_steps = -(-3 * num_examples // batch_size) + 1
     rows = np.asarray(
-        training.epoch_rows(jax.random.key(1), jnp.int32(0), num_steps, batch_size, num_examples)
+        order.epoch_rows(jax.random.key(1), jnp.int32(0), num_steps, batch_size, num_examples)
     ).reshape(-1)
     epochs = rows[: 3 * num_examples].reshape(3, num_examples)
     np.testing.assert_array_equal(np.sort(epochs), np.tile(np.arange(num_examples), (3, 1)))
@@ -255,26 +241,26 @@ def test_an_epoch_visits_every_example_once(num_examples, batch_size):
 @pytest.mark.parametrize("num_examples, batch_size", [(20, 8), (50_000, 100), (7, 12)])
 def test_rows_do_not_depend_on_where_the_run_is_cut(num_examples, batch_size):
     key = jax.random.key(2)
-    whole = training.epoch_rows(key, jnp.int32(0), 12, batch_size, num_examples)
+    whole = order.epoch_rows(key, jnp.int32(0), 12, batch_size, num_examples)
     for cut in (1, 5, 11):
         parts = [
-            training.epoch_rows(key, jnp.int32(0), cut, batch_size, num_examples),
-            training.epoch_rows(key, jnp.int32(cut), 12 - cut, batch_size, num_examples),
+            order.epoch_rows(key, jnp.int32(0), cut, batch_size, num_examples),
+            order.epoch_rows(key, jnp.int32(cut), 12 - cut, batch_size, num_examples),
         ]
         np.testing.assert_array_equal(jnp.concatenate(parts), whole)
 
 
 def test_rows_far_into_a_run_where_step_times_batch_overflows():
     step, batch_size, num_examples = 2_000_000_011, 100, 50_000
-    rows = training.epoch_rows(jax.random.key(2), jnp.int32(step), 2, batch_size, num_examples)
+    rows = order.epoch_rows(jax.random.key(2), jnp.int32(step), 2, batch_size, num_examples)
     epoch, offset = divmod(step * batch_size, num_examples)
-    key = training._stream(jax.random.key(2), training._SHUFFLE, epoch)
+    key = keys.stream(jax.random.key(2), keys.SHUFFLE, epoch)
     expected = jax.random.permutation(key, num_examples)[offset : offset + 2 * batch_size]
     np.testing.assert_array_equal(rows.reshape(-1), expected)
 
 
 def test_train_steps_is_train_step_many_times():
-    state = aae.create_train_state(make_spec(input_noise=0.1), jax.random.key(0))
+    state = start(NOISY)
     dataset = make_dataset()
     many, metrics = aae.train_steps(state, dataset, 6)
     one = state
@@ -287,13 +273,13 @@ def test_train_steps_is_train_step_many_times():
     chex.assert_trees_all_close(many.params, one.params, atol=1e-5)
 
 
-@pytest.mark.parametrize("cuts", [(5, 15), (10, 10), (7, 6, 7)])
-def test_splitting_a_run_into_calls_changes_no_bit(cuts):
+def test_splitting_a_run_into_calls_changes_no_bit():
+    """Within an epoch and across its end: 20 examples in batches of 8."""
     dataset = make_dataset()
-    state = aae.create_train_state(make_spec(input_noise=0.1), jax.random.key(0))
-    whole, whole_metrics = aae.train_steps(state, dataset, 20)
+    state = start(NOISY)
+    whole, whole_metrics = aae.train_steps(state, dataset, 18)
     metrics = []
-    for num_steps in cuts:
+    for num_steps in (6, 1, 11):
         state, part = aae.train_steps(state, dataset, num_steps)
         metrics.append(part)
     chex.assert_trees_all_equal(state.params, whole.params)
@@ -303,7 +289,7 @@ def test_splitting_a_run_into_calls_changes_no_bit(cuts):
 
 
 def test_prior_samples_are_fresh_every_step():
-    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    state = start(make_spec())
     _, metrics = aae.train_steps(state, make_dataset(), 20)
     assert len(np.unique(metrics["prior/mean"])) == 20
 
@@ -318,24 +304,19 @@ def test_one_trace_for_equal_states():
 
 
 def test_bfloat16_compute_keeps_float32_parameters():
-    spec = make_spec()
-    spec = dataclasses.replace(
-        spec, model=dataclasses.replace(spec.model, compute_dtype="bfloat16")
-    )
-    state, metrics = aae.train_steps(
-        aae.create_train_state(spec, jax.random.key(0)), make_dataset(), 5
-    )
+    state = start(make_spec(model={"compute_dtype": "bfloat16"}))
+    state, metrics = aae.train_steps(state, make_dataset(), 5)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
     assert np.isfinite(metrics["loss/reconstruction"]).all()
 
 
 def test_mistakes_are_one_line():
-    state = aae.create_train_state(make_spec(), jax.random.key(0))
+    state = start(make_spec())
     batch, prior_sample = inputs_of_step(state, make_dataset(), 0)
     with pytest.raises(aae.UserError, match=r"images are \(5, 5, 1\).*\(3, 4, 1\)"):
-        aae.train_step(state, {**batch, "image": jnp.zeros((8, 5, 5, 1))}, prior_sample)
+        train_step(state, {**batch, "image": jnp.zeros((8, 5, 5, 1))}, prior_sample)
     with pytest.raises(aae.UserError, match=r"prior_sample.z is \(8, 3\).*\(8, 2\)"):
-        aae.train_step(state, batch, prior_sample._replace(z=jnp.zeros((8, 3))))
+        train_step(state, batch, prior_sample._replace(z=jnp.zeros((8, 3))))
     with pytest.raises(aae.UserError, match="num_steps is -1: it must be positive"):
         aae.train_steps(state, make_dataset(), -1)
     with pytest.raises(aae.UserError, match="no examples"):
@@ -373,41 +354,37 @@ def assert_same(state, metrics):
     chex.assert_trees_all_close(metrics, expected_metrics, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("count", [4, 8])
-def test_sharded_over_a_mesh(x64, count):
-    mesh = parallel.make_mesh(jax.devices()[:count])
-    whole, rows = parallel.replicated(mesh), parallel.split(mesh)
+def test_sharded_over_a_mesh(x64):
+    mesh = parallel.make_mesh()
+    whole, rows = parallel.replicated(mesh), parallel.batch_sharding(mesh)
     step = jax.jit(aae.train_step, in_shardings=(whole, rows, rows), out_shardings=whole)
     state, metrics = run(step)
-    assert len(state.params["encoder"]["Dense_0"]["kernel"].sharding.device_set) == count
+    assert len(state.params["encoder"]["Dense_0"]["kernel"].sharding.device_set) == 8
     assert_same(state, metrics)
 
 
-@pytest.mark.parametrize("count", [4, 8])
-def test_pmap(x64, count):
-    devices = jax.devices()[:count]
+def test_pmap(x64):
+    devices = jax.devices()[:4]
     assert_same(*run(functools.partial(aae.pmap_train_step, devices=devices)))
 
 
 def test_vmap_over_seeds(x64):
-    start, inputs, expected, _ = twenty_steps()
-    others = [aae.create_train_state(start.spec, jax.random.key(seed)) for seed in (6, 7)]
-    state = jax.tree.map(lambda *leaves: jnp.stack(leaves), start, *others)
+    first, inputs, expected, _ = twenty_steps()
+    others = [start(first.spec, seed) for seed in (6, 7)]
+    state = jax.tree.map(lambda *leaves: jnp.stack(leaves), first, *others)
     step = jax.jit(jax.vmap(aae.train_step, in_axes=(0, None, None)))
     for batch, prior_sample in inputs:
         state, _ = step(state, batch, prior_sample)
-    for index, other in enumerate([None, *others]):
-        single = expected
-        if other is not None:
-            single = other
+    for index, single in enumerate([expected, *others]):
+        if index:
             for batch, prior_sample in inputs:
-                single, _ = jax.jit(aae.train_step)(single, batch, prior_sample)
+                single, _ = train_step(single, batch, prior_sample)
         member = jax.tree.map(lambda leaf: leaf[index], state)
         chex.assert_trees_all_close(member.params, single.params, rtol=0, atol=1e-9)
 
 
 def test_pmap_refuses_a_batch_that_does_not_divide():
-    state = aae.create_train_state(make_spec(batch_size=6), jax.random.key(0))
+    state = start(make_spec(batch_size=6))
     with pytest.raises(aae.UserError, match="train.batch_size is 6.*8 devices"):
         aae.pmap_train_step(state, *inputs_of_step(state, make_dataset(), 0))
 

@@ -1,0 +1,128 @@
+"""A scoring pass that is cut goes on where it was, to the same bits."""
+
+import os
+import pathlib
+import shutil
+import signal
+
+import pytest
+from runs import LONG, Killed, results, small_config
+
+from aae_jax import evaluation, experiment
+from aae_jax.workdir import records, scoring
+
+
+@pytest.fixture
+def dispatches(monkeypatch):
+    """Every dispatch of a scoring pass is one round, and its sums are saved; the rounds so far."""
+    monkeypatch.setattr(scoring, "_DISPATCH_SECONDS", 0.0)
+    monkeypatch.setattr(scoring, "_SAVE_SECONDS", -1.0)
+    done = []
+    original = evaluation._add_drawn
+
+    def add(*arguments):
+        done.append(arguments[5])  # the first round
+        return original(*arguments)
+
+    monkeypatch.setattr(evaluation, "_add_drawn", add)
+    return done
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run that is trained and scored with few samples."""
+    workdir = str(tmp_path_factory.mktemp("trained"))
+    experiment.run(small_config(), workdir, "train")
+    experiment.run(small_config(), workdir, "evaluate")
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def long_results(trained, tmp_path_factory):
+    """An uncut evaluation with `LONG`."""
+    workdir = shutil.copytree(trained, tmp_path_factory.mktemp("long") / "run")
+    experiment.run(small_config(**LONG), str(workdir), "evaluate")
+    return results(workdir)
+
+
+@pytest.mark.parametrize(
+    "at, how", [(1, Killed), (3, signal.SIGTERM), (6, signal.SIGINT), (8, Killed)]
+)
+def test_a_cut_evaluation_goes_on_bit_identical(
+    trained, long_results, tmp_path, monkeypatch, capsys, dispatches, how, at
+):
+    """6 dispatches for the validation images, then 6 for the test images."""
+    workdir = str(shutil.copytree(trained, tmp_path / "run"))
+    with monkeypatch.context() as patch:
+        counted = evaluation._add_drawn
+
+        def add(*arguments):
+            if len(dispatches) == at - 1:
+                if how is Killed:
+                    raise Killed
+                signal.raise_signal(how)
+            return counted(*arguments)
+
+        patch.setattr(evaluation, "_add_drawn", add)
+        with pytest.raises((Killed, SystemExit)) as stopped:
+            experiment.run(small_config(**LONG), workdir, "evaluate")
+    if how is not Killed:
+        assert stopped.value.code == 128 + how
+        assert "the same command goes on from there" in capsys.readouterr().out
+    assert results(workdir)["parzen/num_samples"] == 200
+    # Sums of another model, or damaged ones, are not taken.
+    partial = os.path.join(workdir, "partial")
+    os.makedirs(partial, exist_ok=True)
+    with open(os.path.join(partial, "0" * 64 + ".npz"), "wb") as file:
+        file.write(b"damaged")
+    first = len(dispatches)
+    experiment.run(small_config(**LONG), workdir, "evaluate")
+    assert results(workdir) == long_results
+    assert not os.path.exists(partial)
+    # Rounds that were saved are not done again; a signal is obeyed after the dispatch it came in.
+    assert dispatches == 2 * [0, 1, 2, 3, 4, 5]
+    assert first == (at - 1 if how is Killed else at)
+    if how is not Killed:
+        resumed = f"validation: going on from sample {min(at * 8_000, 40_500)}\n"
+        assert resumed in capsys.readouterr().out
+
+
+def test_damaged_and_foreign_sums_are_not_used(trained, long_results, tmp_path, dispatches):
+    workdir = str(shutil.copytree(trained, tmp_path / "run"))
+    partial = tmp_path / "run" / "partial"
+    saved = []
+    original = records.write_partial
+
+    def spoil(path, done, sums):
+        original(path, done, sums)
+        saved.append(path)
+        if len(saved) == 2:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "write_partial", spoil)
+        with pytest.raises(Killed):
+            experiment.run(small_config(**LONG), workdir, "evaluate")
+    content = pathlib.Path(saved[0]).read_bytes()
+    pathlib.Path(saved[0]).write_bytes(content[: len(content) // 2])
+    dispatches.clear()
+    experiment.run(small_config(**LONG), workdir, "evaluate")
+    assert len(dispatches) == 12 and results(workdir) == long_results
+    # A whole file of 40,500 samples says nothing about 200.
+    partial.mkdir()
+    (partial / os.path.basename(saved[0])).write_bytes(content)
+    experiment.run(small_config(), workdir, "evaluate")
+    assert results(workdir) == results(trained)
+
+
+def test_long_evaluations_show_progress(trained, tmp_path, monkeypatch, capsys, dispatches):
+    monkeypatch.setattr(scoring, "_QUIET_SECONDS", 0.0)
+    workdir = str(shutil.copytree(trained, tmp_path / "run"))
+    experiment.run(small_config(**LONG), workdir, "evaluate")
+    lines = capsys.readouterr().out.splitlines()
+    for name in ("validation", "test"):
+        shown = [line for line in lines if line.startswith(f"{name}: sample ")]
+        assert [line.split()[2].split("/")[0].strip(",") for line in shown] == [
+            "8000", "16000", "24000", "32000", "40000", "40500"
+        ]  # fmt: skip
+        assert "samples/s" in shown[-1] and "s left" in shown[-1]
