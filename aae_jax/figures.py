@@ -1,8 +1,7 @@
-"""The paper's pictures: each function takes a trained state and what is `Given`, and draws one.
+"""Figures by name: which ones show a model, and their files.
 
-`FIGURES` has them by name; an algorithm names those that show its models, and a user's own are
-import paths of functions with the same arguments. A state that lies on several devices is drawn by
-all of them: `parallel.by_rows`.
+`FIGURES` has those of `aae_jax.pictures`. An algorithm names the ones that show its models; a user's
+own are import paths of functions with the same arguments.
 """
 
 import functools
@@ -11,28 +10,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from matplotlib.figure import Figure
 
-from aae_jax import registry
+from aae_jax import pictures, registry
 from aae_jax.errors import UserError
-from aae_jax.parallel import by_rows
-from aae_jax.priors import sample_prior, swiss_roll_axis
+from aae_jax.pictures import Given
 from aae_jax.spec import Spec
-from aae_jax.train_state import TrainState, decode, encode, generate, reconstruct, to_unit
-
-_BLOCK = 10_000  # training images that are searched at a time
-_GAP = 1  # pixels between two images of a grid
-
-
-class Given(NamedTuple):
-    """What a figure may show beside the state."""
-
-    train_images: Any  # [N, H, W, C], those that the model was trained on; may be lazy
-    test: dict[str, np.ndarray]  # {"image": [N, H, W, C], "label": i32[N]}, hold-out images
-    metrics: list[dict[str, Any]]  # the lines of metrics.jsonl
-    key: jax.Array  # for what is drawn at random
+from aae_jax.train_state import TrainState
 
 
 class Drawing(NamedTuple):
@@ -100,319 +84,6 @@ def save(figure: Figure | list, path: str) -> None:
     os.replace(path + ".part", path)
 
 
-def samples(state: TrainState, given: Given, rows: int = 8, columns: int = 8) -> Figure:
-    """Fig. 6: samples of the model; the last column holds the training image nearest, in pixel-wise
-    Euclidean distance, to the sample in the second-to-last column.
-
-    Args:
-        state: a trained state.
-        given: training images, and a key.
-        rows: of the grid.
-        columns: of samples, beside the last.
-    """
-    drawn = np.asarray(jax.jit(generate, static_argnums=2)(state, given.key, rows * columns))
-    drawn = drawn.reshape(rows, columns, *state.spec.image_shape)
-    nearest = _nearest(state, drawn[:, -1], given.train_images)
-    figure, axes = _new_figure(columns + 2, rows)
-    grid = np.concatenate([_tile(drawn), _tile(nearest[:, None])], axis=1)
-    _show(axes, grid)
-    _, width, _ = state.spec.image_shape
-    axes.axvline(columns * (width + _GAP) + _GAP / 2 - 0.5, color="tab:red", linewidth=2)
-    axes.set_title("samples; right of the line: nearest training image", fontsize=9)
-    return figure
-
-
-def reconstructions(state: TrainState, given: Given, rows: int = 5, columns: int = 6) -> Figure:
-    """Hold-out images, each with its reconstruction to the right.
-
-    Args:
-        state: a trained state.
-        given: test images, and a key for the posterior.
-        rows, columns: of pairs; fewer where there are not as many images.
-    """
-    test = given.test
-    columns = min(columns, len(test["image"]))
-    rows = min(rows, len(test["image"]) // columns)
-    images, label = (test[name][: rows * columns] for name in ("image", "label"))
-    label = label if state.spec.model.label_in_decoder else None
-    reconstructed = by_rows(reconstruct, state, (images, label), given.key)
-    pairs = np.concatenate([to_unit(jnp.asarray(images)), reconstructed], axis=2)
-    figure, axes = _new_figure(2 * columns, rows)
-    _show(axes, _tile(pairs.reshape(rows, columns, *pairs.shape[1:])))
-    axes.set_title("hold-out images, each with its reconstruction to the right", fontsize=9)
-    return figure
-
-
-def code_marginals(state: TrainState, given: Given) -> Figure:
-    """Histogram of each dimension of the codes of hold-out images, over samples of the prior."""
-    z = by_rows(encode, state, (given.test["image"],), given.key)
-    std = z.std(axis=0)
-    prior = np.asarray(sample_prior(state.spec, given.key, 100_000).z)
-    dim = z.shape[1]
-    columns = min(dim, 4)
-    rows = -(-dim // columns)
-    figure = Figure(figsize=(2.4 * columns, 1.8 * rows + 0.5))
-    limit = np.abs(prior).max()
-    # Codes beyond the samples of the prior are counted in the outermost bins.
-    z = np.clip(z, -limit, limit)
-    bins = np.linspace(-limit, limit, int(np.clip(2 * np.sqrt(len(z)), 20, 60)) + 1)
-    for index, axes in enumerate(np.ravel(figure.subplots(rows, columns, sharey=True))):
-        if index >= dim:
-            axes.set_axis_off()
-            continue
-        axes.hist(prior[:, index], bins, density=True, color="0.8", label="prior p(z)")
-        axes.hist(
-            z[:, index], bins, density=True, histtype="step", color="tab:blue", label="codes q(z)"
-        )
-        axes.set_title(f"dimension {index + 1}: std {std[index]:.2f}", fontsize=8)
-        axes.tick_params(labelsize=7)
-        axes.set_yticks([])
-    figure.axes[0].legend(fontsize=6, loc="upper left")
-    figure.tight_layout()
-    return figure
-
-
-def training_curves(state: TrainState, given: Given) -> Figure:
-    """Losses, the discriminator's accuracies, the code's moments against the prior's, and whatever
-    else the phases give: what the table below does not name, by its first word.
-    """
-    del state
-    metrics = given.metrics
-    steps = [line["step"] for line in metrics]
-    groups = {
-        "reconstruction loss": ["loss/reconstruction"],
-        "adversarial losses": ["loss/discriminator", "loss/generator"],
-        "discriminator's accuracy": [
-            "discriminator/accuracy_on_prior", "discriminator/accuracy_on_codes",
-        ],
-        "variational bound on −log p(x), nats": ["loss/elbo", "elbo/reconstruction"],
-        "its other terms, nats": ["elbo/entropy", "elbo/cross_entropy"],
-        "standard deviation": ["code/std", "prior/std"],
-        "kurtosis": ["code/kurtosis", "prior/kurtosis"],
-        "mean": ["code/mean", "prior/mean"],
-    }  # fmt: skip
-    groups = {title: [n for n in names if n in metrics[0]] for title, names in groups.items()}
-    named = {name for names in groups.values() for name in names}
-    for name in metrics[0]:
-        if "/" in name and name not in named:
-            groups.setdefault(name.partition("/")[0], []).append(name)
-    groups = {title: names for title, names in groups.items() if names}
-    rows = -(-len(groups) // 3)
-    figure = Figure(figsize=(10, 2.75 * rows))
-    every = np.ravel(figure.subplots(rows, 3))
-    for axes, (title, names) in zip(every, groups.items()):
-        for name in names:
-            axes.plot(steps, [line[name] for line in metrics], linewidth=1, label=name)
-        axes.set_title(title, fontsize=9)
-        axes.tick_params(labelsize=7)
-        axes.set_xlabel("training step", fontsize=7)
-        axes.legend(fontsize=7)
-    for axes in every[len(groups) :]:
-        axes.set_axis_off()
-    figure.tight_layout()
-    return figure
-
-
-def codes(state: TrainState, given: Given) -> Figure:
-    """Figs 2a–2d, 4a, 4c: 2-D codes of hold-out images coloured by label; the prior beside them."""
-    z = by_rows(encode, state, (given.test["image"],), given.key)
-    label = np.asarray(given.test["label"])
-    spec = state.spec
-    drawn = label if spec.model.label_in_discriminator else None
-    prior_z = np.asarray(sample_prior(spec, given.key, len(z), drawn).z)
-    limit = 1.05 * np.abs(prior_z).max()
-    figure = Figure(figsize=(9.6, 5))
-    for axes, points, title in zip(
-        figure.subplots(1, 2), (z, prior_z), ("codes of hold-out images", "samples of the prior")
-    ):
-        colours = {"color": "0.5"}
-        if points is z or drawn is not None:
-            colours = {"c": label, "cmap": "tab10", "vmin": -0.5, "vmax": spec.num_classes - 0.5}
-        dots = axes.scatter(*points.T, s=2, linewidths=0, **colours)
-        axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
-        axes.set_title(title, fontsize=9)
-        axes.tick_params(labelsize=7)
-        if points is z:
-            legend = axes.legend(
-                *dots.legend_elements(), fontsize=6, title="label", loc="upper right"
-            )
-            legend.get_title().set_fontsize(6)
-    figure.tight_layout()
-    return figure
-
-
-def percentiles(state: TrainState, given: Given, size: int = 20) -> Figure:
-    """Fig. 2e: the decoder over the percentiles of a 2-D Gaussian prior, from 5 % to 95 %."""
-    del given
-    levels = _normal_quantiles(size)
-    z = state.spec.prior.std * _grid(levels, levels)
-    figure, axes = _new_figure(size, size, scale=0.32)
-    _show(axes, _tile(_decode_grid(state, z)))
-    axes.set_title("decoder over the Gaussian percentiles of both code dimensions", fontsize=9)
-    return figure
-
-
-def components(state: TrainState, given: Given, num_components: int = 3, size: int = 12) -> Figure:
-    """Fig. 4b: for the first components of the mixture, the decoder over the Gaussian percentiles
-    along their axes: outwards to the right, across downwards.
-    """
-    del given
-    prior = state.spec.prior
-    levels = _normal_quantiles(size)
-    local = _grid(levels, levels)
-    figure = Figure(figsize=(3.2 * num_components, 3.5))
-    for index, axes in enumerate(figure.subplots(1, num_components)):
-        along = prior.radius + prior.radial_std * local[..., 0]
-        across = prior.tangential_std * local[..., 1]
-        angle = 2 * np.pi * index / state.spec.num_classes
-        z = np.stack(
-            [
-                along * np.cos(angle) - across * np.sin(angle),
-                along * np.sin(angle) + across * np.cos(angle),
-            ],
-            axis=-1,
-        )
-        axes.set_axis_off()
-        _show(axes, _tile(_decode_grid(state, z)))
-        axes.set_title(f"component {index}", fontsize=9)
-    figure.tight_layout()
-    return figure
-
-
-def roll(state: TrainState, given: Given, columns: int = 20) -> Figure:
-    """Fig. 4d: a walk along the swiss roll's axis, read row by row; row i is the i-th tenth."""
-    del given
-    rows = state.spec.num_classes
-    u = (np.arange(rows * columns) + 0.5) / (rows * columns)
-    z = np.asarray(swiss_roll_axis(state.spec, jnp.asarray(u, jnp.float32)))
-    figure, axes = _new_figure(columns, rows, scale=0.4)
-    _show(axes, _tile(_decode_grid(state, z.reshape(rows, columns, 2))))
-    axes.set_title("walk along the axis of the swiss roll, row by row from its centre", fontsize=9)
-    return figure
-
-
-def style(state: TrainState, given: Given, rows: int = 10) -> Figure:
-    """Fig. 5: each row one code drawn from the prior, each column one label."""
-    figure, axes = _new_figure(state.spec.num_classes, rows)
-    z = sample_prior(state.spec, given.key, rows).z
-    _show(axes, _tile(_style_grid(state, z)))
-    axes.set_title("each row one code, each column one label", fontsize=9)
-    return figure
-
-
-def walk(state: TrainState, given: Given, rows: int = 5, stops: int = 6, frames: int = 12) -> list:
-    """The videos of sections 3.2 and 4: a closed walk through the codes, as pictures of uint8.
-
-    Between draws of the prior the code moves on a great circle, so that its length stays that of
-    a draw. With labels in the decoder each row is one walk and each column a label (Fig. 5);
-    without, each image walks by itself (Fig. 6).
-
-    Args:
-        state: a trained state with a Gaussian prior.
-        given: a key.
-        rows: of the grid; without labels it has as many columns.
-        stops: draws that each walk passes.
-        frames: from one stop to the next.
-
-    Returns:
-        Arrays uint8[height, width, C], one a frame.
-    """
-    labelled = state.spec.model.label_in_decoder
-    num_walks = rows if labelled else rows * rows
-    ends = np.asarray(sample_prior(state.spec, given.key, stops * num_walks).z)
-    ends = ends.reshape(stops, num_walks, -1)
-    pictures = []
-    for stop in range(stops):
-        for step in range(frames):
-            z = _slerp(ends[stop], ends[(stop + 1) % stops], step / frames)
-            if labelled:
-                grid = _style_grid(state, z)
-            else:
-                grid = _decode_grid(state, z.reshape(rows, rows, -1))
-            pictures.append(np.asarray(255 * _tile(grid)).round().astype(np.uint8))
-    return pictures
-
-
-def _normal_quantiles(size):
-    """Standard normal quantiles at `size` levels from 5 % to 95 %."""
-    return np.asarray(jax.scipy.stats.norm.ppf(jnp.linspace(0.05, 0.95, size)))
-
-
-def _grid(horizontal, vertical):
-    """Points [rows, columns, 2] of a grid; the second coordinate grows upwards."""
-    return np.stack(np.meshgrid(horizontal, vertical[::-1]), axis=-1)
-
-
-def _decode_grid(state, z):
-    """Images [rows, columns, H, W, C] of codes [rows, columns, D]."""
-    rows, columns, dim = z.shape
-    images = by_rows(decode, state, (z.reshape(-1, dim).astype(np.float32),))
-    return images.reshape(rows, columns, *state.spec.image_shape)
-
-
-def _style_grid(state, z):
-    """Images [N, K, H, W, C] of codes [N, D] under every label."""
-    num_classes = state.spec.num_classes
-    label = np.tile(np.arange(num_classes), len(z))
-    images = by_rows(decode, state, (np.repeat(z, num_classes, axis=0), label))
-    return images.reshape(len(z), num_classes, *state.spec.image_shape)
-
-
-def _slerp(start, end, share):
-    """Points a share of the way from start to end [N, D], on great circles."""
-    lengths = [np.linalg.norm(v, axis=1, keepdims=True) for v in (start, end)]
-    cosine = (start / lengths[0] * end / lengths[1]).sum(axis=1, keepdims=True)
-    angle = np.arccos(np.clip(cosine, -1, 1))
-    direction = (
-        np.sin((1 - share) * angle) * start / lengths[0] + np.sin(share * angle) * end / lengths[1]
-    ) / np.maximum(np.sin(angle), 1e-6)
-    return ((1 - share) * lengths[0] + share * lengths[1]) * direction
-
-
-def _nearest(state, images, train_images):
-    """The training image nearest to each image; the training images may be lazy."""
-    images = jax.device_put(images.reshape(len(images), -1), state.step.sharding)
-    best, rows = np.full(len(images), np.inf), np.zeros(len(images), int)
-    for start in range(0, len(train_images), _BLOCK):
-        found = by_rows(_offsets, images, (train_images[start : start + _BLOCK],))
-        closer = found.min(axis=0) < best
-        rows = np.where(closer, start + found.argmin(axis=0), rows)
-        best = np.minimum(best, found.min(axis=0))
-    return np.asarray(to_unit(jnp.asarray(train_images[rows])))
-
-
-def _offsets(images, block):
-    """Squared distances [B, N] of a block to images [N, P], less each image's squared norm."""
-    block = to_unit(block).reshape(len(block), -1)
-    product = jnp.matmul(block, images.T, precision=jax.lax.Precision.HIGHEST)
-    return (block**2).sum(axis=1, keepdims=True) - 2 * product
-
-
-def _tile(images):
-    """Images [rows, columns, H, W, C] as one picture with white lines between them."""
-    rows, columns, _, _, channels = images.shape
-    gap = ((0, 0), (0, 0), (_GAP, 0), (_GAP, 0), (0, 0))
-    padded = np.pad(np.clip(images, 0, 1), gap, constant_values=1.0)
-    return padded.transpose(0, 2, 1, 3, 4).reshape(
-        rows * padded.shape[2], columns * padded.shape[3], channels
-    )
-
-
-def _new_figure(columns, rows, scale=0.55):
-    figure = Figure(figsize=(scale * columns + 0.1, scale * rows + 0.4))
-    axes = figure.subplots()
-    axes.set_axis_off()
-    return figure, axes
-
-
-def _show(axes, grid):
-    """A picture with pixels of [0, 1]; one channel is grey, white on black as MNIST is shown."""
-    grey = grid.shape[-1] == 1
-    axes.imshow(
-        grid[..., 0] if grey else grid, cmap="gray", vmin=0, vmax=1, interpolation="nearest"
-    )
-
-
 def _save_animation(pictures, path, scale=2):
     """An animated GIF, 12 frames a second."""
     from PIL import Image
@@ -436,19 +107,21 @@ def _shows_prior(name, spec):
 
 
 FIGURES = {
-    "samples": Drawing(samples),
-    "reconstructions": Drawing(reconstructions, ("encode", "decode")),
-    "code_marginals": Drawing(code_marginals, ("encode",)),
-    "training_curves": Drawing(training_curves),
-    "codes": Drawing(codes, ("encode",), _is_plane),
+    "samples": Drawing(pictures.samples),
+    "reconstructions": Drawing(pictures.reconstructions, ("encode", "decode")),
+    "code_marginals": Drawing(pictures.code_marginals, ("encode",)),
+    "training_curves": Drawing(pictures.training_curves),
+    "codes": Drawing(pictures.codes, ("encode",), _is_plane),
     "percentiles": Drawing(
-        percentiles, ("decode",), functools.partial(_shows_prior, "percentiles")
+        pictures.percentiles, ("decode",), functools.partial(_shows_prior, "percentiles")
     ),
-    "components": Drawing(components, ("decode",), functools.partial(_shows_prior, "components")),
-    "roll": Drawing(roll, ("decode",), functools.partial(_shows_prior, "roll")),
-    "style": Drawing(style, ("decode",), lambda spec: spec.model.label_in_decoder),
+    "components": Drawing(
+        pictures.components, ("decode",), functools.partial(_shows_prior, "components")
+    ),
+    "roll": Drawing(pictures.roll, ("decode",), functools.partial(_shows_prior, "roll")),
+    "style": Drawing(pictures.style, ("decode",), lambda spec: spec.model.label_in_decoder),
     "walk": Drawing(
-        walk,
+        pictures.walk,
         ("decode",),
         lambda spec: "walk" in spec.prior.distribution.figures and spec.model.code_dim > 2,
         ".gif",

@@ -23,7 +23,7 @@ from runs import (
 )
 
 import aae_jax as aae
-from aae_jax import data, evaluation, experiment, figures, multi_seed, training
+from aae_jax import data, evaluation, experiment, figures, multi_seed, pictures, training
 from aae_jax.config import parse_config, spec_from_config
 from aae_jax.data.order import epoch_permutation
 from aae_jax.errors import UserError
@@ -41,7 +41,7 @@ def seen():
 def whole(tmp_path_factory, seen):
     """An uninterrupted run."""
     workdir = str(tmp_path_factory.mktemp("whole"))
-    train_steps, evaluate, nearest = loop.train_steps, evaluation.evaluate, figures._nearest
+    train_steps, evaluate, nearest = loop.train_steps, evaluation.evaluate, pictures._nearest
 
     def record_training(state, dataset, *rest, **static):
         seen["trained on"] = dataset["image"]
@@ -59,7 +59,7 @@ def whole(tmp_path_factory, seen):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "train_steps", record_training)
         patch.setattr(evaluation, "evaluate", record_evaluation)
-        patch.setattr(figures, "_nearest", record_figure)
+        patch.setattr(pictures, "_nearest", record_figure)
         experiment.run(small_config(), workdir)
     return workdir
 

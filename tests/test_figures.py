@@ -12,7 +12,7 @@ from PIL import Image
 from small import SHAPE, make_dataset, make_spec, refused, start
 
 import aae_jax as aae
-from aae_jax import figures, parallel
+from aae_jax import figures, parallel, pictures
 
 
 def given_of(num_images=40, metrics=(), key=0):
@@ -28,21 +28,21 @@ def test_nearest_is_the_nearest_in_euclidean_distance():
     state = start(make_spec())
     for devices in (jax.devices()[:1], jax.devices()[:4]):  # 50 images do not divide over 4
         state = jax.device_put(state, parallel.replicated(parallel.make_mesh(devices)))
-        found = figures._nearest(state, images, train)
+        found = pictures._nearest(state, images, train)
         np.testing.assert_allclose(found, unit[squared.argmin(axis=1)], atol=1e-6)
 
 
 def test_the_last_column_belongs_to_the_column_beside_it(monkeypatch):
     state = start(make_spec())
     seen = {}
-    tile = figures._tile
+    tile = pictures._tile
     monkeypatch.setattr(
-        figures, "_tile", lambda images: seen.setdefault(len(seen), images) is None or tile(images)
+        pictures, "_tile", lambda images: seen.setdefault(len(seen), images) is None or tile(images)
     )
     given = given_of(50, key=1)
-    figures.samples(state, given, rows=4, columns=3)
+    pictures.samples(state, given, rows=4, columns=3)
     drawn, nearest = seen[0], seen[1]
-    expected = figures._nearest(state, drawn[:, -1], given.train_images)
+    expected = pictures._nearest(state, drawn[:, -1], given.train_images)
     np.testing.assert_array_equal(nearest[:, 0], expected)
     expected = aae.generate(state, given.key, 12)
     np.testing.assert_allclose(drawn.reshape(expected.shape), expected, atol=1e-6)
@@ -52,7 +52,7 @@ def test_codes_beyond_the_prior_are_not_dropped():
     state = start(make_spec())
     far = jax.tree.map(lambda v: 30 * v, state.params["encoder"]["Dense_1"])
     params = {**state.params, "encoder": {**state.params["encoder"], "Dense_1": far}}
-    figure = figures.code_marginals(state.replace(params=params), given_of())
+    figure = pictures.code_marginals(state.replace(params=params), given_of())
     edges = figure.axes[0].patches[-1].get_xy()
     heights = edges[:, 1]
     # Most of the codes lie outside the prior's range: the outermost bins are the highest.
@@ -61,7 +61,7 @@ def test_codes_beyond_the_prior_are_not_dropped():
 
 def test_tiles_stand_in_row_major_order():
     images = np.arange(6).reshape(2, 3, 1, 1, 1) / 10 * np.ones(SHAPE)
-    grid = figures._tile(images)
+    grid = pictures._tile(images)
     height, width, _ = SHAPE
     assert grid.shape == (2 * (height + 1), 3 * (width + 1), 1)
     for row in range(2):
@@ -122,7 +122,7 @@ def test_pictures_do_not_depend_on_the_number_of_devices(tmp_path, name):
         if file not in ("training_curves.png", "walk.gif")
     }
     drawings["walk.gif"] = figures.Drawing(
-        functools.partial(figures.walk, rows=2, stops=2, frames=2)
+        functools.partial(pictures.walk, rows=2, stops=2, frames=2)
     )
     seen = []
     for count in (1, 4):
@@ -192,7 +192,7 @@ def test_figures_that_do_not_exist_are_one_line(name, match):
 
 def curves(names):
     """What `training_curves` draws: title → labels, and how many axes stay empty."""
-    figure = figures.training_curves(start(make_spec()), given_of(metrics=lines_of(names)))
+    figure = pictures.training_curves(start(make_spec()), given_of(metrics=lines_of(names)))
     drawn = [axes for axes in figure.axes if axes.lines]
     for axes in drawn:
         for line in axes.lines:
@@ -229,14 +229,14 @@ def test_components_follow_the_percentiles_of_the_mixture():
     spec = make_spec(prior={"name": "gaussian_mixture", "radius": 3.0, "radial_std": 0.5})
     state = start(spec)
     seen = []
-    original, figures._decode_grid = (
-        figures._decode_grid,
+    original, pictures._decode_grid = (
+        pictures._decode_grid,
         lambda state, z: seen.append(z) or original(state, z),
     )
     try:
-        figures.components(state, given_of(), num_components=2, size=3)
+        pictures.components(state, given_of(), num_components=2, size=3)
     finally:
-        figures._decode_grid = original
+        pictures._decode_grid = original
     np.testing.assert_allclose(seen[0][1, 1], [3, 0], atol=1e-6)
     np.testing.assert_allclose(
         seen[0][1, 2], [3 + 0.5 * 1.6448536, 0], atol=1e-5
@@ -248,8 +248,8 @@ def test_components_follow_the_percentiles_of_the_mixture():
 def test_a_walk_keeps_the_length_of_the_codes_and_meets_its_ends():
     rng = np.random.default_rng(0)
     start, end = rng.normal(size=(2, 6, 4))
-    np.testing.assert_allclose(figures._slerp(start, end, 0.0), start, atol=1e-6)
-    np.testing.assert_allclose(figures._slerp(start, end, 1.0), end, atol=1e-6)
-    lengths = np.linalg.norm(figures._slerp(start, end, 0.5), axis=1)
+    np.testing.assert_allclose(pictures._slerp(start, end, 0.0), start, atol=1e-6)
+    np.testing.assert_allclose(pictures._slerp(start, end, 1.0), end, atol=1e-6)
+    lengths = np.linalg.norm(pictures._slerp(start, end, 0.5), axis=1)
     expected = 0.5 * (np.linalg.norm(start, axis=1) + np.linalg.norm(end, axis=1))
     np.testing.assert_allclose(lengths, expected, rtol=1e-6)
