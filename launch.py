@@ -105,9 +105,6 @@ def main(argv):
     logging.set_verbosity(logging.FATAL)  # the libraries narrate; what fails is raised, too
     # Threads of a failed write find orbax's event loop closed, long after it has been said.
     sys.unraisablehook = lambda unraisable: None
-    path, _, argument = flags.FLAGS["config"].config_filename.partition(":")
-    name = os.path.splitext(os.path.basename(path))[0] + (f"-{argument}" if argument else "")
-    workdir = os.path.join("runs", name) if _WORKDIR.value is None else _WORKDIR.value
     from aae_jax.errors import UserError
 
     try:
@@ -115,8 +112,10 @@ def main(argv):
 
         _keep_compiled_programs()
         processes.initialize(_COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-        from aae_jax import experiment
+        from aae_jax import config, experiment
 
+        name = config.run_name(flags.FLAGS["config"].config_filename)
+        workdir = os.path.join("runs", name) if _WORKDIR.value is None else _WORKDIR.value
         experiment.run(_CONFIG.value, workdir, _MODE.value)
     except UserError as error:
         print(_one_line(error), file=sys.stderr, flush=True)

@@ -15,7 +15,7 @@ _HOMES = {
     "parallel": ("make_mesh", "pmap_train_step"),
     "posteriors": ("Posterior",),
     "priors": ("Prior", "PriorSample", "sample_prior"),
-    "settings": ("DataSpec", "EvaluationSpec", "RunSpec"),
+    "settings": ("DataSpec", "EvaluationSpec"),
     "spec": ("ModelSpec", "OptimizerSpec", "PriorSpec", "Spec", "TrainSpec"),
     "train_state": (
         "TrainState",

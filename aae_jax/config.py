@@ -8,9 +8,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from aae_jax import registry
-from aae_jax.errors import UserError
+from aae_jax.errors import UserError, in_one_line
 from aae_jax.settings import DataSpec, EvaluationSpec, ParallelSpec, RunSpec, Settings
-from aae_jax.spec import ModelSpec, OptimizerSpec, PriorSpec, Spec, TrainSpec
+from aae_jax.spec import (
+    ModelSpec,
+    OptimizerSpec,
+    PriorSpec,
+    Spec,
+    TrainSpec,
+    check_algorithm,
+)
 
 _MAX_SEEDS = 1_000
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # of the project
@@ -71,8 +78,10 @@ def parse_config(config: Mapping[str, Any]) -> Settings:
     """Checks every field of a config: names, types, values. Raises `UserError`."""
     _check_names(config, _FIELDS, "")
     seed, num_seeds = config["seed"], config["num_seeds"]
-    if type(seed) is not int or not 0 <= seed < 2**32:
-        raise UserError(f"seed is {seed!r}: it must be an integer from 0 to 2^32 − 1")
+    if type(seed) is not int or not 0 <= seed < 2**32 - _MAX_SEEDS:
+        raise UserError(
+            f"seed is {seed!r}: it must be an integer from 0 to {2**32 - _MAX_SEEDS - 1}"
+        )
     if type(num_seeds) is not int or not 1 <= num_seeds <= _MAX_SEEDS:
         raise UserError(f"num_seeds is {num_seeds!r}: it must be an integer from 1 to {_MAX_SEEDS}")
     if not isinstance(config["algorithm"], str):
@@ -146,11 +155,15 @@ def part_config(config: Any, start_from: str) -> Any:
         raise UserError(f"there is no file {path!r}")
     module_spec = importlib.util.spec_from_file_location("aae_jax_start_from", path)
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    in_one_line(repr(name), module_spec.loader.exec_module, module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{path!r} has no function get_config")
     try:
         part = module.get_config(argument) if argument else module.get_config()
     except ValueError as error:  # said by the config file about its argument
         raise UserError(str(error)) from error
+    except TypeError as error:
+        raise UserError(f"its get_config can't be called so: {error}") from error
     with part.unlocked():
         for field in ("seed", "num_seeds", "data", "parallel"):
             part[field] = copy.deepcopy(config[field])
@@ -166,7 +179,9 @@ def _spec(config, data, run):
         train = dataclasses.replace(train, num_steps=min(train.num_steps, run.max_steps))
     optimizer = config["optimizer"]
     _check_section(optimizer, "optimizer")
-    phases = {phase.name: phase.optimizer for phase in getattr(algorithm, "phases", ())}
+    is_algorithm = hasattr(algorithm, "phases") and hasattr(algorithm, "options")
+    options = check_algorithm(algorithm) if is_algorithm else None  # which the spec refuses
+    phases = {p.name: p.optimizer for p in algorithm.phases} if is_algorithm else {}
     return Spec(
         image_shape=data.image_shape,
         num_classes=data.num_classes,
@@ -179,9 +194,7 @@ def _spec(config, data, run):
             phase: _overridden(optimizer, phase, phases.get(phase, OptimizerSpec()), "optimizer.")
             for phase in optimizer.keys()
         },
-        options=_overridden(config, "options", algorithm.options())
-        if dataclasses.is_dataclass(getattr(algorithm, "options", None))
-        else None,  # which the spec refuses
+        options=_overridden(config, "options", options) if is_algorithm else None,
     )
 
 

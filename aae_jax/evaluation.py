@@ -303,8 +303,19 @@ def diagnose(state: TrainState, test: Split, key: jax.Array) -> dict[str, Any]:
     algorithm = state.spec.algorithm
     found = {} if algorithm.encode is None else _diagnose_autoencoder(state, test, key)
     if algorithm.diagnose is not None:
-        found.update(algorithm.diagnose(state, test, key))
+        found.update(_plain(algorithm.diagnose(state, test, key)))
     return found
+
+
+def _plain(value):
+    """Arrays as lists of floats, for JSON, which has no NaN."""
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(np.asarray(value).tolist())
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _diagnose_autoencoder(state, test, key):

@@ -42,10 +42,11 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
         UserError: anything that the user can put right, in one line.
         SystemExit: after SIGINT or SIGTERM, with 128 + the signal's number; the state is saved.
     """
-    _run(config, workdir, mode, None)
+    _run(config, workdir, mode)
 
 
-def _run(config, workdir, mode, dataset) -> None:
+def _run(config, workdir, mode, dataset=None, later=()) -> None:
+    """`dataset` is loaded where it is not; `later` are the workdirs that wait for this one."""
     settings, trains = parse_config(config), mode in ("run", "train")
     batch_size = settings.spec.train.batch_size if trains else None
     mesh = parallel.make_mesh(parallel.choose_devices(settings.parallel, batch_size))
@@ -57,7 +58,7 @@ def _run(config, workdir, mode, dataset) -> None:
         _figures().drawings(settings.spec)  # refuses names that do not exist
     part = None
     if settings.start_from is not None and trains and _is_new(workdir):
-        part = _find_part(config, settings, workdir)
+        part = _find_part(config, settings, workdir, later)
     if dataset is None:
         with processes.first_before_others():
             dataset = data.load(settings.data)
@@ -78,7 +79,9 @@ def _run(config, workdir, mode, dataset) -> None:
     train = _training_split(dataset, settings)
     if not trains and not os.path.isdir(os.path.join(workdir, "checkpoints")):
         raise UserError(f"no checkpoint in {workdir!r}: train first, with --mode=train")
-    started_from = None if part is None else _train_part(part, settings, dataset)
+    started_from = None
+    if part is not None:
+        started_from = _train_part(part, settings, dataset, (*later, workdir))
 
     if trains:
         os.makedirs(workdir, exist_ok=True)
@@ -178,19 +181,19 @@ def _is_new(workdir) -> bool:
 # Stages: a run that starts from another one.
 
 
-def _find_part(config, settings, workdir) -> _Part:
+def _find_part(config, settings, workdir, later) -> _Part:
     """The run that `start_from` names, refused before anything is trained where it does not fit."""
     start_from = settings.start_from
     try:
-        if not named_config(start_from):
-            _check_shapes(start_from, _load(start_from)[0].spec, settings.spec)
-            return _Part(None, start_from)
-        beside = os.path.normpath(os.path.join(workdir, os.pardir, run_name(start_from)))
-        part = _Part(part_config(config, start_from), beside)
-        if os.path.abspath(part.workdir) == os.path.abspath(workdir):
-            raise UserError(f"it is trained in {part.workdir!r}: name another --workdir")
-        before = parse_config(part.config)
-        records.check(part.workdir, json.loads(part.config.to_json_best_effort()))
+        if named_config(start_from):
+            beside = os.path.normpath(os.path.join(workdir, os.pardir, run_name(start_from)))
+            if os.path.abspath(beside) in map(os.path.abspath, (workdir, *later)):
+                raise UserError(f"it is trained in {beside!r}: name another --workdir")
+            part = _Part(part_config(config, start_from), beside)
+            before = parse_config(part.config)
+            records.check(part.workdir, json.loads(part.config.to_json_best_effort()))
+        else:
+            part, before = _Part(None, start_from), _read_settings(start_from)
     except PeerLost:
         raise
     except UserError as error:
@@ -207,8 +210,8 @@ def _check_shapes(start_from, before: Spec, now: Spec) -> None:
         for spec in (before, now)
     ]
     for name in now.algorithm.starts_from:
-        if name not in trees[0]:
-            raise UserError(f"start_from is {start_from!r}, a run without a network {name!r}")
+        if not all(name in tree for tree in trees):
+            raise UserError(f"start_from is {start_from!r}: not both runs have a network {name!r}")
         found, wanted = (
             {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
              for path, leaf in jax.tree.leaves_with_path(tree[name])}
@@ -222,11 +225,11 @@ def _check_shapes(start_from, before: Spec, now: Spec) -> None:
                 )
 
 
-def _train_part(part: _Part, settings, dataset) -> networks.Params:
+def _train_part(part: _Part, settings, dataset, later) -> networks.Params:
     """Trains the part as far as it is not, and gives the networks that its model is used with."""
     if part.config is not None:
         terminal.say(f"first {settings.start_from}, in {part.workdir}")
-        _run(part.config, part.workdir, "train", dataset)
+        _run(part.config, part.workdir, "train", dataset, later)
     before, state = _load(part.workdir)
     seeds = settings.seeds
     if before.num_seeds == settings.num_seeds == 1:
@@ -268,16 +271,21 @@ def _load(workdir) -> tuple[Settings, TrainState]:
     """The config of a run and the newest state, of all its seeds."""
     from aae_jax.workdir.checkpoint import Checkpoints
 
-    config = records.read_json(os.path.join(workdir, "config.json"))
-    if config is None or not os.path.isdir(os.path.join(workdir, "checkpoints")):
-        raise UserError(f"no checkpoint in {workdir!r}: it must be the --workdir of a run")
-    settings = parse_config(config)
+    settings = _read_settings(workdir)
     mean = std = None
     if settings.data.standardise:  # overwritten by what was measured on the training images
         mean, std = jnp.zeros(settings.spec.num_pixels), jnp.ones(settings.spec.num_pixels)
     state = _create(settings, (mean, std))
-    with Checkpoints(os.path.join(workdir, "checkpoints")) as checkpoints:
+    with Checkpoints(os.path.join(workdir, "checkpoints"), read_only=True) as checkpoints:
         return settings, checkpoints.restore(state)
+
+
+def _read_settings(workdir) -> Settings:
+    """The config of a run that has a checkpoint."""
+    config = records.read_json(os.path.join(workdir, "config.json"))
+    if config is None or not os.path.isdir(os.path.join(workdir, "checkpoints")):
+        raise UserError(f"no checkpoint in {workdir!r}: it must be the --workdir of a run")
+    return parse_config(config)
 
 
 # Pictures, and what is said at the end.
@@ -293,7 +301,7 @@ def _draw(state, dataset, settings, mesh, workdir) -> None:
     figures = _figures()
     terminal.say("drawing")
     # The other processes have nothing left to do: this one draws with the devices of its own.
-    first = processes.local_copy(multi_seed.members(state)[0])
+    first = multi_seed.members(processes.local_copy(state))[0]
     own_mesh = parallel.make_mesh(mesh.local_devices)
     first = jax.device_put(first, parallel.replicated(own_mesh))
     given = figures.Given(

@@ -53,6 +53,8 @@ def drawings(spec: Spec) -> dict[str, Drawing]:
                 f"algorithm {spec.algorithm_name} names the figure {name!r}: it must be one of "
                 f"{', '.join(FIGURES)}, or 'package.module:function'"
             )
+        if name + drawing.suffix in found:
+            raise UserError(f"algorithm {spec.algorithm_name} names two figures {name!r}")
         has_functions = all(getattr(spec.algorithm, need) is not None for need in drawing.needs)
         if has_functions and drawing.applies(spec):
             found[name + drawing.suffix] = drawing
@@ -69,8 +71,10 @@ def draw_all(state: TrainState, given: Given, directory: str) -> None:
     for index, (name, drawing) in enumerate(drawings(state.spec).items()):
         own = given._replace(key=jax.random.fold_in(given.key, index))
         figure = drawing.draw(state, own)
-        if isinstance(figure, list) != (drawing.suffix == ".gif"):
-            raise UserError(f"the figure {name!r} gives {type(figure).__name__}: give a Figure")
+        if not isinstance(figure, list if drawing.suffix == ".gif" else Figure):
+            raise UserError(
+                f"the figure {name!r} gives {type(figure).__name__}: it must give a matplotlib Figure"
+            )
         save(figure, os.path.join(directory, name))
 
 

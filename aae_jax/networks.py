@@ -120,6 +120,11 @@ class ConvEncoder(nn.Module):
                 f"{self.field} is 'conv': its input is {x.shape[1:]} an example, not (height, width, "
                 "channels); use 'mlp'"
             )
+        if x.shape[1] % 2 ** len(self.channels) or x.shape[2] % 2 ** len(self.channels):
+            raise UserError(
+                f"{self.field} is 'conv' with {len(self.channels)} strides of 2: the sides of its "
+                f"input, {x.shape[1:3]}, must be multiples of {2 ** len(self.channels)}"
+            )
         for channels in self.channels:
             x = Conv(channels, convolutions.halve, self.dtype, self.param_dtype)(x)
             x = nn.relu(_group_norm(channels, self.dtype, self.param_dtype)(x))

@@ -121,7 +121,7 @@ def training_curves(state: TrainState, given: Given) -> Figure:
     groups = {title: [n for n in names if n in metrics[0]] for title, names in groups.items()}
     named = {name for names in groups.values() for name in names}
     for name in metrics[0]:
-        if "/" in name and name not in named:
+        if name not in named | {"step", "seconds", "by_seed"}:
             groups.setdefault(name.partition("/")[0], []).append(name)
     groups = {title: names for title, names in groups.items() if names}
     rows = -(-len(groups) // 3)

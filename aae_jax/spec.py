@@ -22,7 +22,7 @@ from aae_jax.checks import (
     check_share,
     check_types,
 )
-from aae_jax.errors import UserError
+from aae_jax.errors import UserError, in_one_line
 from aae_jax.losses import Reconstruction
 
 OUTPUTS = ("sigmoid", "linear")
@@ -259,6 +259,28 @@ class TrainSpec:
             check_share("train.ema_decay", self.ema_decay)
 
 
+def check_algorithm(algorithm: Any) -> Any:
+    """Refuses a malformed `aae_jax.Algorithm`; returns its options with their defaults."""
+    called = registry.name_of(algorithm, registry.ALGORITHMS)
+    phases, options = algorithm.phases, algorithm.options
+    if not isinstance(phases, tuple) or not all(map(_has("name", "trains", "loss"), phases)):
+        raise UserError(
+            f"algorithm {called} has the phases {phases!r}: they must be a tuple of Phase"
+        )
+    names = [phase.name for phase in phases]
+    if not names or len(set(names)) < len(names):
+        raise UserError(
+            f"algorithm {called} has the phases {', '.join(names) or '(none)'}: it needs at least "
+            "one, each of a name of its own"
+        )
+    is_class = isinstance(options, type) and dataclasses.is_dataclass(options)
+    if not is_class or not options.__dataclass_params__.frozen:
+        raise UserError(
+            f"algorithm {called} has the options {options!r}: they must be a frozen dataclass"
+        )
+    return in_one_line(f"the options of algorithm {called}", options)
+
+
 @dataclasses.dataclass(frozen=True)
 class Spec:
     """Everything static about a model and its training step.
@@ -297,8 +319,8 @@ class Spec:
             if getattr(self.model, field) is None
         }
         object.__setattr__(self, "model", dataclasses.replace(self.model, **defaults))
-        self._check_phases()
-        options = algorithm.options() if self.options is None else self.options
+        defaults_of_options = check_algorithm(algorithm)
+        options = defaults_of_options if self.options is None else self.options
         if not isinstance(options, algorithm.options):
             raise UserError(
                 f"options is {options!r}: algorithm {self.algorithm_name} takes "
@@ -314,19 +336,6 @@ class Spec:
     def algorithm_name(self) -> str:
         """For messages: how a config would name the algorithm."""
         return registry.name_of(self.algorithm, registry.ALGORITHMS)
-
-    def _check_phases(self):
-        algorithm, names = self.algorithm, [phase.name for phase in self.algorithm.phases]
-        if not names or len(set(names)) < len(names):
-            raise UserError(
-                f"algorithm {self.algorithm_name} has the phases {', '.join(names) or '(none)'}: it "
-                "needs at least one, each of a name of its own"
-            )
-        if not dataclasses.is_dataclass(algorithm.options):
-            raise UserError(
-                f"algorithm {self.algorithm_name} has the options {algorithm.options!r}: they must be "
-                "a frozen dataclass"
-            )
 
     def _complete_optimizer(self):
         given = {} if self.optimizer is None else self.optimizer
@@ -360,7 +369,7 @@ class Spec:
     def _check_size(self):
         """Before anything tries to allocate them; far above what any device holds."""
         model = self.model
-        widest = max(*model.encoder_hidden, *model.decoder_hidden, *model.discriminator_hidden, 1)
+        widest = max((*model.encoder_hidden, *model.decoder_hidden, *model.discriminator_hidden, 1))
         inputs = max(self.num_pixels + model.noise_dim, model.code_dim + self.num_classes)
         if inputs * widest >= 2**31 or widest**2 >= 2**31:
             raise UserError(

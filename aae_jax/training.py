@@ -122,12 +122,17 @@ def check_algorithm(spec: Spec, axis_name: str | None = None) -> None:
     z = jax.ShapeDtypeStruct((*lead, batch_size, spec.model.code_dim), dtype)
     state = jax.eval_shape(step, key, image, label, z)
     image = jax.ShapeDtypeStruct((batch_size, *spec.image_shape), dtype)
-    samples, _ = jax.eval_shape(use, state, key, image)
-    if samples.shape != image.shape:
-        raise UserError(
-            f"algorithm {spec.algorithm_name} samples shape {samples.shape} where {batch_size} are "
-            f"asked for: it must be {image.shape}"
-        )
+    samples, codes = jax.eval_shape(use, state, key, image)
+    for what, found, wanted in (
+        ("samples", samples, image.shape),
+        ("encodes", codes, (batch_size, spec.model.code_dim)),
+    ):
+        shape = getattr(found, "shape", None)
+        if shape != wanted and not (what == "encodes" and spec.algorithm.encode is None):
+            raise UserError(
+                f"algorithm {spec.algorithm_name} {what} shape {shape} where {batch_size} are "
+                f"asked for: it must be {wanted}"
+            )
 
 
 def _inputs(state, x, label, prior_sample, axis_name):

@@ -1,6 +1,6 @@
 """An algorithm is one value: networks, phases that train them, and functions that use them.
 
-A user's own is another such value: docs/extending.md has one in some thirty lines.
+A user's own is another such value: docs/extending.md has an example.
 """
 
 import dataclasses
@@ -14,9 +14,8 @@ from aae_jax.networks import Network, Params
 from aae_jax.priors import PriorSample
 from aae_jax.spec import OptimizerSpec, Spec
 
-Metrics = dict[
-    str, jax.Array
-]  # f[B], or f[] for the whole batch: the training step takes the means
+# f[B], or f[] for the whole batch: the training step takes the means.
+Metrics = dict[str, jax.Array]
 
 
 class Inputs(NamedTuple):

@@ -27,15 +27,19 @@ class Checkpoints:
     they do it prints tracebacks.
     """
 
-    def __init__(self, directory: str, max_to_keep: int = 2):
+    def __init__(self, directory: str, max_to_keep: int = 2, read_only: bool = False):
+        """`read_only`: changes nothing on the disk, whoever else is writing there."""
         self._saving = None  # step of the newest write
         self._manager = ocp.CheckpointManager(
             os.path.abspath(directory),
             # Orbax would guess them from the newest checkpoint, which may be empty.
             item_handlers=ocp.StandardCheckpointHandler(),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=max_to_keep,
-                cleanup_tmp_directories=True,
+                max_to_keep=None if read_only else max_to_keep,
+                save_interval_steps=0 if read_only else 1,
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
+                read_only=read_only,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
             ),
         )

@@ -24,7 +24,7 @@ def finite_networks(params: Params) -> dict[str, jax.Array]:
     step that are not, under Adam, SGD and clipping alike, whatever the learning rate.
     """
     return {
-        name: jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(network)]).all()
+        name: jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(network)], bool).all()
         for name, network in params.items()
     }
 
@@ -97,7 +97,7 @@ class Collapse:
 
 
 def _signs_of_all(line):
-    """`_signs` of each seed of an ensemble, or of the one training."""
+    """`_signs` of each seed of several seeds, or of the one training."""
     by_seed = line.get("by_seed")
     if not by_seed:
         return _signs(line)
