@@ -181,8 +181,8 @@ def log_likelihoods(
             x, sigma = parallel.replicate((x, sigma), mesh)
 
         def add(sums, first, last):
-            stream = _Stream(num_samples, mesh, bf16_split)
-            return _add_drawn(sums, drawn, x, key, sigma, first, last, columns, stream)
+            scored = x, sigma, columns, drawn, key
+            return _add_drawn(sums, first, last, scored, (num_samples, mesh, bf16_split))
 
     else:
         samples, samples_per_round, mesh = _stored(sampler, x.shape[1]), _PIECE, None
@@ -210,20 +210,12 @@ def log_likelihoods(
     return np.asarray(parzen.finish(sums, x, num_samples, sigma))
 
 
-class _Stream(NamedTuple):
-    """The static part of a pass over samples that are drawn."""
-
-    num_samples: int
-    mesh: jax.sharding.Mesh | None
-    bf16_split: bool
-
-
-@functools.partial(jax.jit, static_argnames="stream")
-def _add_drawn(sums, sampler, x, key, sigma, first, last, columns, stream):
-    num_samples, mesh, bf16_split = stream
-    return parzen.add_drawn(
-        sums, x, sampler, key, num_samples, sigma, first, last, mesh, columns, bf16_split
-    )
+@functools.partial(jax.jit, static_argnames="static")
+def _add_drawn(sums, first, last, scored, static):
+    x, sigma, columns, sampler, key = scored
+    num_samples, mesh, bf16_split = static
+    stream = parzen.Stream(sampler, key, num_samples, mesh)
+    return parzen.add_drawn(sums, x, stream, sigma, first, last, columns, bf16_split)
 
 
 def _check_sampler(sampler, key, dim):

@@ -80,10 +80,11 @@ def jax_rows(x, samples):
     @functools.partial(jax.jit, static_argnames="bf16_split")
     def streamed(sampler, x, sigma, columns, bf16_split):
         """What `log_likelihood_streamed` does, not traced anew in every call."""
-
-        sums, key = parzen.start(x, sigma), jax.random.key(1)
-        arguments = key, SAMPLES, sigma, 0, parzen.num_rounds(SAMPLES), None, columns, bf16_split
-        return parzen.finish(parzen.add_drawn(sums, x, sampler, *arguments), x, SAMPLES, sigma)
+        stream = parzen.Stream(sampler, jax.random.key(1), SAMPLES)
+        rounds = parzen.num_rounds(SAMPLES)
+        sums = parzen.start(x, sigma)
+        sums = parzen.add_drawn(sums, x, stream, sigma, 0, rounds, columns, bf16_split)
+        return parzen.finish(sums, x, SAMPLES, sigma)
 
     columns, bf16_split = parzen.varying(x), parzen.can_bf16_split(x)
 

@@ -46,10 +46,10 @@ MNIST_FILES = ROOT.parent / "shared" / "data" / "mnist"
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_compiled_programs():
-    """Where they are many: each maps pieces of memory, and Linux allows a process 65,530."""
+    """Where they are many: each holds memory, in pieces of which Linux allows a process 65,530."""
     yield
     maps = pathlib.Path("/proc/self/maps")
-    if not maps.exists() or len(maps.read_bytes().splitlines()) > 30_000:
+    if not maps.exists() or len(maps.read_bytes().splitlines()) > 10_000:
         jax.clear_caches()
 
 

@@ -284,9 +284,8 @@ def test_sums_in_pieces_are_bit_identical(bf16_split):
 
     @jax.jit
     def add(sums, first, last):
-        return parzen.add_drawn(
-            sums, x, draw, key, num_samples, sigmas, first, last, mesh, bf16_split=bf16_split
-        )
+        stream = parzen.Stream(draw, key, num_samples, mesh)
+        return parzen.add_drawn(sums, x, stream, sigmas, first, last, bf16_split=bf16_split)
 
     assert parzen.num_rounds(num_samples, mesh) == 5
     empty = parzen.start(x, sigmas, mesh)
@@ -381,9 +380,8 @@ def test_ten_million_samples_fit_in_two_gigabytes(bf16_split):
 
         sums, key, number = parzen.start(x, sigmas), jax.random.key(0), 10_000_000
         rounds = parzen.num_rounds(number)
-        sums = parzen.add_drawn(
-            sums, x, sampler, key, number, sigmas, 0, rounds, bf16_split=bf16_split
-        )
+        stream = parzen.Stream(sampler, key, number)
+        sums = parzen.add_drawn(sums, x, stream, sigmas, 0, rounds, bf16_split=bf16_split)
         return parzen.finish(sums, x, number, sigmas)
 
     x, sigmas = jax.ShapeDtypeStruct((10_000, 784), jnp.float32), jnp.ones(10)

@@ -236,7 +236,7 @@ add, log_likelihoods = evaluation._add_drawn, evaluation.log_likelihoods
 rounds, found = [], []
 
 def counted(*arguments):
-    rounds.append(arguments[5])  # the first of the dispatch
+    rounds.append(arguments[1])  # the first of the dispatch
     if name == "cut" and len(rounds) == stop_in and process == 1:
         signal.raise_signal(signal.SIGTERM)
     return add(*arguments)

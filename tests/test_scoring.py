@@ -21,7 +21,7 @@ def dispatches(monkeypatch):
     original = evaluation._add_drawn
 
     def add(*arguments):
-        done.append(arguments[5])  # the first round
+        done.append(arguments[1])  # the first round
         return original(*arguments)
 
     monkeypatch.setattr(evaluation, "_add_drawn", add)

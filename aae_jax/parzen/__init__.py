@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from aae_jax.parzen.running import (
     CHUNK,
     Sampler,
+    Stream,
     Sums,
     add_drawn,
     add_samples,
@@ -31,6 +32,7 @@ from aae_jax.parzen.running import (
 __all__ = [
     "CHUNK",
     "Sampler",
+    "Stream",
     "Sums",
     "add_drawn",
     "add_samples",
@@ -121,7 +123,8 @@ def log_likelihood_streamed(
     def total(x, key, sigmas):
         rounds = num_rounds(num_samples, mesh)
         sums = start(x, sigmas, mesh)
-        sums = add_drawn(sums, x, sampler, key, num_samples, sigmas, 0, rounds, mesh, **seen)
+        stream = Stream(sampler, key, num_samples, mesh)
+        sums = add_drawn(sums, x, stream, sigmas, 0, rounds, **seen)
         return finish(sums, x, num_samples, sigmas)
 
     return total(x, key, sigmas).reshape(*sigma.shape, len(x))

@@ -33,6 +33,15 @@ class Sums(NamedTuple):
     total: jax.Array  # f[P, T, S], Σ exp((nearest − offset) / 2σ²)
 
 
+class Stream(NamedTuple):
+    """Samples that are drawn on the device: chunk i is `sampler(fold_in(key, i), CHUNK)`."""
+
+    sampler: Sampler
+    key: jax.Array
+    num_samples: int
+    mesh: Mesh | None = None  # the devices that share the chunks between them; None: one
+
+
 def start(x: jax.Array, sigma: jax.Array, mesh: Mesh | None = None) -> Sums:
     """Sums over no samples: x f[T, D], σ f[S]."""
     devices = 1 if mesh is None else mesh.size
@@ -137,22 +146,20 @@ def num_rounds(num_samples: int, mesh: Mesh | None = None) -> int:
 def add_drawn(
     sums: Sums,
     x: jax.Array,
-    sampler: Sampler,
-    key: jax.Array,
-    num_samples: int,
+    stream: Stream,
     sigma: jax.Array,
     first: jax.Array | int,
     last: jax.Array | int,
-    mesh: Mesh | None = None,
     columns: jax.Array | None = None,
     bf16_split: bool = False,
 ) -> Sums:
-    """Adds the samples that rounds `first` to `last − 1` of a stream of `num_samples` draw.
+    """Adds the samples that rounds `first` to `last − 1` of a stream draw.
 
-    Chunk i is `sampler(fold_in(key, i), CHUNK)` whatever the mesh; its devices take turns.
-    `num_samples` is a Python int; `first` and `last` may be traced: however the rounds are split
+    The chunks are the same whatever the mesh; its devices take turns. `first` and `last` may be traced: however the rounds are split
     into calls of one compiled function, the sums end bit-identical.
     """
+
+    sampler, key, num_samples, mesh = stream
 
     def rounds(sums, device, num_devices):
         size = samples_per_round(num_samples, mesh) // num_devices
