@@ -16,7 +16,7 @@ from aae_jax.spec import (
     PriorSpec,
     Spec,
     TrainSpec,
-    check_algorithm,
+    default_options,
 )
 
 _MAX_SEEDS = 1_000
@@ -180,7 +180,7 @@ def _spec(config, data, run):
     optimizer = config["optimizer"]
     _check_section(optimizer, "optimizer")
     is_algorithm = hasattr(algorithm, "phases") and hasattr(algorithm, "options")
-    options = check_algorithm(algorithm) if is_algorithm else None  # which the spec refuses
+    options = default_options(algorithm) if is_algorithm else None  # which the spec refuses
     phases = {p.name: p.optimizer for p in algorithm.phases} if is_algorithm else {}
     return Spec(
         image_shape=data.image_shape,

@@ -11,7 +11,7 @@ import numpy as np
 
 from aae_jax import data, multi_seed, networks, parallel, processes
 from aae_jax.config import check_data, named_config, parse_config, part_config, run_name
-from aae_jax.errors import PeerLost, UserError
+from aae_jax.errors import UserError
 from aae_jax.priors import check_prior
 from aae_jax.settings import Settings
 from aae_jax.spec import Spec
@@ -63,7 +63,7 @@ def _run(config, workdir, mode, dataset=None, later=()) -> None:
         with processes.first_before_others():
             dataset = data.load(settings.data)
     check_data(settings, dataset.image_shape, dataset.num_classes)
-    if mode != "train":  # the part that a run starts from is never scored
+    if not later:  # a part that a run starts from is never scored
         _check_validation(settings, dataset)
     check_prior(settings.spec)
     # Hosts may differ in memory, and all must do the same.
@@ -194,8 +194,6 @@ def _find_part(config, settings, workdir, later) -> _Part:
             records.check(part.workdir, json.loads(part.config.to_json_best_effort()))
         else:
             part, before = _Part(None, start_from), _read_settings(start_from)
-    except PeerLost:
-        raise
     except UserError as error:
         raise UserError(f"start_from is {start_from!r}: {error}") from error
     _check_shapes(start_from, before.spec, settings.spec)

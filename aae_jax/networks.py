@@ -120,11 +120,7 @@ class ConvEncoder(nn.Module):
                 f"{self.field} is 'conv': its input is {x.shape[1:]} an example, not (height, width, "
                 "channels); use 'mlp'"
             )
-        if x.shape[1] % 2 ** len(self.channels) or x.shape[2] % 2 ** len(self.channels):
-            raise UserError(
-                f"{self.field} is 'conv' with {len(self.channels)} strides of 2: the sides of its "
-                f"input, {x.shape[1:3]}, must be multiples of {2 ** len(self.channels)}"
-            )
+        _check_strides(self.channels, x.shape[1:])
         for channels in self.channels:
             x = Conv(channels, convolutions.halve, self.dtype, self.param_dtype)(x)
             x = nn.relu(_group_norm(channels, self.dtype, self.param_dtype)(x))
@@ -145,6 +141,7 @@ class ConvDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, z, y=None):
+        _check_strides(self.channels, self.image_shape)
         height, width, image_channels = self.image_shape
         stride = 2 ** len(self.channels)
         first = (height // stride, width // stride, self.channels[-1])
@@ -193,13 +190,11 @@ def mlp_discriminator(spec: Spec) -> nn.Module:
 
 def conv_encoder(spec: Spec, num_outputs: int) -> nn.Module:
     """ "conv": `model.conv_channels`."""
-    _check_strides(spec)
     return ConvEncoder(spec.model.conv_channels, (num_outputs,), **_dtypes(spec))
 
 
 def conv_decoder(spec: Spec) -> nn.Module:
     """ "conv": `model.conv_channels` in reverse."""
-    _check_strides(spec)
     return ConvDecoder(spec.model.conv_channels, spec.image_shape, **_dtypes(spec))
 
 
@@ -208,18 +203,16 @@ def conv_discriminator(spec: Spec) -> nn.Module:
     return ConvEncoder(spec.model.conv_channels, (), field="model.discriminator", **_dtypes(spec))
 
 
-def _check_strides(spec):
-    channels = spec.model.conv_channels
-    height, width, _ = spec.image_shape
+def _check_strides(channels, image_shape):
+    height, width, _ = image_shape
     if not channels:
         raise UserError("model.conv_channels is (): 'conv' needs at least one number of channels")
     if height % 2 ** len(channels) or width % 2 ** len(channels):
         most = (math.gcd(height, width) & -math.gcd(height, width)).bit_length() - 1
         fewer = f", or {most} numbers of channels" if most else ""
         raise UserError(
-            f"model.conv_channels is {channels}, {len(channels)} strides of 2: image_shape "
-            f"{spec.image_shape} divides by 2 only {most} times; give sides that are multiples of "
-            f"{2 ** len(channels)}{fewer}"
+            f"model.conv_channels is {channels}, {len(channels)} strides of 2: {image_shape} divides "
+            f"by 2 only {most} times; give sides that are multiples of {2 ** len(channels)}{fewer}"
         )
 
 

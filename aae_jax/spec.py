@@ -259,8 +259,8 @@ class TrainSpec:
             check_share("train.ema_decay", self.ema_decay)
 
 
-def check_algorithm(algorithm: Any) -> Any:
-    """Refuses a malformed `aae_jax.Algorithm`; returns its options with their defaults."""
+def default_options(algorithm: Any) -> Any:
+    """An algorithm's options with their defaults; refuses an algorithm that is malformed."""
     called = registry.name_of(algorithm, registry.ALGORITHMS)
     phases, options = algorithm.phases, algorithm.options
     if not isinstance(phases, tuple) or not all(map(_has("name", "trains", "loss"), phases)):
@@ -319,8 +319,8 @@ class Spec:
             if getattr(self.model, field) is None
         }
         object.__setattr__(self, "model", dataclasses.replace(self.model, **defaults))
-        defaults_of_options = check_algorithm(algorithm)
-        options = defaults_of_options if self.options is None else self.options
+        options = default_options(algorithm)
+        options = options if self.options is None else self.options
         if not isinstance(options, algorithm.options):
             raise UserError(
                 f"options is {options!r}: algorithm {self.algorithm_name} takes "

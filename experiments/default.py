@@ -74,7 +74,8 @@ def get_config() -> config_dict.ConfigDict:
     config.model.compute_dtype = "float32"
 
     config.prior = config_dict.ConfigDict()
-    config.prior.name = "gaussian"  # or "gaussian_mixture", "swiss_roll", "user"
+    # Or "gaussian_mixture", "swiss_roll", "user", or the import path of a Prior.
+    config.prior.name = "gaussian"
     config.prior.std = 5.0
     config.prior.radius = 1.0  # of the mixture's means, or of the roll
     config.prior.radial_std = 1.0  # of the mixture

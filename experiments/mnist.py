@@ -12,8 +12,8 @@ what was tried.
 
 `smooth` trains the first where it is not there, and goes on from it (or from another run,
 `--config.start_from=DIR`): the encoder stays, and the decoder learns 8,000 more batches, of 200, from
-codes with Gaussian noise of std 1, a fifth of the prior's. Ten thousand
-samples lie further apart than a sharp decoder can tell; the mean of the images around a code covers more.
+codes with Gaussian noise of std 1, a fifth of the prior's. Ten thousand samples lie further apart
+than a sharp decoder can tell; the mean of the images around a code covers more.
 
 Where the paper is silent: Adam; 24 epochs in batches of 100; Gaussian noise of std 0.3 on the images
 that the encoder sees, against which the match to the prior decays with longer training. The
