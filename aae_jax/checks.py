@@ -80,6 +80,9 @@ def check_share(name: str, value: float) -> None:
 
 
 def check_image_shape(name: str, shape: Any) -> None:
-    """Raises unless the shape is (height, width, channels)."""
-    if not (has_type(shape, tuple[int, ...]) and len(shape) == 3 and min(shape) > 0):
-        raise UserError(f"{name} is {shape!r}: it must be (height, width, channels)")
+    """Raises unless the shape is that of an image, or of another array with at least one axis."""
+    if not (has_type(shape, tuple[int, ...]) and shape and min(shape) > 0):
+        raise UserError(
+            f"{name} is {shape!r}: it must be (height, width, channels), or the shape of an example "
+            "that is no image, as (20,)"
+        )

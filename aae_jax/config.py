@@ -185,6 +185,7 @@ def _spec(config, data, run):
     return Spec(
         image_shape=data.image_shape,
         num_classes=data.num_classes,
+        condition_dim=data.condition_dim,
         algorithm=config["algorithm"],
         model=_section(config, "model", ModelSpec),
         prior=_section(config, "prior", PriorSpec),

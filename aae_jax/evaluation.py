@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from aae_jax import code_metrics, parallel, parzen, processes
+from aae_jax.arguments import as_key
 from aae_jax.errors import UserError
 from aae_jax.priors import sample_prior
 from aae_jax.registry import path_of
@@ -69,13 +70,15 @@ def evaluate(
         folds: pairs of validation and test images, each `{"image": [N, H, W, C] uint8, or floats
             in [0, 1], …}`.
         spec: the config's `evaluation` section; `num_samples` is for a sampler.
-        key: a PRNG key for the samples; stored ones need none.
+        key: a PRNG key, or a seed, for the samples; stored ones need none.
         mesh, run: see `log_likelihoods`.
 
     Returns:
         `parzen/*`: numbers and lists for `results.json`; log-likelihoods in nats.
     """
     num_samples = spec.num_samples if callable(sampler) else len(sampler)
+    valid = [validation["image"][: spec.num_validation] for validation, _ in folds]
+    sigmas = fitting_sigmas(valid) if spec.sigmas is None else spec.sigmas
 
     def score(splits, sigmas, name):
         """f64[S, T] for each split; all are scored in one pass over the samples."""
@@ -84,22 +87,16 @@ def evaluate(
         ends = np.cumsum([len(split) for split in splits])[:-1]
         return np.split(found.astype(np.float64), ends, axis=1)
 
-    valid_ll = score(
-        [validation["image"][: spec.num_validation] for validation, _ in folds],
-        spec.sigmas,
-        "validation",
-    )
+    valid_ll = score(valid, sigmas, "validation")
     own = [int(ll.mean(axis=1).argmax()) for ll in valid_ll]
     shared = int(np.mean([ll.mean(axis=1) for ll in valid_ll], axis=0).argmax())
     used = sorted({*own, shared}) if len(folds) > 1 else own
-    test_ll = score(
-        [test["image"] for _, test in folds], tuple(spec.sigmas[i] for i in used), "test"
-    )
+    test_ll = score([test["image"] for _, test in folds], tuple(sigmas[i] for i in used), "test")
     by_fold = [
         {
             "log_likelihood": float(test[used.index(best)].mean()),
             "standard_error": _standard_error(test[used.index(best)]),
-            "sigma": float(spec.sigmas[best]),
+            "sigma": float(sigmas[best]),
             "validation_log_likelihood": float(valid[best].mean()),
             "num_test": test.shape[1],
             "num_validation": valid.shape[1],
@@ -109,8 +106,9 @@ def evaluate(
     found = {
         **by_fold[0],
         "num_samples": num_samples,
-        "sigma_on_grid_edge": len(spec.sigmas) > 1
-        and any(best in (0, len(spec.sigmas) - 1) for best in used),
+        "sigmas": list(map(float, sigmas)),
+        "sigma_on_grid_edge": len(sigmas) > 1
+        and any(best in (0, len(sigmas) - 1) for best in used),
     }
     if len(folds) > 1:
         found.update(_over_folds(by_fold))
@@ -118,10 +116,29 @@ def evaluate(
         found["shared_sigma"] = {
             **_over_folds([{"log_likelihood": ll.mean()} for ll in one_sigma]),
             "standard_error_over_images": _standard_error(np.concatenate(one_sigma)),
-            "sigma": float(spec.sigmas[shared]),
+            "sigma": float(sigmas[shared]),
         }
         found["by_fold"] = by_fold
     return {f"parzen/{name}": value for name, value in found.items()}
+
+
+def fitting_sigmas(images: Sequence[np.ndarray]) -> tuple[float, ...]:
+    """A grid to choose σ from.
+
+    Args:
+        images: arrays [N, …] of validation images; uint8, or floats in units of their own.
+
+    Returns:
+        Ten from 0.1 to 1 (Goodfellow et al. 2014) for pixels in [0, 1]; otherwise twenty from 0.03
+        to 3 times the standard deviation, root mean square over the numbers of an example.
+    """
+    if all(i.dtype == np.uint8 or (0 <= i.min() and i.max() <= 1) for i in map(np.asarray, images)):
+        return tuple(np.logspace(-1, 0, 10).tolist())
+    values = np.concatenate([np.asarray(i, np.float64).reshape(len(i), -1) for i in images])
+    std = float(np.sqrt(values.var(axis=0).mean()))
+    if std == 0:
+        raise UserError("all validation examples are equal: give evaluation.sigmas")
+    return tuple((std * np.geomspace(0.03, 3, 20)).tolist())
 
 
 def _standard_error(log_likelihood):
@@ -168,6 +185,9 @@ def log_likelihoods(
     x = to_unit(jnp.asarray(images)).reshape(len(images), -1)
     sigma = jnp.asarray(sigmas, x.dtype)
     if callable(sampler):
+        if key is None:
+            raise UserError("key is None: a sampler draws with a PRNG key, as jax.random.key(0)")
+        key = as_key(key)
         _check_sampler(sampler, key, x.shape[1])
     columns = parzen.varying(x)
     # Processes run one program, whatever each machine is good at.
@@ -219,8 +239,6 @@ def _add_drawn(sums, first, last, scored, static):
 
 
 def _check_sampler(sampler, key, dim):
-    if key is None:
-        raise UserError("key is None: a sampler draws with a PRNG key, as jax.random.key(0)")
     found = jax.eval_shape(lambda key: sampler(key, parzen.CHUNK), key)
     if getattr(found, "shape", None) != (parzen.CHUNK, dim):
         shape = getattr(found, "shape", type(found).__name__)
@@ -316,19 +334,22 @@ def _diagnose_autoencoder(state, test, key):
     keys = dict(zip(("encode", "prior", "floor", "cells", "directions"), jax.random.split(key, 5)))
     has_decoder = spec.algorithm.decode is not None or spec.algorithm.reconstruct is not None
 
+    given = {"label": label} if spec.model.label_in_decoder else {}
+    if spec.model.condition_in_decoder:
+        given["condition"] = jnp.asarray(test["condition"])
+
     @jax.jit
-    def measure(state, images, label):
+    def measure(state, images, given):
         z = encode(state, images, keys["encode"])
         if not has_decoder:
             return z, None
-        labels = label if spec.model.label_in_decoder else None
         if spec.algorithm.reconstruct is None:
-            x_hat = decode(state, z, labels)
+            x_hat = decode(state, z, **given)
         else:
-            x_hat = reconstruct(state, images, labels, keys["encode"])
+            x_hat = reconstruct(state, images, key=keys["encode"], **given)
         return z, 0.5 * ((x_hat - to_unit(images)) ** 2).reshape(len(images), -1).sum(axis=1)
 
-    z, error = measure(state, images, label)
+    z, error = measure(state, images, given)
     found = {}
     if error is not None:
         found["reconstruction/half_squared_error"] = float(np.asarray(error, np.float64).mean())

@@ -14,6 +14,8 @@ from aae_jax.spec import Spec
 from aae_jax.train_state import TrainState, create_train_state
 from aae_jax.training import train_steps
 
+SHARED = ("image", "condition")  # what all members see of a data set
+
 
 def axes(state: TrainState) -> TrainState:
     """What `jax.vmap` maps of a state of several seeds: axis 0 of everything but `step`."""
@@ -71,7 +73,7 @@ def train(
     Args:
         state: of K members.
         dataset: `{"image": [N, H, W, C], "label": i32[K, N]}`: each member may know other labels;
-            with "example_order": i32[K, M] too, as in `train_steps`.
+            with "example_order": i32[K, M] and "condition": f[N, C] too, as in `train_steps`.
         num_steps: static.
         batch_sharding: how each member's batches are split over devices; static.
 
@@ -83,6 +85,6 @@ def train(
         lambda state, dataset: train_steps(
             state, dataset, num_steps, batch_sharding=batch_sharding
         ),
-        in_axes=(mapped, {name: None if name == "image" else 0 for name in dataset}),
+        in_axes=(mapped, {name: None if name in SHARED else 0 for name in dataset}),
         out_axes=(mapped, 0),
     )(state, dataset)

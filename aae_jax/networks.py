@@ -7,8 +7,9 @@ name one each, "mlp", "conv", or a user's own "package.module:factory":
     decoder(spec)               -> module: (z f[B, D], y f[B, K] | None) → f[B, H, W, C]
     discriminator(spec)         -> module: (v f[B, …], y f[B, K] | None) → f[B]
 
-`eta` is the noise of the universal posterior, `y` a label as one-hot (or soft) classes. The decoder
-gives its outputs before the sigmoid of `model.output`. A module may have dropout (`Dropout` below);
+`eta` is the noise of the universal posterior. `y` is a label as one-hot (or soft) classes, a
+condition, or both side by side. Examples that are no images have another shape than [H, W, C]. The
+decoder gives its outputs before the sigmoid of `model.output`. A module may have dropout (`Dropout` below);
 it keeps nothing beside its parameters. Parameters are one plain dict by network.
 """
 
@@ -204,6 +205,10 @@ def conv_discriminator(spec: Spec) -> nn.Module:
 
 
 def _check_strides(channels, image_shape):
+    if len(image_shape) != 3:
+        raise UserError(
+            f"image_shape is {image_shape}: 'conv' takes images, (height, width, channels); use 'mlp'"
+        )
     height, width, _ = image_shape
     if not channels:
         raise UserError("model.conv_channels is (): 'conv' needs at least one number of channels")

@@ -37,7 +37,9 @@ def samples(state: TrainState, given: Given, rows: int = 8, columns: int = 8) ->
         rows: of the grid.
         columns: of samples, beside the last.
     """
-    drawn = np.asarray(jax.jit(generate, static_argnums=2)(state, given.key, rows * columns))
+    condition = _conditions(state, given, rows * columns)
+    draw = jax.jit(generate, static_argnums=2)
+    drawn = np.asarray(draw(state, given.key, rows * columns, condition=condition))
     drawn = drawn.reshape(rows, columns, *state.spec.image_shape)
     nearest = _nearest(state, drawn[:, -1], given.train_images)
     figure, axes = _new_figure(columns + 2, rows)
@@ -62,12 +64,28 @@ def reconstructions(state: TrainState, given: Given, rows: int = 5, columns: int
     rows = min(rows, len(test["image"]) // columns)
     images, label = (test[name][: rows * columns] for name in ("image", "label"))
     label = label if state.spec.model.label_in_decoder else None
-    reconstructed = by_rows(reconstruct, state, (images, label), given.key)
+    condition = None
+    if state.spec.model.condition_in_decoder:
+        condition = test["condition"][: rows * columns]
+    reconstructed = by_rows(_reconstruct, state, (images, label, condition), given.key)
     pairs = np.concatenate([to_unit(jnp.asarray(images)), reconstructed], axis=2)
     figure, axes = _new_figure(2 * columns, rows)
     _show(axes, _tile(pairs.reshape(rows, columns, *pairs.shape[1:])))
     axes.set_title("hold-out images, each with its reconstruction to the right", fontsize=9)
     return figure
+
+
+def _reconstruct(state, images, label, condition, key):
+    return reconstruct(state, images, label, key, condition)
+
+
+def _conditions(state, given, num_rows):
+    """Of hold-out examples drawn at random, for a decoder that takes conditions."""
+    if not state.spec.model.condition_in_decoder:
+        return None
+    own = given.test["condition"]
+    rows = jax.random.randint(jax.random.fold_in(given.key, 1), (num_rows,), 0, len(own))
+    return own[np.asarray(rows)]
 
 
 def code_marginals(state: TrainState, given: Given) -> Figure:

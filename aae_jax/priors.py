@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from aae_jax.arguments import as_key, as_labels
 from aae_jax.errors import UserError, in_one_line
 from aae_jax.losses import gaussian_cross_entropy
 from aae_jax.spec import PriorSpec, Spec
@@ -166,7 +167,7 @@ def sample_prior(
 
     Args:
         spec: which prior, and the code's dimension.
-        key: a PRNG key.
+        key: a PRNG key, or a seed.
         batch_size: B, how many to draw.
         label: i32[B] or a scalar, the component to draw each row from; −1, or None for all rows,
             draws from the full prior.
@@ -180,10 +181,9 @@ def sample_prior(
     """
     if label is not None and not spec.prior.has_components:
         raise UserError(f"a label is given, but prior {spec.prior.name!r} has no components")
-    label = jnp.full(batch_size, -1) if label is None else jnp.asarray(label)
-    label = jnp.broadcast_to(label, (batch_size,)).astype(jnp.int32)
+    label = as_labels(-1 if label is None else label, batch_size, spec.num_classes)
     field = _field(spec)
-    z = in_one_line(field, spec.prior.distribution.sample, spec, key, label)
+    z = in_one_line(field, spec.prior.distribution.sample, spec, as_key(key), label)
     expected = (batch_size, spec.model.code_dim)
     if getattr(z, "shape", None) != expected:
         raise UserError(

@@ -6,7 +6,6 @@ from aae_jax import registry
 from aae_jax.checks import (
     check_choice,
     check_image_shape,
-    check_length,
     check_positive,
     check_types,
 )
@@ -23,6 +22,8 @@ class DataSpec:
     name: str  # "digits", "mnist", "tfd", "files", or a builder of tensorflow-datasets
     image_shape: tuple[int, ...]
     num_classes: int
+    # K of the conditions f[N, K] that the data have beside the examples; 0: they are not read.
+    condition_dim: int = 0
     path: str | None = None  # "files": an .npz, a .mat, or a directory of images
     data_dir: str | None = None  # where tensorflow-datasets keeps prepared data
     manual_dir: str | None = None  # the original files, to prepare them without a network
@@ -43,6 +44,8 @@ class DataSpec:
         check_types(self, "data")
         check_image_shape("data.image_shape", self.image_shape)
         check_positive("data.num_classes", self.num_classes)
+        if not 0 <= self.condition_dim < 2**31:
+            raise UserError(f"data.condition_dim is {self.condition_dim}: it must be 0 or more")
         _, own = registry.SOURCES.get(self.name, registry.BUILDERS)
         if ("path" in own) != bool(self.path):
             raise UserError(
@@ -111,17 +114,23 @@ class EvaluationSpec:
 
     num_samples: int = 10_000
     num_validation: int | None = 1_000  # images that choose σ, the first of them; None: all
-    sigmas: tuple[float, ...] = ()
+    # The grid that σ is chosen from; None: Goodfellow's for pixels in [0, 1], and for other numbers
+    # twenty from 0.03 to 3 times their standard deviation.
+    sigmas: tuple[float, ...] | None = None
 
     def __post_init__(self):
         check_types(self, "evaluation")
         check_positive("evaluation.num_samples", self.num_samples, most=10**12)
         if self.num_validation is not None:
             check_positive("evaluation.num_validation", self.num_validation)
+        if self.sigmas is None:
+            return
         if not self.sigmas:
-            raise UserError("evaluation.sigmas is empty: give the grid that σ is chosen from")
+            raise UserError(
+                "evaluation.sigmas is empty: give the grid that σ is chosen from, or None"
+            )
         for sigma in self.sigmas:
-            check_length("evaluation.sigmas", sigma, shown=self.sigmas)
+            check_positive("evaluation.sigmas", sigma, self.sigmas, least=1e-15, most=1e15)
 
 
 @dataclasses.dataclass(frozen=True)

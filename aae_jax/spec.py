@@ -9,6 +9,7 @@ value, so that a name and its value make equal specs.
 import dataclasses
 import functools
 import inspect
+import math
 from typing import Any
 
 import jax
@@ -78,6 +79,10 @@ class ModelSpec:
     # to all of it.
     label_in_discriminator: bool = False
     label_in_decoder: bool = False  # section 3.2, Fig. 3b
+    # The same for conditions, floats [B, condition_dim] beside the examples. The prior is the same
+    # for all of them: a discriminator that sees them matches q(z | condition) to all of p(z).
+    condition_in_discriminator: bool = False
+    condition_in_decoder: bool = False
     output: str = "sigmoid"  # last layer of the decoder; "linear" for standardised pixels
     param_dtype: str = "float32"
     compute_dtype: str = "float32"
@@ -286,8 +291,9 @@ class Spec:
     """Everything static about a model and its training step.
 
     Attributes:
-        image_shape: (height, width, channels).
+        image_shape: (height, width, channels); or the shape of examples that are no images.
         num_classes: labels are 0 … num_classes − 1; −1 means unlabelled.
+        condition_dim: K of the conditions f[B, K] beside the examples; 0: there are none.
         algorithm: an `aae_jax.Algorithm`; give its name ("aae", "vae", …), its import path
             "package.module:VALUE", or the value.
         model, prior, train: see the classes.
@@ -299,6 +305,7 @@ class Spec:
 
     image_shape: tuple[int, ...]
     num_classes: int = 10
+    condition_dim: int = 0
     algorithm: Any = "aae"
     model: ModelSpec = dataclasses.field(default_factory=ModelSpec)
     prior: PriorSpec = dataclasses.field(default_factory=PriorSpec)
@@ -312,6 +319,8 @@ class Spec:
         _resolve(self, "", "algorithm", registry.ALGORITHMS, *kind)
         check_image_shape("image_shape", self.image_shape)
         check_positive("num_classes", self.num_classes)
+        if not 0 <= self.condition_dim < 2**31:
+            raise UserError(f"condition_dim is {self.condition_dim}: it must be 0 or more")
         algorithm = self.algorithm
         defaults = {
             field: getattr(algorithm, field)
@@ -360,6 +369,14 @@ class Spec:
                 f"prior.name is {self.prior.name!r}, which is {code_dim}-D: model.code_dim is "
                 f"{model.code_dim}"
             )
+        takes = [n for n in ("discriminator", "decoder") if getattr(model, f"condition_in_{n}")]
+        if bool(takes) != bool(self.condition_dim):
+            raise UserError(
+                f"condition_dim is {self.condition_dim}, model.condition_in_decoder "
+                f"{model.condition_in_decoder} and model.condition_in_discriminator "
+                f"{model.condition_in_discriminator}: conditions need a network that takes them, and "
+                "that network needs conditions"
+            )
         if model.reconstruction.on_logits and model.output != "sigmoid":
             raise UserError(
                 f"model.output is {model.output!r}: model.reconstruction "
@@ -370,13 +387,15 @@ class Spec:
         """Before anything tries to allocate them; far above what any device holds."""
         model = self.model
         widest = max((*model.encoder_hidden, *model.decoder_hidden, *model.discriminator_hidden, 1))
-        inputs = max(self.num_pixels + model.noise_dim, model.code_dim + self.num_classes)
+        beside = self.num_classes + self.condition_dim
+        inputs = max(self.num_pixels + model.noise_dim, model.code_dim + beside)
         if inputs * widest >= 2**31 or widest**2 >= 2**31:
             raise UserError(
                 f"model.encoder_hidden is {model.encoder_hidden}, model.decoder_hidden "
                 f"{model.decoder_hidden}, model.discriminator_hidden {model.discriminator_hidden}, "
                 f"model.noise_dim {model.noise_dim}, model.code_dim {model.code_dim}, num_classes "
-                f"{self.num_classes} and image_shape {self.image_shape}: a layer would have more "
+                f"{self.num_classes}, condition_dim {self.condition_dim} and image_shape "
+                f"{self.image_shape}: a layer would have more "
                 "than 2^31 parameters"
             )
         if self.train.batch_size * max(inputs, widest) >= 2**31:
@@ -387,6 +406,12 @@ class Spec:
 
     @property
     def num_pixels(self) -> int:
-        """Height × width × channels."""
-        height, width, channels = self.image_shape
-        return height * width * channels
+        """Height × width × channels, or how many numbers an example has."""
+        return math.prod(self.image_shape)
+
+    @property
+    def decoder_label_dim(self) -> int:
+        """How many numbers the decoder takes beside the code: classes, and then conditions."""
+        model = self.model
+        classes = self.num_classes if model.label_in_decoder else 0
+        return classes + (self.condition_dim if model.condition_in_decoder else 0)

@@ -6,8 +6,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from aae_jax import networks
+from aae_jax.arguments import (
+    as_array,
+    as_condition,
+    as_key,
+    as_labels,
+    check_range,
+    check_shape,
+    is_known,
+)
 from aae_jax.errors import UserError
 from aae_jax.keys import row_keys
 from aae_jax.optimizers import make_optimizer
@@ -53,7 +63,8 @@ def create_train_state(
 
     Args:
         spec: what to build.
-        key: a PRNG key; the parameters and all later randomness of the training come from it.
+        key: a PRNG key, or a seed; the parameters and all later randomness of the training come
+            from it.
         pixel_mean: f[H, W, C], per-pixel mean of the training images scaled to [0, 1], where the
             networks are to see standardised pixels (footnote 1, TFD).
         pixel_std: f[H, W, C], their standard deviation; positive everywhere.
@@ -74,7 +85,7 @@ def create_train_state(
             jnp.asarray(v, spec.model.param_dtype).reshape(spec.image_shape)
             for v in (pixel_mean, pixel_std)
         )
-    params_key, rng = jax.random.split(key)
+    params_key, rng = jax.random.split(as_key(key))
     params = networks.init(spec, params_key)
     for phase in spec.algorithm.phases:
         if not isinstance(phase.trains, tuple) or not set(phase.trains) <= params.keys():
@@ -121,21 +132,43 @@ def take_networks(state: TrainState, params: networks.Params) -> TrainState:
 
 
 def to_unit(images: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
-    """Pixels as numbers in [0, 1]: uint8 is divided by 255, floats are taken to be there."""
+    """Examples in units of their own: uint8 is divided by 255, floats and bools stay."""
     if images.dtype == jnp.uint8:
         return images.astype(dtype) / 255
-    if not jnp.issubdtype(images.dtype, jnp.floating):
+    if not jnp.issubdtype(images.dtype, jnp.floating) and images.dtype != bool:
         raise UserError(f"images are {images.dtype}: give uint8, or floats in [0, 1]")
     return images.astype(dtype)
 
 
 def to_inputs(state: TrainState, images: jax.Array) -> jax.Array:
-    """Images [B, H, W, C] (uint8, or floats in [0, 1]) as the networks see them."""
-    spec = state.spec
-    if images.shape[1:] != spec.image_shape:
-        raise UserError(f"images are {images.shape[1:]} each: the model takes {spec.image_shape}")
+    """Images [B, H, W, C] (uint8, or floats in [0, 1]) as the networks see them.
+
+    Raises:
+        UserError: another shape or type; known values that are not in [0, 1], where those that the
+            model was trained on were.
+    """
+    images, spec = as_array("images", images), state.spec
+    check_shape("images", images, spec.image_shape)
+    in_own_units = _has_own_units(state)
+    if in_own_units and jnp.issubdtype(images.dtype, jnp.integer) and images.dtype != jnp.uint8:
+        images = images.astype(spec.model.param_dtype)
+    check_range("images", images, unit=not in_own_units)
     x = to_unit(images, spec.model.param_dtype)
     return x if state.pixel_mean is None else (x - state.pixel_mean) / state.pixel_std
+
+
+def _has_own_units(state: TrainState) -> bool:
+    """Whether the model was trained on other numbers than pixels of [0, 1], or may have been.
+
+    Numbers of [0, 1] have a variance of at most mean · (1 − mean) (Bhatia and Davis 2000).
+    """
+    if state.pixel_mean is None:
+        return False
+    if not (is_known(state.pixel_mean) and is_known(state.pixel_std)):
+        return True
+    mean, std = (np.asarray(v, np.float64) for v in (state.pixel_mean, state.pixel_std))
+    variance = np.where(std == 1, 0, std**2)  # 1 stands for pixels that never change
+    return not (variance <= mean * (1 - mean) + 1e-5).all()
 
 
 def _to_images(state: TrainState, x: jax.Array) -> jax.Array:
@@ -165,54 +198,74 @@ def _function(state, name):
 
 
 def _row_keys(key, num_rows):
-    return None if key is None else row_keys(key, num_rows)
+    return None if key is None else row_keys(as_key(key), num_rows)
 
 
-def _label_rows(label, num_rows):
-    """Labels i32[N] of a scalar or i32[N]; soft classes f[N, K] as they are."""
-    label = jnp.asarray(label)
-    return label if label.ndim == 2 else jnp.broadcast_to(label, (num_rows,))
+def _label_rows(spec, label, num_rows):
+    return None if label is None else as_labels(label, num_rows, spec.num_classes)
+
+
+def _conditions(spec, condition, num_rows):
+    """The argument of an algorithm's functions, which those for data without conditions lack."""
+    if spec.model.condition_in_decoder:
+        return {"condition": as_condition(spec, condition, num_rows)}
+    if condition is not None:
+        raise UserError("a condition is given, but model.condition_in_decoder is False")
+    return {}
 
 
 def encode(state: TrainState, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
     """Codes of images.
 
-    Args:
+    Args, of this and the functions below:
         state: a trained state.
-        images: uint8, or floats in [0, 1], [B, H, W, C].
-        key: a PRNG key where the posterior is stochastic; without one its mean is returned.
+        images: uint8, or floats in [0, 1], [B, H, W, C]; or examples of another shape and in units
+            of their own, as the model was trained on. Floats outside of [0, 1] are refused. Under
+            `jit` values are not seen: there they are encoded as they are, and the codes mean
+            nothing.
+        key: a PRNG key, or a seed, where the posterior is stochastic; without one its mean is
+            returned.
 
     Returns:
         z: f[B, D].
 
     Raises:
-        UserError: the algorithm encodes nothing, or the images have another shape.
+        UserError: the algorithm encodes nothing; the images have another shape or range.
     """
-    encode, keys = _function(state, "encode"), _row_keys(key, images.shape[0])
-    return encode(state.spec, inference_params(state), to_inputs(state, images), keys)
+    encode, x = _function(state, "encode"), to_inputs(state, images)
+    return encode(state.spec, inference_params(state), x, _row_keys(key, len(x)))
 
 
-def decode(state: TrainState, z: jax.Array, label: jax.Array | None = None) -> jax.Array:
+def decode(
+    state: TrainState,
+    z: jax.Array,
+    label: jax.Array | None = None,
+    condition: jax.Array | None = None,
+) -> jax.Array:
     """Images of codes.
 
     Args:
         state: a trained state.
         z: f[N, D].
         label: i32[N], a scalar, or f[N, K] of soft classes, for decoders that take one (section
-            3.2).
+            3.2). Labels that are no class are refused; under `jit`, where they are not seen, they
+            are rows of zeros, as −1 is.
+        condition: f[N, K], or f[K] for all, for decoders that take one.
 
     Returns:
         f[N, H, W, C], pixels of [0, 1].
 
     Raises:
-        UserError: the decoder takes labels and none are given, or the other way round.
+        UserError: the decoder takes labels or conditions and none are given, or the other way
+            round; codes of another shape.
     """
-    if label is not None and not state.spec.model.label_in_decoder:
+    spec, z = state.spec, as_array("z", z)
+    check_shape("z", z, (spec.model.code_dim,))
+    if label is not None and not spec.model.label_in_decoder:
         raise UserError("a label is given, but model.label_in_decoder is False")
-    if label is not None:
-        label = _label_rows(label, z.shape[0])
+    label, conditions = _label_rows(spec, label, len(z)), _conditions(spec, condition, len(z))
     decode = _function(state, "decode")
-    return _to_images(state, decode(state.spec, inference_params(state), z, label))
+    return _to_images(state, decode(spec, inference_params(state), z, label, **conditions))
 
 
 def reconstruct(
@@ -220,14 +273,17 @@ def reconstruct(
     images: jax.Array,
     label: jax.Array | None = None,
     key: jax.Array | None = None,
+    condition: jax.Array | None = None,
 ) -> jax.Array:
     """`decode(encode(images))`, or what the algorithm does instead: f[B, H, W, C] in [0, 1]."""
     reconstruct = state.spec.algorithm.reconstruct
     if reconstruct is None:
-        return decode(state, encode(state, images, key), label)
-    keys = _row_keys(key, images.shape[0])
-    x = to_inputs(state, images)
-    return _to_images(state, reconstruct(state.spec, inference_params(state), x, keys, label))
+        return decode(state, encode(state, images, key), label, condition)
+    spec, x = state.spec, to_inputs(state, images)
+    label, conditions = _label_rows(spec, label, len(x)), _conditions(spec, condition, len(x))
+    keys = _row_keys(key, len(x))
+    x_hat = reconstruct(spec, inference_params(state), x, keys, label, **conditions)
+    return _to_images(state, x_hat)
 
 
 def classify(state: TrainState, images: jax.Array) -> jax.Array:
@@ -237,30 +293,41 @@ def classify(state: TrainState, images: jax.Array) -> jax.Array:
 
 
 def generate(
-    state: TrainState, key: jax.Array, num_samples: int, label: jax.Array | None = None
+    state: TrainState,
+    key: jax.Array,
+    num_samples: int,
+    label: jax.Array | None = None,
+    condition: jax.Array | None = None,
 ) -> jax.Array:
     """Samples of the model: f[num_samples, H, W, C], pixels of [0, 1].
 
     Args:
         state: a trained state.
-        key: a PRNG key.
+        key: a PRNG key, or a seed.
         num_samples: how many to draw.
         label: i32[num_samples], a scalar, or f[num_samples, K] of soft classes: the component of
             the prior, and the decoder's label where it takes one; None for the full prior, and
             labels drawn uniformly.
+        condition: f[num_samples, K], or f[K] for all, where the decoder takes one.
     """
-    if label is not None:
-        label = _label_rows(label, num_samples)
-    return _generate(state, None, key, num_samples, label)
+    if isinstance(num_samples, bool) or not isinstance(num_samples, (int, np.integer)):
+        raise UserError(f"num_samples is {num_samples!r}: it must be an integer")
+    if num_samples < 1:
+        raise UserError(f"num_samples is {num_samples}: it must be at least 1")
+    label = _label_rows(state.spec, label, num_samples)
+    conditions = _conditions(state.spec, condition, num_samples)
+    return _generate(state, None, as_key(key), num_samples, label, **conditions)
 
 
-def _generate(state, start, key, num_samples, label):
+def _generate(state, start, key, num_samples, label, **conditions):
     sample, spec = state.spec.algorithm.sample, state.spec
-    x = sample(spec, inference_params(state), key, num_samples, label, start)
+    x = sample(spec, inference_params(state), key, num_samples, label, start, **conditions)
     return _to_images(state, x)
 
 
-def sampler(state: TrainState, start: jax.Array | None = None) -> jax.tree_util.Partial:
+def sampler(
+    state: TrainState, start: jax.Array | None = None, conditions: jax.Array | None = None
+) -> jax.tree_util.Partial:
     """The model as a function (key, n) → samples f[n, P], flat, pixels of [0, 1].
 
     It is a pytree: jitted functions may take it as an argument, and those of equal specs share one
@@ -270,15 +337,24 @@ def sampler(state: TrainState, start: jax.Array | None = None) -> jax.tree_util.
     Args:
         state: a trained state.
         start: images [M, H, W, C] where Markov chains begin, for algorithms that sample by them.
+        conditions: f[M, K] of which each sample takes one at random, where the decoder takes them:
+            those of the training examples, say.
     """
     model = state.replace(
         params=inference_params(state),
         ema_params=None,
         **dict.fromkeys(("step", "rng", "opt_state", "learning_rate_scale")),
     )
-    start = None if start is None else to_inputs(state, jnp.asarray(start))
-    return jax.tree_util.Partial(_flat_samples, model, start)
+    start = None if start is None else to_inputs(state, start)
+    if conditions is not None or state.spec.model.condition_in_decoder:
+        num_rows = 0 if conditions is None else len(conditions)
+        conditions = _conditions(state.spec, conditions, num_rows)["condition"]
+    return jax.tree_util.Partial(_flat_samples, model, start, conditions)
 
 
-def _flat_samples(model, start, key, num_samples):
-    return _generate(model, start, key, num_samples, None).reshape(num_samples, -1)
+def _flat_samples(model, start, conditions, key, num_samples):
+    drawn = {}
+    if conditions is not None:
+        rows = jax.random.randint(jax.random.fold_in(key, 3), num_samples, 0, len(conditions))
+        drawn = {"condition": conditions[rows]}
+    return _generate(model, start, key, num_samples, None, **drawn).reshape(num_samples, -1)

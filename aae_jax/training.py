@@ -8,7 +8,8 @@ import optax
 
 from aae_jax import keys, networks
 from aae_jax.algorithms.base import Inputs, moments
-from aae_jax.data.order import batch_rows
+from aae_jax.arguments import as_condition, as_labels
+from aae_jax.data.order import EXAMPLE, batch_rows
 from aae_jax.errors import UserError
 from aae_jax.keys import fold_rows, row_keys, row_normal
 from aae_jax.optimizers import make_optimizer
@@ -32,7 +33,10 @@ def train_step(
 
     Args:
         state: the state before.
-        batch: `{"image": [B, H, W, C] uint8 or f32 in [0, 1], "label": i32[B], −1 unlabelled}`.
+        batch: `{"image": [B, H, W, C] uint8 or f32 in [0, 1], "label": i32[B], −1 unlabelled}`;
+            without "label" all are unlabelled. With `spec.condition_dim` also "condition": f[B, K].
+            Known values that are out of range are refused; under `jit`, where they are not seen,
+            such a batch trains a model of other images.
         prior_sample: `PriorSample(z f[B, D], label i32[B])`, the positive samples.
         axis_name: the mapped axis over which the batch is split under `pmap`; gradients and
             metrics are averaged over it.
@@ -45,13 +49,8 @@ def train_step(
         UserError: shapes don't fit; under `pmap`, a loss is no mean over rows.
     """
     spec = state.spec
-    x = to_inputs(state, batch["image"])
-    if prior_sample.z.shape != (x.shape[0], spec.model.code_dim):
-        raise UserError(
-            f"prior_sample.z is {prior_sample.z.shape}: batch and code need "
-            f"{(x.shape[0], spec.model.code_dim)}"
-        )
-    inputs = _inputs(state, x, batch["label"], prior_sample, axis_name)
+    inputs = _inputs(state, batch, prior_sample, axis_name)
+    x = inputs.x
     has_dropout = any(built.has_dropout for built in networks.build(spec).values())
     params, opt_state, metrics = dict(state.params), dict(state.opt_state), {}
     for index, phase in enumerate(spec.algorithm.phases):
@@ -105,11 +104,16 @@ def check_algorithm(spec: Spec, axis_name: str | None = None) -> None:
     def step(key, image, label, z):
         state = create_train_state(spec, key)
         batch, prior_sample = {"image": image, "label": label}, PriorSample(z, label)
+        if spec.condition_dim:
+            batch["condition"] = jnp.zeros((len(image), spec.condition_dim))
         return train_step(state, batch, prior_sample, axis_name=axis_name)[0]
 
     def use(state, key, image):
         codes = None if spec.algorithm.encode is None else encode(state, image, key)
-        return generate(state, key, batch_size), codes
+        condition = None
+        if spec.model.condition_in_decoder:
+            condition = jnp.zeros(spec.condition_dim)
+        return generate(state, key, batch_size, condition=condition), codes
 
     if axis_name is not None:
         step = jax.vmap(
@@ -135,18 +139,39 @@ def check_algorithm(spec: Spec, axis_name: str | None = None) -> None:
             )
 
 
-def _inputs(state, x, label, prior_sample, axis_name):
+def _inputs(state, batch, prior_sample, axis_name):
     """What the phases of this step share."""
+    if not isinstance(batch, dict) or "image" not in batch:
+        raise UserError(
+            f"batch is {_described(batch)}: it must be a dict with 'image' [B, H, W, C] and 'label' "
+            "[B]"
+        )
+    spec, x = state.spec, to_inputs(state, batch["image"])
+    label = as_labels(batch.get("label", -1), len(x), spec.num_classes)
+    condition = None
+    if spec.condition_dim:
+        condition = as_condition(spec, batch.get("condition"), len(x))
+    if prior_sample.z.shape != (len(x), spec.model.code_dim):
+        raise UserError(
+            f"prior_sample.z is {prior_sample.z.shape}: batch and code need "
+            f"{(len(x), spec.model.code_dim)}"
+        )
     first_row = 0 if axis_name is None else jax.lax.axis_index(axis_name) * x.shape[0]
     noise_keys, posterior_keys, dropout_keys = (
         row_keys(keys.stream(state.rng, which, state.step), x.shape[0], first_row)
         for which in (keys.INPUT_NOISE, keys.POSTERIOR, keys.DROPOUT)
     )
     x_noisy = x
-    if state.spec.train.input_noise:
-        noise = row_normal(noise_keys, state.spec.num_pixels, x.dtype)
-        x_noisy = x + state.spec.train.input_noise * noise.reshape(x.shape)
-    return Inputs(x, x_noisy, label, posterior_keys, prior_sample, dropout_keys)
+    if spec.train.input_noise:
+        noise = row_normal(noise_keys, spec.num_pixels, x.dtype)
+        x_noisy = x + spec.train.input_noise * noise.reshape(x.shape)
+    return Inputs(x, x_noisy, label, posterior_keys, prior_sample, dropout_keys, condition)
+
+
+def _described(batch):
+    if isinstance(batch, dict):
+        return f"a dict with {', '.join(map(repr, batch)) or 'nothing'}"
+    return f"a {type(batch).__name__}"
 
 
 def _check_loss(phase, found, num_rows, axis_name):
@@ -184,7 +209,8 @@ def train_steps(
     Args:
         state: the state before.
         dataset: `{"image": [N, H, W, C] uint8 or f32 in [0, 1], "label": i32[N]}`, on the device;
-            with "example_order": i32[M] too, which example is at each of an epoch's M places.
+            without "label" all are unlabelled; with "example_order": i32[M] too, which example is at each of an epoch's M places;
+            with "condition": f[N, K] where the model takes conditions. Values are not checked.
         num_steps: K; static.
         batch_sharding: how to split each batch over devices (`aae_jax.parallel`); static.
         axis_name: the mapped axis whose members each take their share of every batch (`pmap`).
@@ -200,7 +226,7 @@ def train_steps(
 
     def body(state, rows):
         rows = _own_rows(rows, axis_name)
-        batch = {name: dataset[name][rows] for name in ("image", "label")}
+        batch = {name: dataset[name][rows] for name in EXAMPLE if name in dataset}
         return _draw_and_step(state, batch, batch_sharding, axis_name)
 
     return jax.lax.scan(body, state, batch_rows(state, dataset, num_steps))
@@ -244,7 +270,9 @@ def _own_rows(values, axis_name):
 
 def _draw_and_step(state, batch, batch_sharding, axis_name):
     spec = state.spec
-    label = batch["label"]
+    label = batch.get("label")
+    if label is None:
+        label = jnp.full(len(batch["image"]), -1)
     if axis_name is not None:  # the prior sample is drawn for the whole batch, as on one device
         label = jax.lax.all_gather(label, axis_name, tiled=True)
     # "The positive samples fed for unlabeled examples come from the full mixture."

@@ -4,7 +4,6 @@ The other configs start from here. On the command line any field can be overridd
 `--config.train.num_steps=100`.
 """
 
-import numpy as np
 from ml_collections import config_dict
 
 # Finer than Goodfellow's grid, which has only 0.129, 0.167 and 0.215 between 0.1 and 0.25.
@@ -38,6 +37,7 @@ def get_config() -> config_dict.ConfigDict:
     config.data.name = "mnist"
     config.data.image_shape = (28, 28, 1)
     config.data.num_classes = 10
+    config.data.condition_dim = 0  # of the floats [N, K] beside the examples that are conditions
     config.data.path = config_dict.placeholder(str)  # an .npz, a .mat or a directory of images
     config.data.data_dir = config_dict.placeholder(str)  # prepared data; None: tfds's default
     config.data.manual_dir = config_dict.placeholder(str)  # the original files, to prepare offline
@@ -69,6 +69,8 @@ def get_config() -> config_dict.ConfigDict:
     config.model.conv_channels = (32, 64)  # of "conv": after each stride of 2
     config.model.label_in_discriminator = False  # section 3.1, Fig. 3a
     config.model.label_in_decoder = False  # section 3.2, Fig. 3b
+    config.model.condition_in_discriminator = False
+    config.model.condition_in_decoder = False
     config.model.output = "sigmoid"
     config.model.param_dtype = "float32"
     config.model.compute_dtype = "float32"
@@ -106,8 +108,8 @@ def get_config() -> config_dict.ConfigDict:
     config.evaluation = config_dict.ConfigDict()
     config.evaluation.num_samples = 10_000
     config.evaluation.num_validation = 1_000  # images that choose σ
-    # Goodfellow's grid.
-    config.evaluation.sigmas = tuple(np.logspace(-1, 0, 10).tolist())
+    # None: Goodfellow's grid, or one that fits numbers outside of [0, 1].
+    config.evaluation.sigmas = config_dict.placeholder(tuple)
     return config
 
 

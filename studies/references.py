@@ -18,7 +18,7 @@ from aae_jax import data
 from aae_jax.config import parse_config
 from benchmarks import inputs
 from benchmarks.report import Report
-from experiments import default, mnist
+from experiments import mnist
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Of tensorflow-datasets; None: its default.")
 _ITERATIONS = flags.DEFINE_integer("iterations", 20, "Of Lloyd's algorithm.", lower_bound=1)
@@ -46,7 +46,7 @@ def main(argv):
     seconds = time.perf_counter() - start
     report.values({"iterations": _ITERATIONS.value, "k-means, seconds": seconds})
     grids = {
-        "Goodfellow's grid": default.get_config().evaluation.sigmas,
+        "Goodfellow's grid": None,
         "the grid of mnist.py": settings.evaluation.sigmas,
     }
     rows = []

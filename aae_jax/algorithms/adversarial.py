@@ -16,7 +16,7 @@ def reconstruction(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Arra
     """ "The autoencoder updates the encoder and the decoder to minimize the reconstruction error"."""
     keys = inputs.dropout_keys
     z = autoencoder.encode(spec, params, inputs.x_noisy, inputs.row_keys, keys)
-    outputs = autoencoder.decoder_outputs(spec, params, z, inputs.label, keys)
+    outputs = autoencoder.decoder_outputs(spec, params, z, inputs.label, keys, inputs.condition)
     return autoencoder.reconstruction_loss(spec, outputs, inputs.x), {}
 
 
@@ -25,8 +25,11 @@ def discriminator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array
     keys = inputs.dropout_keys
     z = autoencoder.encode(spec, params, inputs.x_noisy, inputs.row_keys, keys)
     prior_keys = None if keys is None else fold_rows(keys, 1)
-    prior_logits = autoencoder.discriminate(spec, params, *inputs.prior_sample, prior_keys)
-    code_logits = autoencoder.discriminate(spec, params, z, inputs.label, keys)
+    condition = inputs.condition
+    prior_logits = autoencoder.discriminate(
+        spec, params, *inputs.prior_sample, prior_keys, condition
+    )
+    code_logits = autoencoder.discriminate(spec, params, z, inputs.label, keys, condition)
     metrics = {
         "discriminator/accuracy_on_prior": (prior_logits > 0).astype(z.dtype),
         "discriminator/accuracy_on_codes": (code_logits < 0).astype(z.dtype),
@@ -40,7 +43,7 @@ def generator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Me
     """The encoder, as the generator, confuses the updated discriminator."""
     keys = inputs.dropout_keys
     z = autoencoder.encode(spec, params, inputs.x_noisy, inputs.row_keys, keys)
-    logits = autoencoder.discriminate(spec, params, z, inputs.label, keys)
+    logits = autoencoder.discriminate(spec, params, z, inputs.label, keys, inputs.condition)
     return losses.generator_loss(logits), {}
 
 

@@ -30,7 +30,7 @@ def encoder_and_decoder(spec: Spec) -> dict[str, Network]:
     if posterior.noise_dim is not None:
         noise_dim = _size("model.posterior", posterior.noise_dim, spec)
     num_outputs = _size("model.posterior", posterior.num_outputs, spec)
-    label = (spec.num_classes,) if model.label_in_decoder else None
+    label = (spec.decoder_label_dim,) if spec.decoder_label_dim else None
     return {
         "encoder": Network(
             networks.make("model.encoder", model.encoder, spec, num_outputs),
@@ -55,7 +55,9 @@ def _size(field, function, spec):
 def with_discriminator(spec: Spec) -> dict[str, Network]:
     """Encoder, decoder, and the discriminator of their codes."""
     model = spec.model
-    label = (spec.num_classes + 1,) if model.label_in_discriminator else None
+    label_dim = spec.num_classes + 1 if model.label_in_discriminator else 0
+    label_dim += spec.condition_dim if model.condition_in_discriminator else 0
+    label = (label_dim,) if label_dim else None
     discriminator = Network(
         networks.make("model.discriminator", model.discriminator, spec),
         inputs=((model.code_dim,), label),
@@ -102,13 +104,19 @@ def code_scale(spec: Spec) -> float:
     return 1.0 if spec.model.code_scale is None else spec.model.code_scale
 
 
-def decode(spec: Spec, params: Params, z: jax.Array, label: jax.Array | None) -> jax.Array:
+def decode(
+    spec: Spec,
+    params: Params,
+    z: jax.Array,
+    label: jax.Array | None,
+    condition: jax.Array | None = None,
+) -> jax.Array:
     """Maps codes f[B, D] to images f[B, H, W, C] in the units that the networks see.
 
     `label` i32[B], or f[B, K] of soft classes, is used where `model.label_in_decoder` (section
-    3.2); −1 is a row of zeros.
+    3.2); −1 is a row of zeros. `condition` f[B, K] is used where `model.condition_in_decoder`.
     """
-    return activate(spec, decoder_outputs(spec, params, z, label))
+    return activate(spec, decoder_outputs(spec, params, z, label, condition=condition))
 
 
 def decoder_outputs(
@@ -117,6 +125,7 @@ def decoder_outputs(
     z: jax.Array,
     label: jax.Array | None,
     dropout_keys: jax.Array | None = None,
+    condition: jax.Array | None = None,
 ) -> jax.Array:
     """The same before the output activation."""
     z, y = z / code_scale(spec), None
@@ -124,6 +133,8 @@ def decoder_outputs(
         if label is None:
             raise UserError("model.label_in_decoder is True: decoding needs labels")
         y = _classes(label, spec.num_classes, z.dtype)
+    if spec.model.condition_in_decoder:
+        y = _join(y, condition, z.dtype)
     return networks.apply(spec, params, "decoder", z, y, dropout_keys=dropout_keys)
 
 
@@ -152,16 +163,20 @@ def discriminate(
     z: jax.Array,
     label: jax.Array | None,
     dropout_keys: jax.Array | None = None,
+    condition: jax.Array | None = None,
 ) -> jax.Array:
     """Logits f[B] that each code f[B, D] was drawn from the prior.
 
     `label` i32[B] is used where `model.label_in_discriminator` (section 3.1): "This one-hot vector
-    has an extra class for unlabeled examples", which −1 turns on.
+    has an extra class for unlabeled examples", which −1 turns on. `condition` f[B, K] is used where
+    `model.condition_in_discriminator`.
     """
     z, y = z / code_scale(spec), None
     if spec.model.label_in_discriminator:
         switch = jnp.where(label < 0, spec.num_classes, label)
         y = jax.nn.one_hot(switch, spec.num_classes + 1, dtype=z.dtype)
+    if spec.model.condition_in_discriminator:
+        y = _join(y, condition, z.dtype)
     return networks.apply(spec, params, "discriminator", z, y, dropout_keys=dropout_keys)
 
 
@@ -172,11 +187,13 @@ def sample(
     num_samples: int,
     label: jax.Array | None = None,
     start: jax.Array | None = None,
+    condition: jax.Array | None = None,
 ) -> jax.Array:
     """Prior → decoder: f[num_samples, H, W, C] in the units that the networks see.
 
     `label` selects the component of the prior, which soft classes draw by their shares, and the
     decoder's label where it takes one; None is the full prior, and labels drawn uniformly.
+    `condition` f[num_samples, K] is the decoder's.
     """
     del start
     has_components, in_decoder = spec.prior.has_components, spec.model.label_in_decoder
@@ -189,10 +206,18 @@ def sample(
         component = jax.random.categorical(jax.random.fold_in(key, 2), jnp.log(component))
     z = sample_prior(spec, key, num_samples, component).z
     if not in_decoder:
-        return decode(spec, params, z, None)
+        return decode(spec, params, z, None, condition)
     if label is None:
         label = jax.random.randint(jax.random.fold_in(key, 1), (num_samples,), 0, spec.num_classes)
-    return decode(spec, params, z, label)
+    return decode(spec, params, z, label, condition)
+
+
+def _join(y, condition, dtype):
+    """Classes f[B, K], or None, and conditions f[B, C] side by side."""
+    if condition is None:
+        raise UserError("the model takes conditions (condition_dim), and none are given")
+    condition = condition.astype(dtype)
+    return condition if y is None else jnp.concatenate([y, condition], axis=1)
 
 
 def _classes(label, num_classes, dtype):

@@ -27,6 +27,7 @@ class Inputs(NamedTuple):
     row_keys: jax.Array  # key[B], for a stochastic posterior
     prior_sample: PriorSample
     dropout_keys: jax.Array | None = None  # key[B], for `networks.apply`; each phase has its own
+    condition: jax.Array | None = None  # f[B, K] beside the examples, where `spec.condition_dim`
 
 
 class Phase(NamedTuple):
@@ -62,6 +63,8 @@ class Algorithm(NamedTuple):
         encode: (spec, params, x, row_keys key[B] | None) → z f[B, D]; None: nothing is encoded.
         decode: (spec, params, z, label) → x.
         reconstruct: (spec, params, x, row_keys, label) → x, where that is not decode(encode(x)).
+            `sample`, `decode` and `reconstruct` of an algorithm for data with conditions take one
+            more argument, `condition` f[B, K].
         classify: (spec, params, x) → f[B, K], where there are classes.
         diagnose: (state, test, key) → numbers for results.json, beside the common ones.
         options: the frozen dataclass of its own hyper-parameters: `spec.options` is an instance,

@@ -34,7 +34,7 @@ def reconstruction(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Arra
     # Not the keys of a stochastic posterior's own noise.
     noise = row_normal(fold_rows(inputs.row_keys, 1), z.shape[1], z.dtype)
     z = z + spec.options.code_noise * noise
-    outputs = autoencoder.decoder_outputs(spec, params, z, inputs.label, keys)
+    outputs = autoencoder.decoder_outputs(spec, params, z, inputs.label, keys, inputs.condition)
     return autoencoder.reconstruction_loss(spec, outputs, inputs.x), {}
 
 

@@ -30,7 +30,7 @@ def elbo(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics
     log_var = log_var + 2 * math.log(autoencoder.code_scale(spec))
     std = jnp.exp(0.5 * log_var)
     z = mean + std * row_normal(inputs.row_keys, mean.shape[1], mean.dtype)
-    outputs = autoencoder.decoder_outputs(spec, params, z, inputs.label, keys)
+    outputs = autoencoder.decoder_outputs(spec, params, z, inputs.label, keys, inputs.condition)
     reconstruction = autoencoder.reconstruction_loss(spec, outputs, inputs.x)
     entropy = 0.5 * (log_var + math.log(2 * math.pi * math.e)).sum(axis=1)
     prior = spec.prior.distribution
@@ -55,11 +55,11 @@ def check(spec: Spec) -> None:
             f"model.posterior is {name_of(spec.model.posterior, POSTERIORS)}: algorithm "
             f"{spec.algorithm_name} needs 'gaussian'"
         )
-    if spec.model.label_in_discriminator:
-        raise UserError(
-            f"model.label_in_discriminator is True: algorithm {spec.algorithm_name} has no "
-            "discriminator"
-        )
+    for field in ("label_in_discriminator", "condition_in_discriminator"):
+        if getattr(spec.model, field):
+            raise UserError(
+                f"model.{field} is True: algorithm {spec.algorithm_name} has no discriminator"
+            )
     if spec.prior.distribution.log_prob is None:
         raise UserError(
             f"prior.name is {spec.prior.name!r}: algorithm {spec.algorithm_name} needs a prior with "

@@ -55,7 +55,8 @@ def is_small(image_shape: tuple[int, ...]) -> bool:
     return int(np.prod(image_shape)) < 2**14
 
 
-Split = dict[str, np.ndarray | LazyImages]  # {"image": [N, H, W, C], "label": i32[N]}
+# {"image": [N, H, W, C], "label": i32[N]}, and "condition" f32[N, K] where the data have any.
+Split = dict[str, np.ndarray | LazyImages]
 
 
 class Fold(NamedTuple):
@@ -74,7 +75,7 @@ class Dataset(NamedTuple):
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """(height, width, channels)."""
+        """(height, width, channels), or the shape of examples that are no images."""
         return self.train["image"].shape[1:]
 
     @property
@@ -108,17 +109,17 @@ def load(spec: DataSpec) -> Dataset:
     if dataset.image_shape != spec.image_shape:
         raise UserError(
             f"data.image_shape is {spec.image_shape} in the config, but the images of "
-            f"{spec.name!r} are {dataset.image_shape}: (height, width, channels)"
+            f"{spec.name!r} are {dataset.image_shape}: (height, width, channels) for images"
         )
     splits = [("training", dataset.train)]
     for fold in dataset.folds:
         splits += [("validation", fold.validation), ("test", fold.test)]
     for name, split in splits:
-        _check_split(f"the {name} images of {spec.name!r}", split, dataset)
+        _check_split(f"the {name} images of {spec.name!r}", split, dataset, spec)
     return dataset
 
 
-def _check_split(name, split, dataset):
+def _check_split(name, split, dataset, spec):
     """What every source promises, whatever its files held."""
     image, label = split["image"], split["label"]
     image_shape, num_classes = dataset.image_shape, dataset.num_classes
@@ -135,18 +136,35 @@ def _check_split(name, split, dataset):
             f"must be −1 (unlabelled) or 0 … {num_classes - 1}"
         )
     if image.dtype != np.uint8:
-        check_unit(name, image)
+        check_unit(name, image, spec.standardise)
+    if not spec.condition_dim:
+        return
+    condition = split.get("condition")
+    if condition is None or condition.shape != (len(image), spec.condition_dim):
+        raise UserError(
+            f"{name} have {'no conditions' if condition is None else f'conditions {condition.shape}'}: "
+            f"with data.condition_dim = {spec.condition_dim} they must be {(len(image), spec.condition_dim)}"
+        )
+    if not np.isfinite(condition).all():
+        raise UserError(
+            f"{name}: conditions must be finite, and there is NaN or infinity among them"
+        )
 
 
-def check_unit(name: str, images: np.ndarray) -> None:
-    """Refuses floats that are not finite or not in [0, 1]."""
+def check_unit(name: str, images: np.ndarray, standardise: bool = False) -> None:
+    """Refuses floats that are not finite, or not in [0, 1] where they are not standardised."""
     low, high = images.min(), images.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         raise UserError(f"{name}: pixels must be finite, and there is NaN or infinity among them")
-    if low < 0 or high > 1:
+    if standardise and max(abs(low), abs(high)) > 1e15:
+        raise UserError(
+            f"{name}: numbers go from {low:.4g} to {high:.4g}: beyond 1e15 their squares leave float32"
+        )
+    if not standardise and (low < 0 or high > 1):
         raise UserError(
             f"{name}: pixels go from {low:.4g} to {high:.4g}; floats must lie in [0, 1], and 0 … "
-            "255 must be stored as uint8"
+            "255 must be stored as uint8; numbers of another kind need data.standardise=True and "
+            "model.output='linear'"
         )
 
 

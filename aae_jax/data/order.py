@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from aae_jax import keys
 from aae_jax.errors import UserError
 
+EXAMPLE = ("image", "label", "condition")  # what a data set has for each example, in this order
+
 
 def batch_rows(state: Any, dataset: dict[str, Any], num_steps: int) -> jax.Array:
     """Which examples of a data set (see `train_steps`) the next steps see: i32[K, B]."""

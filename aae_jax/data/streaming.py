@@ -14,7 +14,7 @@ import numpy as np
 
 from aae_jax import data
 from aae_jax.data import Split
-from aae_jax.data.order import epoch_permutation
+from aae_jax.data.order import EXAMPLE, epoch_permutation
 from aae_jax.errors import UserError
 
 _AHEAD = 2**28  # bytes of images that are read ahead
@@ -38,7 +38,8 @@ def batches(
         rows: those of each batch that this process reads.
 
     Returns:
-        An iterator of `{"image": [B, H, W, C], "label": i32[B]}`.
+        An iterator of `{"image": [B, H, W, C], "label": i32[B]}`, "condition" f[B, K] where the
+        data have any.
 
     Raises:
         UserError: an image can't be read (while iterating); grain is missing.
@@ -70,7 +71,7 @@ def batches(
     def read(step):
         chosen = examples(step)[rows]
         try:
-            return {name: train[name][chosen] for name in ("image", "label")}
+            return {name: train[name][chosen] for name in EXAMPLE if name in train}
         except UserError as error:  # grain would wrap it
             return error
 

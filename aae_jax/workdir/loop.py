@@ -122,7 +122,7 @@ def _fail(begin, end, job, advance, checkpoints):
         alone, own = begin, job.train
         if settings.num_seeds > 1:
             alone = multi_seed.member(begin, index)
-            own = {k: v if k == "image" else v[index] for k, v in job.train.items()}
+            own = {k: v if k in multi_seed.SHARED else v[index] for k, v in job.train.items()}
             one = dataclasses.replace(settings, num_seeds=1)
             advance = stepper(alone, job._replace(settings=one, train=own))
         found = health.find_failure(alone, end - first + 1, own, advance)

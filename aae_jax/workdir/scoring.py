@@ -40,11 +40,13 @@ def score(
     terminal.say(f"scoring with {settings.evaluation.num_samples} samples")
     start = time.monotonic()
     by_seed = []
+    takes = settings.spec.model.condition_in_decoder
+    conditions = dataset.train["condition"] if takes else None
     with terminal.Signals() as signals, processes.report_lost_peer():
         for seed, alone in zip(settings.seeds, multi_seed.members(state), strict=True):
             key = jax.random.fold_in(jax.random.key(seed), 1)
             found = evaluation.evaluate(
-                sampler(alone),
+                sampler(alone, conditions=conditions),
                 dataset.folds,
                 settings.evaluation,
                 key,
@@ -156,5 +158,5 @@ def _evaluation_fields(settings):
         "fold": settings.data.fold,
         "num_samples": spec.num_samples,
         "num_validation": spec.num_validation,
-        "sigmas": list(spec.sigmas),
+        "sigmas": None if spec.sigmas is None else list(spec.sigmas),
     }

@@ -1,0 +1,132 @@
+"""What users hand to the functions of the library: taken as it comes, or refused in one line.
+
+Values are checked where they are known. Under `jit`, `vmap` and `pmap` only shapes and types are.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from aae_jax.errors import UserError, in_one_line
+from aae_jax.spec import Spec
+
+_SLACK = 1e-3  # by which pixels may leave [0, 1]: what resizing and half precision round to
+
+
+def as_array(name: str, value: Any) -> jax.Array:
+    """Arrays, lists of numbers, and tensors of other libraries as a JAX array.
+
+    Args:
+        name: of the argument, for the message.
+        value: anything that `np.asarray` takes, or a traced array.
+
+    Raises:
+        UserError: it holds no numbers.
+    """
+    if isinstance(value, jax.Array):
+        return value
+    try:
+        host = np.asarray(value)
+        if host.dtype == object or host.dtype.kind in "USMmc":
+            raise TypeError(f"it holds {host.dtype}")
+        return jnp.asarray(host)
+    except Exception as error:  # other libraries raise whatever they like
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{name} is a {type(value).__name__}: it must be an array of numbers ({reason})"
+        ) from error
+
+
+def as_key(key: Any) -> jax.Array:
+    """A PRNG key: as `jax.random.key` makes it, as `jax.random.PRNGKey` does, or a seed."""
+    if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
+        return in_one_line(f"key is {key}: jax.random.key", jax.random.key, key)
+    if isinstance(key, (jax.Array, np.ndarray)):
+        if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0:
+            return key
+        if key.dtype == np.uint32 and key.ndim == 1:
+            return in_one_line("key", jax.random.wrap_key_data, jnp.asarray(key))
+    shown = f"of shape {key.shape}" if hasattr(key, "shape") else repr(key)
+    raise UserError(f"key is {shown}: it must be one PRNG key, as jax.random.key(0), or a seed")
+
+
+def is_known(value: Any) -> bool:
+    """Whether the numbers of an array are at hand: it is neither traced nor on other machines."""
+    return not isinstance(value, jax.core.Tracer) and getattr(value, "is_fully_addressable", True)
+
+
+def check_shape(name: str, value: jax.Array, shape: tuple[int, ...]) -> None:
+    """Raises unless an argument is [B, *shape]."""
+    if value.ndim == len(shape) + 1 and value.shape[1:] == shape:
+        return
+    wanted = f"[B, {', '.join(map(str, shape))}]"
+    hint = ""
+    if value.shape == shape:
+        hint = f"; one alone is {name}[None]"
+    elif sorted(value.shape[1:]) == sorted(shape):
+        hint = ", in this order of axes"
+    raise UserError(f"{name} has shape {value.shape}: it must be {wanted}{hint}")
+
+
+def check_range(name: str, images: jax.Array, unit: bool) -> None:
+    """Raises where floats that are known are not finite, or with `unit` not in [0, 1]."""
+    floats = jnp.issubdtype(images.dtype, jnp.floating)
+    if not floats or images.size == 0 or not is_known(images):
+        return
+    low, high = float(images.min()), float(images.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise UserError(f"{name} have NaN or inf among them: they must be finite")
+    if unit and not -_SLACK <= low <= high <= 1 + _SLACK:
+        raise UserError(
+            f"{name} go from {low:.4g} to {high:.4g}: floats must lie in [0, 1], and 0 … 255 must be "
+            "uint8"
+        )
+
+
+def as_labels(label: Any, num_rows: int, num_classes: int) -> jax.Array:
+    """Labels i32[N] of a number or [N]; soft classes f[N, K] as they are.
+
+    Raises:
+        UserError: another shape or type, or known labels that are not −1 … K − 1.
+    """
+    label = as_array("label", label)
+    if label.ndim == 2 and label.shape == (num_rows, num_classes):
+        if not jnp.issubdtype(label.dtype, jnp.floating):
+            raise UserError(f"label is {label.dtype}[N, K]: soft classes must be floats")
+        return label
+    if label.shape not in ((), (num_rows,)):
+        raise UserError(
+            f"label has shape {label.shape}: it must be a number, ({num_rows},), or "
+            f"({num_rows}, {num_classes}) of soft classes"
+        )
+    if not jnp.issubdtype(label.dtype, jnp.integer):
+        raise UserError(f"label is {label.dtype}: it must be integers, or soft classes [N, K]")
+    if is_known(label) and label.size:
+        low, high = int(label.min()), int(label.max())
+        if low < -1 or high >= num_classes:
+            raise UserError(
+                f"label goes from {low} to {high}: it must be 0 … {num_classes - 1}, or −1 for none"
+            )
+    return jnp.broadcast_to(label, (num_rows,)).astype(jnp.int32)
+
+
+def as_condition(spec: Spec, condition: Any, num_rows: int) -> jax.Array:
+    """Conditions f[N, K] of [N, K], or of [K] for all rows.
+
+    Raises:
+        UserError: they are missing, of another shape, or not finite.
+    """
+    if condition is None:
+        raise UserError(f"condition is None: the model takes conditions [N, {spec.condition_dim}]")
+    condition = as_array("condition", condition)
+    if condition.shape not in ((spec.condition_dim,), (num_rows, spec.condition_dim)):
+        raise UserError(
+            f"condition has shape {condition.shape}: it must be ({num_rows}, {spec.condition_dim}), "
+            f"or ({spec.condition_dim},) for all"
+        )
+    if is_known(condition) and not bool(jnp.isfinite(condition).all()):
+        raise UserError("condition has NaN or inf: it must be finite")
+    shape = (num_rows, spec.condition_dim)
+    return jnp.broadcast_to(condition, shape).astype(spec.model.param_dtype)
