@@ -98,9 +98,7 @@ def make(state, dense, compiled, device="cpu"):
         "discriminator": discriminator,
         "generator": encoder,
     }
-    updates = {
-        name: _adam(trained, optimizers[name], compiled) for name, trained in trains.items()
-    }
+    updates = {name: _adam(trained, optimizers[name], compiled) for name, trained in trains.items()}
     averages = ema_params["encoder"] + ema_params["decoder"]
     steps_done = torch.zeros((), device=device)
 
