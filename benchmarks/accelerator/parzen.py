@@ -21,6 +21,7 @@ SIGMAS = np.logspace(-1, 0, 10, dtype=np.float32)
 NEGLIGIBLE = 0.01  # nats; the standard errors of Table 1 are about 2
 USUAL = 500, 2_000  # points × samples at a time in the package
 TILES = (2_000, 2_000), (2_000, 10_000), (10_000, 10_000)
+CALLS = 5  # of a product that is timed
 LONGEST = 60.0  # seconds; what would take longer is extrapolated
 ADDITION = "one float32 product", "two bfloat16 products"  # of add_samples, by bf16_split
 # By the names that JAX gives them; a backend has some of them.
@@ -83,8 +84,8 @@ def product_rows(setup):
     for name, (a, b, precision) in named.items():
         try:
             function = jax.jit(functools.partial(product, precision=precision))
-            calls = functools.partial(timing.repeat, function, setup.size(5, 2), a, b)
-            times = np.array(timing.interleaved({"": calls}, 3)[""]) / setup.size(5, 2)
+            calls = functools.partial(timing.repeat, function, CALLS, a, b)
+            times = np.array(timing.interleaved({"": calls}, 3)[""]) / CALLS
         except Exception as error:  # a preset that this backend does not have
             yield name, shape, f"not there: {first_line(error)}"
             continue

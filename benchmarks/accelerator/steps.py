@@ -65,11 +65,11 @@ def product_rate(rows, width, products, operations):
 def card(setup):
     """Name → TFLOP/s of products, and bytes/s of a large array that is read and written."""
     operations, big = setup.size((4e12, 8_192), (1e7, 64))
-    shapes = [("square", big, big), *((b, b, setup.hidden[0]) for b in batches(setup))]
+    shapes = [(big, big), *((batch_size, setup.hidden[0]) for batch_size in batches(setup))]
     rates = {
         f"{rows} × {width} × {width}, {products}": product_rate(rows, width, products, operations)
         for products in setup.products
-        for _, rows, width in shapes
+        for rows, width in shapes
     }
     added = [jnp.zeros(setup.size(2**28, 2**16), jnp.float32)]
     add = jax.jit(lambda x: x + 1, donate_argnums=0)
@@ -101,10 +101,8 @@ def step_rows(setup, rates, bandwidth, latency):
         for products in setup.products:
             spec = models.aae_spec(setup.hidden, batch_size, products)
             state, function = models.create(spec), models.steps(setup, spec, num_steps, products)
-            times = (
-                np.array(timing.interleaved({"": lambda: function(state)}, setup.size(5, 2))[""])
-                / num_steps
-            )
+            calls = timing.interleaved({"": lambda: function(state)}, setup.size(5, 2))[""]
+            times = np.array(calls) / num_steps
             step, operations = np.median(times), work.operations(spec, batch_size)
             alone = rates[f"{batch_size} × {width} × {width}, {products}"]
             square = rates[f"{big} × {big} × {big}, {products}"]
