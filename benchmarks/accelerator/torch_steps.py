@@ -61,21 +61,12 @@ def graphed(function):
 
 
 def variants(setup, on_gpu):
-    """(batch, products, how) in the order of their worth: compiling takes most of the time."""
+    """(batch, products, compiled or not) in the order of their worth: compiling takes minutes."""
     if not on_gpu:
-        return [(batch, "float32", "eager") for batch in setup.size((100,), (20,))]
-    graphs = [
-        (batch, products, "eager, CUDA graph")
-        for batch in STEPS
-        for products in ("TF32", "float32", "bfloat16")
-    ]
-    eager = [(batch, "TF32", "eager") for batch in STEPS]
-    compiled = [
-        (batch, products, "compiled, CUDA graph")
-        for products in ("TF32", "float32", "bfloat16")
-        for batch in STEPS
-    ]
-    return [*graphs, *eager, (100, "TF32", "compiled"), *compiled]
+        return [(setup.size(100, 20), "float32", False)]
+    order = [("TF32", False), ("float32", False), ("TF32", True), ("bfloat16", False)]
+    order += [("float32", True), ("bfloat16", True)]
+    return [(batch, products, compiled) for products, compiled in order for batch in STEPS]
 
 
 @functools.cache
@@ -84,49 +75,63 @@ def start(setup, batch_size):
     return models.create(models.aae_spec(setup.hidden, batch_size))
 
 
-def prepared(setup, images, variant, device):
+def make(setup, images, variant):
     """A function that draws a batch and takes a step, warmed up."""
     import torch
 
-    batch_size, products, how = variant
+    batch_size, products, compiled = variant
     torch.compiler.reset()  # of other variants, of which it keeps a few only
     torch.set_float32_matmul_precision("highest" if products == "float32" else "high")
     dense = bfloat16_dense if products == "bfloat16" else torch_step.default_dense
     state = start(setup, batch_size)
-    step, _ = torch_step.make(state, dense, how.startswith("compiled"), device)
+    step, _ = torch_step.make(state, dense, compiled, images.device)
     function = torch_step.drawing(state, images, step)
     function()
-    return graphed(function) if how.endswith("CUDA graph") else function
+    return function
 
 
 def rows(setup, images, deadline):
-    """One row a variant; those that begin too late are left out."""
-    import torch
-
+    """A row a variant, and one as a CUDA graph; variants that begin too late are left out."""
     on_gpu = images.device.type == "cuda"
     for variant in variants(setup, on_gpu):
-        batch_size, products, how = variant
-        begun = time.perf_counter()
-        if begun > deadline:
-            yield *variant, "no time left", None, None, None
-            continue
-        try:
-            function = prepared(setup, images, variant, images.device)
-        except Exception as error:  # what this version can't compile or capture
-            yield *variant, f"not possible: {first_line(error)}", None, None, None
-            continue
-        preparing = time.perf_counter() - begun
-        num_steps = STEPS[batch_size] if on_gpu else 2
+        batch_size, products, compiled = variant
+        how, function = "compiled" if compiled else "eager", None
+        for name in (how, f"{how}, CUDA graph") if on_gpu else (how,):
+            begun = time.perf_counter()
+            if function is None and begun > deadline:
+                yield batch_size, products, name, "no time left", None, None, None
+                break
+            try:
+                made = make(setup, images, variant) if function is None else graphed(function)
+                function, preparing = made, time.perf_counter() - begun
+                times = measure(setup, function, STEPS[batch_size] if on_gpu else 2, on_gpu)
+            except Exception as error:  # what this version can't compile or capture
+                yield (
+                    batch_size,
+                    products,
+                    name,
+                    f"not possible: {first_line(error)}",
+                    None,
+                    None,
+                    None,
+                )
+                break
+            work_done = work.operations(start(setup, batch_size).spec, batch_size)
+            step = np.median(times)
+            spread = timing.median_and_spread(1e3 * times)
+            yield batch_size, products, name, preparing, 1 / step, spread, work_done / step / 1e12
 
-        def steps():
-            timing.repeat(function, num_steps)
-            if on_gpu:
-                torch.cuda.synchronize()
 
-        times = np.array(timing.interleaved({"": steps}, setup.size(5, 2))[""]) / num_steps
-        rate = work.operations(start(setup, batch_size).spec, batch_size) / np.median(times) / 1e12
-        spread = timing.median_and_spread(1e3 * times)
-        yield batch_size, products, how, preparing, 1 / np.median(times), spread, rate
+def measure(setup, function, num_steps, on_gpu):
+    """Seconds a step, of several calls."""
+    import torch
+
+    def steps():
+        timing.repeat(function, num_steps)
+        if on_gpu:
+            torch.cuda.synchronize()
+
+    return np.array(timing.interleaved({"": steps}, setup.size(5, 2))[""]) / num_steps
 
 
 def main():
