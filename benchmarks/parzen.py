@@ -278,14 +278,19 @@ def rates(x, samples, repeats, with_torch):
     return table
 
 
+def float64_scores(x, samples, sigma):
+    """Log-likelihoods f64[T] of x [T, D] under samples [N, D], in NumPy."""
+    x, samples = x.astype(np.float64), samples.astype(np.float64)
+    squared = (x**2).sum(axis=1)[:, None] + (samples**2).sum(axis=1)
+    exponent = (x @ samples.T - squared / 2) / sigma**2
+    top = exponent.max(axis=1)
+    log_mean = top + np.log(np.exp(exponent - top[:, None]).mean(axis=1))
+    return log_mean - x.shape[1] * np.log(sigma * np.sqrt(2 * np.pi))
+
+
 def errors(x, samples, few=1_000):
     """Of the first points' scores against float64, nats: rows (name, root mean square, of the mean)."""
-    exact, sigma = x[:few].astype(np.float64), jnp.array([SIGMA])
-    squared = (exact**2).sum(axis=1)[:, None] + (samples.astype(np.float64) ** 2).sum(axis=1)
-    exponent = (exact @ samples.T.astype(np.float64) - squared / 2) / SIGMA**2
-    top = exponent.max(axis=1)
-    expected = top + np.log(np.exp(exponent - top[:, None]).mean(axis=1))
-    expected -= DIM * np.log(SIGMA * np.sqrt(2 * np.pi))
+    expected, sigma = float64_scores(x[:few], samples, SIGMA), jnp.array([SIGMA])
     table = []
     for name, bf16_split in (("one float32 product", False), ("two bfloat16 products", True)):
         if bf16_split and not parzen.can_bf16_split(x):

@@ -38,13 +38,11 @@ import logging as python_logging
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
 import aae_jax as aae
-from aae_jax import keys, train_state
-from benchmarks import inputs, pytorch, timing
+from benchmarks import inputs, pytorch, timing, torch_step
 from benchmarks.report import Report
 from experiments import mnist
 
@@ -58,11 +56,6 @@ _REPEATS = flags.DEFINE_integer(
 IMAGES = 50_000
 SEEN = 4_000  # images in a timed call: 40 steps of 100, one of more than 2,000
 WORK = 20e9  # operations of a timed call of products
-CHECKED = 3  # steps that must agree
-# Of a network's change in these steps, some 1e-4 of its weights, in absolute values summed. Adam's
-# first steps are nearly signs of gradients: where one is zero but for rounding, or for the side of
-# its kink on which rounding puts a ReLU, weights may go either way. Small batches have many.
-TOLERANCE = 2e-3
 
 
 def make_state(batch_size):
@@ -70,14 +63,6 @@ def make_state(batch_size):
     config = mnist.get_config()
     config.train.batch_size = batch_size
     return aae.create_train_state(aae.spec_from_config(config), jax.random.key(0))
-
-
-def default_dense(x, weight, bias, activation):
-    """A layer by the library that PyTorch was built with."""
-    import torch
-
-    y = torch.nn.functional.linear(x, weight, bias)
-    return torch.relu(y) if activation == "relu" else y
 
 
 @functools.cache
@@ -123,117 +108,15 @@ def onednn_dense(compiled):
     return Dense.apply
 
 
-def torch_adam(parameters, optimizer, compiled):
-    """Kingma & Ba 2015, algorithm 1, at the first rate of the schedule: gradients → None."""
-    import torch
-
-    rate, b1, b2 = optimizer.learning_rate, optimizer.b1, optimizer.b2
-    if not compiled:
-        adam = torch.optim.Adam(parameters, lr=rate, betas=(b1, b2), fused=True)
-
-        def update(gradients):
-            for parameter, gradient in zip(parameters, gradients):
-                parameter.grad = gradient
-            adam.step()
-
-        return update
-
-    count = torch.zeros(())
-    moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in map(torch.detach, parameters)]
-
-    @torch.no_grad()
-    def update(gradients):
-        count.add_(1)
-        step_size, scale = rate / (1 - b1**count), (1 - b2**count).rsqrt()
-        for parameter, gradient, (first, second) in zip(parameters, gradients, moments):
-            first.lerp_(gradient, 1 - b1)
-            second.mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
-            parameter.sub_(step_size * first / (second.sqrt() * scale + 1e-8))
-
-    return update
-
-
-def torch_layers(network):
-    """The parameters of one of our networks, copied: [weight, bias, weight, …]."""
-    import torch
-
-    layers = [network[f"Dense_{index}"] for index in range(len(network))]
-    arrays = [array for layer in layers for array in (layer["kernel"].T, layer["bias"])]
-    return [torch.from_numpy(np.array(array, order="C")) for array in arrays]
-
-
-def torch_step(state, dense, compiled):
-    """The training step in PyTorch, which starts at `state`.
-
-    Returns:
-        `step(x, x_noisy, prior_z)`, of f[B, P], f[B, P], f[B, D], which updates in place; and
-        what it updates, {"params": …, "ema_params": …}, of lists by network.
-    """
-    import torch
-    from torch.nn import functional
-
-    spec, optimizers = state.spec, dict(state.spec.optimizer)
-    params = {name: torch_layers(network) for name, network in state.params.items()}
-    ema_params = {name: torch_layers(network) for name, network in state.ema_params.items()}
-    for layers in params.values():
-        for tensor in layers:
-            tensor.requires_grad_()
-    encoder, decoder, discriminator = (
-        params[name] for name in ("encoder", "decoder", "discriminator")
-    )
-    trains = {
-        "reconstruction": encoder + decoder,
-        "discriminator": discriminator,
-        "generator": encoder,
-    }
-    updates = {
-        name: torch_adam(trained, optimizers[name], compiled) for name, trained in trains.items()
-    }
-    averages = ema_params["encoder"] + ema_params["decoder"]
-    steps_done = torch.zeros(())
-
-    def network(layers, x):
-        for weight, bias in zip(layers[:-2:2], layers[1:-2:2]):
-            x = dense(x, weight, bias, "relu")
-        return dense(x, *layers[-2:], "none")
-
-    def descend(phase, loss):
-        updates[phase](torch.autograd.grad(loss, trains[phase]))
-
-    def step(x, x_noisy, prior_z):
-        x_hat = torch.sigmoid(network(decoder, network(encoder, x_noisy)))
-        descend("reconstruction", 0.5 * ((x_hat - x) ** 2).sum(dim=1).mean())
-
-        z = network(encoder, x_noisy)
-        logits = network(discriminator, torch.cat([prior_z, z.detach()]))[:, 0]
-        prior_logits, code_logits = logits.split(len(x))
-        descend(
-            "discriminator",
-            (functional.softplus(-prior_logits) + functional.softplus(code_logits)).mean(),
-        )
-        updated = [tensor.detach() for tensor in discriminator]
-        descend("generator", functional.softplus(-network(updated, z)[:, 0]).mean())
-
-        with torch.no_grad():
-            decay = ((1 + steps_done) / (10 + steps_done)).clamp(max=spec.train.ema_decay)
-            torch._foreach_lerp_(averages, encoder + decoder, 1 - decay)
-            steps_done.add_(1)
-
-    if compiled:
-        step = torch.compile(step, fullgraph=True, dynamic=False)
-    return step, {"params": params, "ema_params": ema_params}
-
-
 def torch_steps(state):
     """Name → (step, what it updates), of every PyTorch version."""
     import torch
 
     torch.compiler.reset()  # of another batch size
-    torch._dynamo.config.trace_autograd_ops = True  # gradients within a compiled function
     return {
-        f"{how}, {library}": torch_step(state, dense, compiled)
+        f"{how}, {library}": torch_step.make(state, dense, compiled)
         for library, eager_dense, compiled_dense in (
-            ("default", default_dense, default_dense),
+            ("default", torch_step.default_dense, torch_step.default_dense),
             ("oneDNN", onednn_dense(False), onednn_dense(True)),
         )
         for how, dense, compiled in (
@@ -243,71 +126,17 @@ def torch_steps(state):
     }
 
 
-def check(state, images, steps):
-    """Takes `CHECKED` steps with everything.
-
-    Returns:
-        Name → how far the parameters of a network, or their averages, are from those of
-        `aae_jax.train_step`, as a share of how far they went; the largest.
-
-    Raises:
-        AssertionError: a share is over `TOLERANCE`.
-    """
-    import torch
-
-    spec, start, size = state.spec, state, state.spec.train.batch_size
-    train_step = jax.jit(aae.train_step)
-    for index in range(CHECKED):
-        batch = {
-            "image": jnp.asarray(
-                images.take(range(index * size, (index + 1) * size), axis=0, mode="wrap")
-            ),
-            "label": jnp.zeros(size, jnp.int32),
-        }
-        prior_sample = aae.sample_prior(spec, jax.random.key(index), size)
-        key = keys.stream(state.rng, keys.INPUT_NOISE, state.step)
-        x = train_state.to_inputs(state, batch["image"]).reshape(size, -1)
-        noise = keys.row_normal(keys.row_keys(key, size), spec.num_pixels, x.dtype)
-        inputs = x, x + spec.train.input_noise * noise, prior_sample.z
-        for step, _ in steps.values():
-            step(*(torch.from_numpy(np.array(value)) for value in inputs))
-        state, _ = train_step(state, batch, prior_sample)
-
-    def flat(layers):
-        return torch.cat([tensor.detach().flatten() for tensor in layers])
-
-    errors = {}
-    for name, (_, found) in steps.items():
-        errors[name] = 0.0
-        for kind, networks in found.items():
-            for network, layers in networks.items():
-                before, expected = (
-                    flat(torch_layers(getattr(s, kind)[network])) for s in (start, state)
-                )
-                error = (flat(layers) - expected).abs().sum() / (expected - before).abs().sum()
-                errors[name] = max(errors[name], error.item())
-        assert errors[name] < TOLERANCE, (
-            f"batch size {size}, PyTorch, {name}: after {CHECKED} steps {errors[name]:.1e} of the "
-            f"change away from aae_jax.train_step; {TOLERANCE} is allowed"
-        )
-    return errors
-
-
 def torch_rows(state, images, steps, num_steps):
     """Name → function that takes `num_steps` steps."""
     import torch
 
-    spec, size = state.spec, state.spec.train.batch_size
-    images = torch.from_numpy(images).reshape(len(images), -1)
-
-    def run(step):
-        for _ in range(num_steps):
-            x = images[torch.randint(len(images), (size,))].float().div_(255)
-            x_noisy = torch.randn_like(x).mul_(spec.train.input_noise).add_(x)
-            prior_z = torch.randn(size, spec.model.code_dim).mul_(spec.prior.std)
-            step(x, x_noisy, prior_z)
-
-    return {f"PyTorch, {name}": functools.partial(run, step) for name, (step, _) in steps.items()}
+    pixels = torch.from_numpy(images).reshape(len(images), -1)
+    return {
+        f"PyTorch, {name}": functools.partial(
+            timing.repeat, torch_step.drawing(state, pixels, step), num_steps
+        )
+        for name, (step, _) in steps.items()
+    }
 
 
 def pythae_rows(state, images, num_steps):
@@ -419,7 +248,7 @@ def measure(batch_size, repeats, with_torch):
     rows = {ours: lambda: aae.train_steps(state, dataset, num_steps)}
     if with_torch:
         steps = torch_steps(state)
-        errors = check(state, images, steps)
+        errors = torch_step.check(state, images, steps)
         rows.update(torch_rows(state, images, steps, num_steps))
         try:
             rows.update(pythae_rows(state, images, num_steps))
@@ -453,7 +282,7 @@ def main(argv):
         errors, steps, products = measure(batch_size, _REPEATS.value, torch is not None)
         title = f"batch {batch_size}"
         if errors:
-            columns = f"{CHECKED} steps beside train_step's", "of the change"
+            columns = f"{torch_step.CHECKED} steps beside train_step's", "of the change"
             report.table(f"{title}, differences", columns, errors)
         report.table(f"{title}, steps", ("step", "ms a step", "ratio to aae_jax"), steps)
         report.table(f"{title}, products", ("product", "GFLOP/s"), products)

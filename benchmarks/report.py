@@ -10,6 +10,7 @@ from typing import Any
 
 import flax
 import jax
+import jaxlib
 import numpy as np
 import optax
 from absl import logging
@@ -35,6 +36,7 @@ def machine() -> dict[str, str]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
         "flax": flax.__version__,
         "optax": optax.__version__,
     }
@@ -81,6 +83,13 @@ class Report:
         """An empty line before all but the head."""
         if self.found:
             print()
+
+
+def markdown(title: str, columns: tuple[str, ...], rows: Iterable[tuple[Cell, ...]]) -> None:
+    """Prints a table in Markdown; the rows of an iterator as they come."""
+    print(f"\n{title}\n\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
+    for row in rows:
+        print(f"| {' | '.join(map(_shown, row))} |", flush=True)
 
 
 def _line(cells):

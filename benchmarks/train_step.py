@@ -11,7 +11,6 @@ trained parameters need. Left out of the roofline: activations, losses, noise, s
 gathering of the batch.
 """
 
-import collections
 import contextlib
 import functools
 import io
@@ -28,10 +27,10 @@ import optax
 from absl import app, flags
 
 import aae_jax as aae
-from aae_jax import data, experiment, networks
+from aae_jax import data, experiment
 from aae_jax.config import parse_config
 from aae_jax.optimizers import make_optimizer
-from benchmarks import inputs, timing
+from benchmarks import inputs, timing, work
 from benchmarks.report import Report
 from experiments import digits, mnist
 
@@ -52,40 +51,6 @@ class Part(NamedTuple):
     work: float  # operations, of a product
     traffic: float  # bytes read and written, counted once each
     function: object
-
-
-def layers(spec, name):
-    """[(inputs, outputs)] of a network's layers."""
-    shape = jax.eval_shape(lambda: networks.init(spec, jax.random.key(0)))[name]
-    return [shape[f"Dense_{i}"]["kernel"].shape for i in range(len(shape))]
-
-
-def products(spec, batch_size):
-    """Counter of (m, k, n), the products of one step."""
-    found = collections.Counter()
-
-    def forward(name, rows):
-        for fan_in, fan_out in layers(spec, name):
-            found[rows, fan_in, fan_out] += 1
-
-    def backward(name, rows, to_weights, to_inputs):
-        for index, (fan_in, fan_out) in enumerate(layers(spec, name)):
-            if to_weights:
-                found[fan_in, rows, fan_out] += 1
-            if index > 0 or to_inputs:
-                found[rows, fan_out, fan_in] += 1
-
-    forward("encoder", batch_size)
-    forward("decoder", batch_size)
-    backward("decoder", batch_size, to_weights=True, to_inputs=True)
-    backward("encoder", batch_size, to_weights=True, to_inputs=False)
-    forward("encoder", batch_size)  # updated
-    forward("discriminator", 2 * batch_size)
-    backward("discriminator", 2 * batch_size, to_weights=True, to_inputs=False)
-    forward("discriminator", batch_size)  # updated
-    backward("discriminator", batch_size, to_weights=False, to_inputs=True)
-    backward("encoder", batch_size, to_weights=True, to_inputs=False)
-    return found
 
 
 def update(state, phase):
@@ -135,15 +100,14 @@ def parts(state):
             4 * (m * k + k * n + m * n),
             timing.matrix_product(m, k, n),
         )
-        for (m, k, n), count in products(state.spec, batch_size).items()
+        for (m, k, n), count in work.products(state.spec, batch_size).items()
     }
     for phase in state.spec.algorithm.phases:
         function, size = update(state, phase)
-        # Reads parameters, gradients and two moments; writes all but the gradients.
-        found[f"Adam, {phase.name}"] = Part(1, 0, 7 * size, function)
+        found[f"Adam, {phase.name}"] = Part(1, 0, work.UPDATE_PASSES * size, function)
     if state.ema_params is not None:
         function, size = averaging(state)
-        found["averages"] = Part(1, 0, 3 * size, function)
+        found["averages"] = Part(1, 0, work.AVERAGE_PASSES * size, function)
     return found
 
 
@@ -187,16 +151,16 @@ def roofline(batch_size, repeats):
         floor = part.count * np.maximum(
             part.work / rate, (part.work == 0) * part.traffic / bandwidth
         )
-        work, traffic = part.count * part.work / 1e9, part.count * part.traffic / 1e6
+        gflop, megabytes = part.count * part.work / 1e9, part.count * part.traffic / 1e6
         floor, own_time = (timing.median_and_spread(1e3 * value) for value in (floor, alone[name]))
-        rows.append((name, part.count, work, traffic, floor, own_time))
+        rows.append((name, part.count, gflop, megabytes, floor, own_time))
     total = sum(alone.values())
-    work = sum(part.count * part.work for part in own.values())
+    total_work = sum(part.count * part.work for part in own.values())
     found = {
         "ms a step": 1e3 * step,
         "sum of the parts, ms": 1e3 * total,
         "share of the roofline": total / step,
-        "GFLOP/s of the step": work / step / 1e9,
+        "GFLOP/s of the step": total_work / step / 1e9,
         f"GFLOP/s of a product {'×'.join(map(str, timing.PRODUCT))}": rate / 1e9,
         "GB/s of adding 1 to 64 MB in place": bandwidth / 1e9,
     }
