@@ -1,0 +1,224 @@
+"""Rows of Table 1, MNIST: trained for several seeds in one program, scored by one protocol.
+
+    python -m studies.table1 --mnist_dir=DIR --output=DIR [--row=gan --row=gmmn --row=gmmn_pixels] \\
+        [--num_seeds=3] [--steps_scale=1.0] [--num_steps=gan=60000] [--intervals=25]
+
+The recipes are those of `experiments/table1.py`. After each of `--intervals` equal parts of a
+training the validation log-likelihood is logged: of 10,000 samples, at the best σ, over the first
+1,000 validation images. The table gives the test log-likelihood (all test images; σ from the same
+validation images) of the last parameters, and of those that were best on validation.
+
+`--mnist_dir` has the four original gz files; without it MNIST comes through tensorflow-datasets.
+`--output` gets, for each row and seed, the parameters (npz, by path) and 64 samples (npy) at the end
+and at the best, and all numbers (results.json, after each row).
+"""
+
+import dataclasses
+import gzip
+import json
+import os
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+import aae_jax as aae
+from aae_jax import data, multi_seed
+from aae_jax.config import parse_config
+from aae_jax.evaluation import log_likelihoods
+from aae_jax.train_state import inference_params, take_networks
+from benchmarks import inputs
+from benchmarks.report import machine
+from experiments import table1
+
+_ROWS = flags.DEFINE_multi_enum("row", ["gan", "gmmn", "gmmn_pixels"], table1.VARIANTS, "Repeated.")
+_MNIST_DIR = flags.DEFINE_string("mnist_dir", None, "With the four original gz files.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Of tensorflow-datasets; None: its default.")
+_OUTPUT = flags.DEFINE_string("output", None, "Directory of parameters, samples and results.json.")
+_SEED = flags.DEFINE_integer("seed", 0, "The first.")
+_NUM_SEEDS = flags.DEFINE_integer("num_seeds", 3, "Trained in one program.", lower_bound=1)
+_STEPS_SCALE = flags.DEFINE_float(
+    "steps_scale", 1.0, "Of every training's length; schedules stay.", lower_bound=1e-6
+)
+_NUM_STEPS = flags.DEFINE_multi_string("num_steps", [], "ROW=STEPS, of a training; repeated.")
+_INTERVALS = flags.DEFINE_integer("intervals", 25, "Scores on validation images.", lower_bound=1)
+_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 10_000, "Scored.", lower_bound=1)
+flags.mark_flag_as_required("output")
+
+PAPER = {"aae": "340 ± 2", "gan": "225 ± 2", "gmmn": "282 ± 2", "gmmn_pixels": "147 ± 2"}
+
+
+class Best(NamedTuple):
+    """Of one seed, the parameters with the highest validation log-likelihood so far."""
+
+    validation: float
+    step: int
+    state: aae.TrainState
+
+
+def load_mnist() -> data.Dataset:
+    """The first 50,000 training images, the other 10,000, and the test images."""
+    if _MNIST_DIR.value is None:
+        return data.load(inputs.mnist_spec(_DATA_DIR.value))
+
+    def read(name, header):
+        with gzip.open(os.path.join(_MNIST_DIR.value, f"{name}-ubyte.gz")) as file:
+            return np.frombuffer(file.read(), np.uint8)[header:]
+
+    def split(name):
+        return {
+            "image": read(f"{name}-images-idx3", 16).reshape(-1, 28, 28, 1),
+            "label": read(f"{name}-labels-idx1", 8).astype(np.int32),
+        }
+
+    train, test = split("train"), split("t10k")
+    parts = [
+        {name: values[rows] for name, values in train.items()}
+        for rows in (slice(50_000), slice(50_000, None))
+    ]
+    return data.Dataset(parts[0], (data.Fold(parts[1], test),), num_classes=10)
+
+
+def length(row: str, num_steps: int) -> int:
+    """Steps of a training: `--num_steps`, or the recipe's times `--steps_scale`."""
+    given = dict(pair.split("=") for pair in _NUM_STEPS.value)
+    return int(given[row]) if row in given else max(1, round(num_steps * _STEPS_SCALE.value))
+
+
+def validate(state, images, settings, key):
+    """Validation log-likelihood at its best σ, and that σ."""
+    spec = settings.evaluation
+    images = images[: spec.num_validation]
+    found = log_likelihoods(
+        aae.sampler(state), images, key, _NUM_SAMPLES.value, spec.sigmas, "validation"
+    )
+    means = found.astype(np.float64).mean(axis=1)
+    return float(means.max()), float(spec.sigmas[means.argmax()])
+
+
+def train(row, dataset, keys, log):
+    """Trains a row and what it starts from; yields (step, state of all seeds, metrics)."""
+    settings = parse_config(table1.get_config(row))
+    mean, _ = data.pixel_statistics(dataset.train["image"])
+    create = jax.jit(multi_seed.create, static_argnums=0)
+    state = create(settings.spec, keys, image_mean=mean)
+    if settings.start_from is not None:
+        part = settings.start_from.partition(":")[2]
+        for _, earlier, metrics in train(part, dataset, keys, log):
+            log(part, earlier, metrics)
+        names = settings.spec.algorithm.starts_from
+        state = take_networks(state, {name: inference_params(earlier)[name] for name in names})
+    images = {
+        "image": jnp.asarray(dataset.train["image"]),
+        "label": jnp.tile(jnp.asarray(dataset.train["label"]), (len(keys), 1)),
+    }
+    num_steps = length(row, settings.spec.train.num_steps)
+    every = -(-num_steps // _INTERVALS.value)
+    for step in range(0, num_steps, every):
+        size = min(every, num_steps - step)
+        state, metrics = jax.block_until_ready(multi_seed.train(state, images, size))
+        yield step + size, state, metrics
+
+
+def save(state, key, name):
+    """Parameters that the model is used with, by path, and 64 samples."""
+    path = os.path.join(_OUTPUT.value, name)
+    leaves = jax.tree.leaves_with_path(inference_params(state))
+    named = {jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(v) for p, v in leaves}
+    np.savez(f"{path}.npz", **named)
+    np.save(f"{path}.npy", np.asarray(aae.generate(state, key, 64)))
+
+
+def run(row, dataset):
+    """Trains and scores one row: results by seed, and the curve."""
+    seeds = range(_SEED.value, _SEED.value + _NUM_SEEDS.value)
+    keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 0) for seed in seeds])
+    score_keys = [jax.random.fold_in(jax.random.key(seed), 1) for seed in seeds]
+    settings = parse_config(table1.get_config(row))
+    started, best, curve = time.perf_counter(), [None] * len(seeds), []
+
+    def log(name, state, metrics, more=""):
+        losses = ", ".join(
+            f"{key} {np.asarray(value)[:, -100:].mean():.4g}"
+            for key, value in metrics.items()
+            if not key.startswith(("code/", "prior/"))
+        )
+        seconds = time.perf_counter() - started
+        print(f"{name} {int(state.step):7,d} {seconds:6.1f} s {more} {losses}", flush=True)
+
+    for step, state, metrics in train(row, dataset, keys, log):
+        members = multi_seed.members(state)
+        found = [
+            validate(member, dataset.validation["image"], settings, key)
+            for member, key in zip(members, score_keys)
+        ]
+        for index, (nats, _) in enumerate(found):
+            if best[index] is None or not nats <= best[index].validation:
+                best[index] = Best(nats, step, members[index])
+        shown = " ".join(f"{nats:.1f} (σ {sigma:.3g})" for nats, sigma in found)
+        log(row, state, metrics, f"validation {shown} nats;")
+        curve.append({"step": step, "validation": found})
+    seconds = time.perf_counter() - started
+    by_seed = []
+    for index, seed in enumerate(seeds):
+        result = {"seed": seed, "best_step": best[index].step}
+        for when, state in (("last", members[index]), ("best", best[index].state)):
+            found = aae.evaluate(
+                aae.sampler(state),
+                dataset.folds,
+                dataclasses.replace(settings.evaluation, num_samples=_NUM_SAMPLES.value),
+                score_keys[index],
+            )
+            result[when] = found
+            save(state, score_keys[index], f"{row}-{seed}-{when}")
+        by_seed.append(result)
+    return {"seconds": seconds, "steps": step, "by_seed": by_seed, "curve": curve}
+
+
+def table(results):
+    """Markdown: mean over the seeds and their standard deviation, beside the paper's number."""
+    lines = [
+        "| row | last: nats ± s.e. of each seed (σ) | mean ± std | best on validation (step) "
+        "| mean ± std | paper | steps | s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row, result in results.items():
+        cells = [row]
+        for when in ("last", "best"):
+            found = [seed[when] for seed in result["by_seed"]]
+            nats = np.array([one["parzen/log_likelihood"] for one in found])
+            cells.append(
+                ", ".join(
+                    f"{one['parzen/log_likelihood']:.1f} ± {one['parzen/standard_error']:.1f} "
+                    + (
+                        f"({one['parzen/sigma']:.3g})"
+                        if when == "last"
+                        else f"({seed['best_step']:,})"
+                    )
+                    for one, seed in zip(found, result["by_seed"])
+                )
+            )
+            cells.append(f"{nats.mean():.1f} ± {nats.std(ddof=min(1, len(nats) - 1)):.1f}")
+        cells += [PAPER.get(row, ""), f"{result['steps']:,}", f"{result['seconds']:.0f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(argv):
+    del argv
+    print(machine(), flush=True)
+    os.makedirs(_OUTPUT.value, exist_ok=True)
+    dataset, results = load_mnist(), {}
+    for row in _ROWS.value:
+        results[row] = run(row, dataset)
+        with open(os.path.join(_OUTPUT.value, "results.json"), "w") as file:
+            json.dump(results, file)
+        print(table({row: results[row]}), flush=True)
+    print(f"\n{table(results)}")
+
+
+if __name__ == "__main__":
+    app.run(main)
