@@ -1,7 +1,8 @@
 """Rows of Table 1, MNIST: trained for several seeds in one program, scored by one protocol.
 
     python -m studies.table1 --mnist_dir=DIR --output=DIR [--row=gan --row=gmmn --row=gmmn_pixels] \\
-        [--num_seeds=3] [--steps_scale=1.0] [--num_steps=gan=60000] [--intervals=25]
+        [--num_seeds=3] [--steps_scale=1.0] [--num_steps=gan=60000] [--intervals=12] \\
+        [--max_seconds=100]
 
 The recipes are those of `experiments/table1.py`. After each of `--intervals` equal parts of a
 training the validation log-likelihood is logged: of 10,000 samples, at the best σ, over the first
@@ -9,7 +10,8 @@ training the validation log-likelihood is logged: of 10,000 samples, at the best
 validation images) of the last parameters, and of those that were best on validation.
 
 `--mnist_dir` has the four original gz files; without it MNIST comes through tensorflow-datasets.
-`--output` gets, for each row and seed, the parameters (npz, by path) and 64 samples (npy) at the end
+`--max_seconds` ends the training of a row at the first interval that is over it; it is scored all the
+same. `--output` gets, for each row and seed, the parameters (npz, by path) and 64 samples (npy) at the end
 and at the best, and all numbers (results.json, after each row).
 """
 
@@ -17,6 +19,7 @@ import dataclasses
 import gzip
 import json
 import os
+import re
 import time
 from typing import NamedTuple
 
@@ -44,9 +47,15 @@ _STEPS_SCALE = flags.DEFINE_float(
     "steps_scale", 1.0, "Of every training's length; schedules stay.", lower_bound=1e-6
 )
 _NUM_STEPS = flags.DEFINE_multi_string("num_steps", [], "ROW=STEPS, of a training; repeated.")
-_INTERVALS = flags.DEFINE_integer("intervals", 25, "Scores on validation images.", lower_bound=1)
+_MAX_SECONDS = flags.DEFINE_float("max_seconds", None, "Of a row's training; None: no limit.")
+_INTERVALS = flags.DEFINE_integer("intervals", 12, "Scores on validation images.", lower_bound=1)
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 10_000, "Scored.", lower_bound=1)
 flags.mark_flag_as_required("output")
+flags.register_validator(
+    "num_steps",
+    lambda pairs: all(re.fullmatch(rf"({'|'.join(table1.VARIANTS)})=[1-9]\d*", p) for p in pairs),
+    f"write ROW=STEPS, with a row among {', '.join(table1.VARIANTS)}",
+)
 
 PAPER = {"aae": "340 ± 2", "gan": "225 ± 2", "gmmn": "282 ± 2", "gmmn_pixels": "147 ± 2"}
 
@@ -55,7 +64,6 @@ class Best(NamedTuple):
     """Of one seed, the parameters with the highest validation log-likelihood so far."""
 
     validation: float
-    step: int
     state: aae.TrainState
 
 
@@ -156,54 +164,47 @@ def run(row, dataset):
             for member, key in zip(members, score_keys)
         ]
         for index, (nats, _) in enumerate(found):
-            if best[index] is None or not nats <= best[index].validation:
-                best[index] = Best(nats, step, members[index])
+            if best[index] is None or nats > best[index].validation:
+                best[index] = Best(nats, members[index])
         shown = " ".join(f"{nats:.1f} (σ {sigma:.3g})" for nats, sigma in found)
         log(row, state, metrics, f"validation {shown} nats;")
         curve.append({"step": step, "validation": found})
+        if _MAX_SECONDS.value and time.perf_counter() - started > _MAX_SECONDS.value:
+            break
     seconds = time.perf_counter() - started
     by_seed = []
     for index, seed in enumerate(seeds):
-        result = {"seed": seed, "best_step": best[index].step}
+        key, result = score_keys[index], {"seed": seed}
+        spec = dataclasses.replace(settings.evaluation, num_samples=_NUM_SAMPLES.value)
         for when, state in (("last", members[index]), ("best", best[index].state)):
-            found = aae.evaluate(
-                aae.sampler(state),
-                dataset.folds,
-                dataclasses.replace(settings.evaluation, num_samples=_NUM_SAMPLES.value),
-                score_keys[index],
-            )
-            result[when] = found
-            save(state, score_keys[index], f"{row}-{seed}-{when}")
+            found = aae.evaluate(aae.sampler(state), dataset.folds, spec, key)
+            result[when] = {"step": int(state.step), **found}
+            save(state, key, f"{row}-{seed}-{when}")
         by_seed.append(result)
     return {"seconds": seconds, "steps": step, "by_seed": by_seed, "curve": curve}
 
 
+def cell(by_seed, when):
+    """Each seed's nats ± their standard error (σ, step), and the mean ± std over the seeds."""
+    found = [seed[when] for seed in by_seed]
+    each = ", ".join(
+        f"{one['parzen/log_likelihood']:.1f} ± {one['parzen/standard_error']:.1f} "
+        f"(σ {one['parzen/sigma']:.3g}, {one['step']:,})"
+        for one in found
+    )
+    nats = np.array([one["parzen/log_likelihood"] for one in found])
+    spread = f" ± {nats.std(ddof=1):.1f}" if len(nats) > 1 else ""
+    return f"{each} | {nats.mean():.1f}{spread}"
+
+
 def table(results):
-    """Markdown: mean over the seeds and their standard deviation, beside the paper's number."""
-    lines = [
-        "| row | last: nats ± s.e. of each seed (σ) | mean ± std | best on validation (step) "
-        "| mean ± std | paper | steps | s |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    """Markdown: the last parameters and those best on validation, beside the paper's number."""
+    head = "row", "last, by seed (σ, step)", "mean ± std", "best on validation", "mean ± std"
+    lines = [f"| {' | '.join((*head, 'paper', 's'))} |", "|---" * 7 + "|"]
     for row, result in results.items():
-        cells = [row]
-        for when in ("last", "best"):
-            found = [seed[when] for seed in result["by_seed"]]
-            nats = np.array([one["parzen/log_likelihood"] for one in found])
-            cells.append(
-                ", ".join(
-                    f"{one['parzen/log_likelihood']:.1f} ± {one['parzen/standard_error']:.1f} "
-                    + (
-                        f"({one['parzen/sigma']:.3g})"
-                        if when == "last"
-                        else f"({seed['best_step']:,})"
-                    )
-                    for one, seed in zip(found, result["by_seed"])
-                )
-            )
-            cells.append(f"{nats.mean():.1f} ± {nats.std(ddof=min(1, len(nats) - 1)):.1f}")
-        cells += [PAPER.get(row, ""), f"{result['steps']:,}", f"{result['seconds']:.0f}"]
-        lines.append("| " + " | ".join(cells) + " |")
+        cells = [row, *(cell(result["by_seed"], when) for when in ("last", "best"))]
+        cells += [PAPER.get(row, ""), f"{result['seconds']:.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -236,7 +236,9 @@ def test_contradictions_are_refused_at_once(prior, model, match):
 
 
 def test_a_bound_with_a_bounded_prior_is_refused():
-    match = "^prior.name is 'uniform': .*algorithm 'vae' needs a prior whose density is zero nowhere"
+    match = (
+        "^prior.name is 'uniform': .*algorithm 'vae' needs a prior whose density is zero nowhere"
+    )
     with refused(match):
         make_spec(algorithm="vae", prior={"name": "uniform"})
 

@@ -5,6 +5,7 @@ import importlib
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
@@ -293,7 +294,10 @@ def test_only_a_schedule_that_falls_by_itself_has_a_floor():
         ({"momentum_steps": (-1,), "momentum_values": (0.1,)}, "steps is .-1,.: .*0 or more"),
         ({"momentum_steps": (2**31,), "momentum_values": (0.1,)}, "must be below 2.31"),
         ({"momentum_steps": (5,), "momentum_values": (1.0,)}, "momentum_values is 1.0: .*below 1"),
-        ({"momentum_steps": (5,)}, "momentum_steps .5,. and momentum_values .. must be of the same"),
+        (
+            {"momentum_steps": (5,)},
+            "momentum_steps .5,. and momentum_values .. must be of the same",
+        ),
         (
             {"momentum": 0.5, "momentum_steps": (5,), "momentum_values": (0.9,)},
             "momentum_steps is .5,. with name 'sgd' and momentum 0.5: .*place of a constant",
