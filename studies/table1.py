@@ -1,25 +1,29 @@
 """Rows of Table 1, MNIST: trained for several seeds in one program, scored by one protocol.
 
     python -m studies.table1 --mnist_dir=DIR --output=DIR [--row=gan --row=gmmn --row=gmmn_pixels] \\
-        [--num_seeds=3] [--steps_scale=1.0] [--num_steps=gan=60000] [--intervals=12] \\
-        [--max_seconds=100]
+        [--num_seeds=3] [--steps_scale=1.0] [--max_seconds=100] [--intervals=12] \\
+        [--set=gan:train.num_steps=60000 --set=gmmn:optimizer.mmd.learning_rate=1.0]
 
-The recipes are those of `experiments/table1.py`. After each of `--intervals` equal parts of a
-training the validation log-likelihood is logged: of 10,000 samples, at the best σ, over the first
-1,000 validation images. The table gives the test log-likelihood (all test images; σ from the same
-validation images) of the last parameters, and of those that were best on validation.
+The recipes are those of `experiments/table1.py`; `--set` changes a field of a row's config. After
+each of `--intervals` equal parts of a training the validation log-likelihood is logged: of 10,000
+samples, at the best σ, over the first 1,000 validation images. The table gives the test
+log-likelihood (all test images; σ from the same validation images) of the last parameters, and of
+those that were best on validation.
 
 `--mnist_dir` has the four original gz files; without it MNIST comes through tensorflow-datasets.
-`--max_seconds` ends the training of a row at the first interval that is over it; it is scored all the
-same. `--output` gets, for each row and seed, the parameters (npz, by path) and 64 samples (npy) at the end
-and at the best, and all numbers (results.json, after each row).
+`--max_seconds` ends the training of a row at the first interval that is over it; the row is scored
+all the same. `--output` gets, for each row and seed, the parameters (npz, by path) and 64 samples
+(npy) at the end and at the best, and all numbers (results.json, after each row).
 """
 
-import dataclasses
+import ast
+import functools
 import gzip
 import json
+import operator
 import os
 import re
+import sys
 import time
 from typing import NamedTuple
 
@@ -32,7 +36,9 @@ import aae_jax as aae
 from aae_jax import data, multi_seed
 from aae_jax.config import parse_config
 from aae_jax.evaluation import log_likelihoods
+from aae_jax.settings import Settings
 from aae_jax.train_state import inference_params, take_networks
+from aae_jax.training import check_algorithm
 from benchmarks import inputs
 from benchmarks.report import machine
 from experiments import table1
@@ -46,15 +52,15 @@ _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 3, "Trained in one program.", low
 _STEPS_SCALE = flags.DEFINE_float(
     "steps_scale", 1.0, "Of every training's length; schedules stay.", lower_bound=1e-6
 )
-_NUM_STEPS = flags.DEFINE_multi_string("num_steps", [], "ROW=STEPS, of a training; repeated.")
+_SET = flags.DEFINE_multi_string("set", [], "ROW:FIELD=VALUE, of a row's config; repeated.")
 _MAX_SECONDS = flags.DEFINE_float("max_seconds", None, "Of a row's training; None: no limit.")
 _INTERVALS = flags.DEFINE_integer("intervals", 12, "Scores on validation images.", lower_bound=1)
-_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 10_000, "Scored.", lower_bound=1)
 flags.mark_flag_as_required("output")
+_CHANGE = rf"({'|'.join(table1.VARIANTS)}):([\w.]+)=(.+)"
 flags.register_validator(
-    "num_steps",
-    lambda pairs: all(re.fullmatch(rf"({'|'.join(table1.VARIANTS)})=[1-9]\d*", p) for p in pairs),
-    f"write ROW=STEPS, with a row among {', '.join(table1.VARIANTS)}",
+    "set",
+    lambda changes: all(re.fullmatch(_CHANGE, change) for change in changes),
+    f"write ROW:FIELD=VALUE, with a row among {', '.join(table1.VARIANTS)}",
 )
 
 PAPER = {"aae": "340 ± 2", "gan": "225 ± 2", "gmmn": "282 ± 2", "gmmn_pixels": "147 ± 2"}
@@ -90,10 +96,19 @@ def load_mnist() -> data.Dataset:
     return data.Dataset(parts[0], (data.Fold(parts[1], test),), num_classes=10)
 
 
-def length(row: str, num_steps: int) -> int:
-    """Steps of a training: `--num_steps`, or the recipe's times `--steps_scale`."""
-    given = dict(pair.split("=") for pair in _NUM_STEPS.value)
-    return int(given[row]) if row in given else max(1, round(num_steps * _STEPS_SCALE.value))
+def settings_of(row: str) -> Settings:
+    """The recipe with `--set` and `--steps_scale`."""
+    config = table1.get_config(row)
+    config.train.num_steps = max(1, round(config.train.num_steps * _STEPS_SCALE.value))
+    for change in _SET.value:
+        of, path, value = re.fullmatch(_CHANGE, change).groups()
+        if of != row:
+            continue
+        *sections, field = path.split(".")
+        section = functools.reduce(operator.getitem, sections, config)
+        with config.unlocked(), config.ignore_type():
+            section[field] = ast.literal_eval(value)
+    return parse_config(config)
 
 
 def validate(state, images, settings, key):
@@ -101,7 +116,7 @@ def validate(state, images, settings, key):
     spec = settings.evaluation
     images = images[: spec.num_validation]
     found = log_likelihoods(
-        aae.sampler(state), images, key, _NUM_SAMPLES.value, spec.sigmas, "validation"
+        aae.sampler(state), images, key, spec.num_samples, spec.sigmas, "validation"
     )
     means = found.astype(np.float64).mean(axis=1)
     return float(means.max()), float(spec.sigmas[means.argmax()])
@@ -109,7 +124,7 @@ def validate(state, images, settings, key):
 
 def train(row, dataset, keys, log):
     """Trains a row and what it starts from; yields (step, state of all seeds, metrics)."""
-    settings = parse_config(table1.get_config(row))
+    settings = settings_of(row)
     mean, _ = data.pixel_statistics(dataset.train["image"])
     create = jax.jit(multi_seed.create, static_argnums=0)
     state = create(settings.spec, keys, image_mean=mean)
@@ -123,7 +138,7 @@ def train(row, dataset, keys, log):
         "image": jnp.asarray(dataset.train["image"]),
         "label": jnp.tile(jnp.asarray(dataset.train["label"]), (len(keys), 1)),
     }
-    num_steps = length(row, settings.spec.train.num_steps)
+    num_steps = settings.spec.train.num_steps
     every = -(-num_steps // _INTERVALS.value)
     for step in range(0, num_steps, every):
         size = min(every, num_steps - step)
@@ -145,7 +160,7 @@ def run(row, dataset):
     seeds = range(_SEED.value, _SEED.value + _NUM_SEEDS.value)
     keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 0) for seed in seeds])
     score_keys = [jax.random.fold_in(jax.random.key(seed), 1) for seed in seeds]
-    settings = parse_config(table1.get_config(row))
+    settings = settings_of(row)
     started, best, curve = time.perf_counter(), [None] * len(seeds), []
 
     def log(name, state, metrics, more=""):
@@ -175,9 +190,8 @@ def run(row, dataset):
     by_seed = []
     for index, seed in enumerate(seeds):
         key, result = score_keys[index], {"seed": seed}
-        spec = dataclasses.replace(settings.evaluation, num_samples=_NUM_SAMPLES.value)
         for when, state in (("last", members[index]), ("best", best[index].state)):
-            found = aae.evaluate(aae.sampler(state), dataset.folds, spec, key)
+            found = aae.evaluate(aae.sampler(state), dataset.folds, settings.evaluation, key)
             result[when] = {"step": int(state.step), **found}
             save(state, key, f"{row}-{seed}-{when}")
         by_seed.append(result)
@@ -213,6 +227,11 @@ def main(argv):
     print(machine(), flush=True)
     os.makedirs(_OUTPUT.value, exist_ok=True)
     dataset, results = load_mnist(), {}
+    try:
+        for row in _ROWS.value:  # all of them before the first is trained
+            check_algorithm(settings_of(row).spec)
+    except aae.UserError as error:
+        sys.exit(f"error: {error}")
     for row in _ROWS.value:
         results[row] = run(row, dataset)
         with open(os.path.join(_OUTPUT.value, "results.json"), "w") as file:

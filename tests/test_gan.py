@@ -9,7 +9,7 @@ from reference import Momentum, as_layers, backward, forward, sigmoid
 from small import SHAPE, inputs_of_step, make_dataset, make_spec, refused, start, train_step
 
 import aae_jax as aae
-from aae_jax import keys, networks, parallel
+from aae_jax import data, experiment, keys, networks, parallel
 from aae_jax.algorithms import gan
 from aae_jax.config import parse_config
 from aae_jax.training import check_algorithm
@@ -244,6 +244,21 @@ def test_the_mean_is_in_the_networks_units():
     mean, std = np.full(SHAPE, 0.4), np.full(SHAPE, 0.5)
     state = aae.create_train_state(spec, jax.random.key(0), mean, std, mean)
     assert (state.params["decoder"]["Dense_1"]["bias"] == 0).all()  # standardised, it is 0
+
+
+def test_a_run_starts_its_generator_at_the_mean_of_its_training_images(tmp_path):
+    config = table1.get_config("gan")
+    config.data.name, config.data.image_shape = "digits", (8, 8, 1)
+    config.model.decoder_hidden = config.model.discriminator_hidden = (8,)
+    config.optimizer.game.learning_rate = 1e-12
+    config.run.max_steps = 1
+    config.parallel.num_devices = 1
+    config.evaluation.num_validation = 100
+    experiment.run(config, str(tmp_path / "run"), "train")
+    bias = aae.load_state(str(tmp_path / "run")).params["decoder"]["Dense_1"]["bias"]
+    images = data.load(parse_config(config).data).train["image"]
+    mean = images.astype(np.float64).mean(axis=0).ravel().clip(1e-7, 1 - 1e-7)
+    np.testing.assert_allclose(bias, np.log(mean / (1 - mean)), atol=1e-4)
 
 
 # Refusals.
