@@ -132,9 +132,7 @@ def _restore_and_train(job: loop.Job, dataset, started_from, mode) -> TrainState
     from aae_jax.workdir.checkpoint import Checkpoints  # orbax takes seconds to import
 
     settings, workdir = job.settings, job.workdir
-    statistics = (None, None)
-    if settings.data.standardise:
-        statistics = data.pixel_statistics(dataset.train["image"])
+    statistics = _statistics(settings, dataset.train["image"])
     # From here to the end of the training a first signal is only noted, so that it can be obeyed
     # when the state is whole.
     with (
@@ -160,14 +158,25 @@ def _restore_and_train(job: loop.Job, dataset, started_from, mode) -> TrainState
     return state
 
 
-def _create(settings: Settings, pixel_statistics, sharding=None) -> TrainState:
+def _statistics(settings: Settings, images):
+    """Of the training images, as far as they are used: what `create_train_state` takes last."""
+    starts_from_them = any(
+        built.network.init is not None for built in networks.build(settings.spec).values()
+    )
+    if not (settings.data.standardise or starts_from_them):
+        return None, None, None
+    mean, std = data.pixel_statistics(images)
+    return (mean, std, mean) if settings.data.standardise else (None, None, mean)
+
+
+def _create(settings: Settings, statistics, sharding=None) -> TrainState:
     """The state at step 0 of a run, of all its seeds."""
     keys = [jax.random.fold_in(jax.random.key(seed), 0) for seed in settings.seeds]
     create, key = create_train_state, keys[0]
     if len(keys) > 1:
         create, key = multi_seed.create, jnp.stack(keys)
     create = jax.jit(create, static_argnums=0, out_shardings=sharding)
-    return create(settings.spec, key, *pixel_statistics)
+    return create(settings.spec, key, *statistics)
 
 
 def _is_new(workdir) -> bool:

@@ -28,18 +28,20 @@ def create(
     keys: jax.Array,
     pixel_mean: jax.Array | None = None,
     pixel_std: jax.Array | None = None,
+    image_mean: jax.Array | None = None,
 ) -> TrainState:
     """`create_train_state` for each of K keys.
 
     Args:
         spec: what to build, the same for all.
         keys: key[K].
-        pixel_mean, pixel_std: as in `create_train_state`, the same for all.
+        pixel_mean, pixel_std, image_mean: as in `create_train_state`, the same for all.
 
     Returns:
         The state of all K at step 0.
     """
-    state = jax.vmap(lambda key: create_train_state(spec, key, pixel_mean, pixel_std))(keys)
+    statistics = pixel_mean, pixel_std, image_mean
+    state = jax.vmap(lambda key: create_train_state(spec, key, *statistics))(keys)
     return state.replace(step=jnp.zeros_like(state.step, shape=()))
 
 

@@ -38,12 +38,16 @@ class Network(NamedTuple):
         inputs: shapes of its arguments without the batch; None for an argument that is not given.
         output: the shape that it must give, without the batch; None: any.
         training_only: whether a trained model is used without it, as without a discriminator.
+        init: (parameters as the module draws them, mean f[H, W, C] of the training images in the
+            units that the networks see) → parameters to start from: biases from the pixels'
+            marginals. Where no images are given, the module's own stay.
     """
 
     module: nn.Module
     inputs: tuple[tuple[int, ...] | None, ...]
     output: tuple[int, ...] | None = None
     training_only: bool = False
+    init: Callable[[Any, jax.Array], Any] | None = None
 
 
 class Dropout(nn.Module):
@@ -60,29 +64,73 @@ class Dropout(nn.Module):
         return nn.Dropout(self.rate)(x, deterministic=not self.has_rng("dropout"))
 
 
+he_normal = nn.initializers.he_normal()
+# N(0, 1 / fan_in)
+unit_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+
+
+def symmetric_uniform(limit: float) -> nn.initializers.Initializer:
+    """Weights U(−limit, limit). A new value at each call: make it once."""
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+    return init
+
+
 class MLP(nn.Module):
-    """Dense layers with ReLU between them (footnote 1) and a linear last layer.
+    """Dense layers with an activation between them, ReLU (footnote 1), and a linear last layer.
 
     Both arguments are flattened and joined; the output is [B, *output_shape].
+
+    Attributes:
+        hidden: widths.
+        output_shape: without the batch.
+        dtype, param_dtype: of products and of parameters.
+        kernel_init: a Flax initialiser of the weights, the same value at each call; biases are 0.
+        activation: of hidden units.
+        pieces: where more than 1, a hidden unit is instead the largest of so many linear ones
+            (maxout, Goodfellow et al. 2013).
+        output_activation: of the last layer; None: it is linear.
+        input_dropout, hidden_dropout: the share of the inputs, and of every hidden layer's units,
+            that is dropped while training.
     """
 
     hidden: tuple[int, ...]
     output_shape: tuple[int, ...]
     dtype: Any
     param_dtype: Any
+    kernel_init: Callable[..., jax.Array] = he_normal
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    pieces: int = 1
+    output_activation: Callable[[jax.Array], jax.Array] | None = None
+    input_dropout: float = 0.0
+    hidden_dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x, y=None):
         x = x.reshape(x.shape[0], -1)
         if y is not None:
             x = jnp.concatenate([x, y], axis=1)
+        x = self._drop(x, self.input_dropout)
         for width in self.hidden:
-            x = nn.relu(self._dense(width)(x))
+            x = self._dense(width * self.pieces)(x)
+            if self.pieces > 1:
+                x = x.reshape(x.shape[0], width, self.pieces).max(axis=2)
+            else:
+                x = self.activation(x)
+            x = self._drop(x, self.hidden_dropout)
         x = self._dense(math.prod(self.output_shape))(x).astype(self.param_dtype)
+        if self.output_activation is not None:
+            x = self.output_activation(x)
         return x.reshape(x.shape[0], *self.output_shape)
 
     def _dense(self, width):
-        return _dense(width, self.dtype, self.param_dtype)
+        return _dense(width, self.dtype, self.param_dtype, self.kernel_init)
+
+    @staticmethod
+    def _drop(x, rate):
+        return Dropout(rate)(x) if rate else x
 
 
 class Conv(nn.Module):
@@ -96,7 +144,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x):
         shape = (4, 4, x.shape[-1], self.channels)
-        kernel = self.param("kernel", nn.initializers.he_normal(), shape, self.param_dtype)
+        kernel = self.param("kernel", he_normal, shape, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.channels,), self.param_dtype)
         x, kernel, bias = (value.astype(self.dtype) for value in (x, kernel, bias))
         return self.convolve(x, kernel) + bias
@@ -159,49 +207,48 @@ class ConvDecoder(nn.Module):
         return x.astype(self.param_dtype)
 
 
-def _dense(width, dtype, param_dtype):
-    return nn.Dense(
-        width, dtype=dtype, param_dtype=param_dtype, kernel_init=nn.initializers.he_normal()
-    )
+def _dense(width, dtype, param_dtype, kernel_init=he_normal):
+    return nn.Dense(width, dtype=dtype, param_dtype=param_dtype, kernel_init=kernel_init)
 
 
 def _group_norm(channels, dtype, param_dtype):
     return nn.GroupNorm(math.gcd(8, channels), dtype=dtype, param_dtype=param_dtype)
 
 
-def _dtypes(spec):
+def dtypes(spec: Spec) -> dict[str, Any]:
+    """`dtype` and `param_dtype` of the modules above, as `spec.model` says."""
     model = spec.model
     return {"dtype": jnp.dtype(model.compute_dtype), "param_dtype": jnp.dtype(model.param_dtype)}
 
 
 def mlp_encoder(spec: Spec, num_outputs: int) -> nn.Module:
     """ "mlp": `model.encoder_hidden`."""
-    return MLP(spec.model.encoder_hidden, (num_outputs,), **_dtypes(spec))
+    return MLP(spec.model.encoder_hidden, (num_outputs,), **dtypes(spec))
 
 
 def mlp_decoder(spec: Spec) -> nn.Module:
     """ "mlp": `model.decoder_hidden`."""
-    return MLP(spec.model.decoder_hidden, spec.image_shape, **_dtypes(spec))
+    return MLP(spec.model.decoder_hidden, spec.image_shape, **dtypes(spec))
 
 
 def mlp_discriminator(spec: Spec) -> nn.Module:
     """ "mlp": `model.discriminator_hidden`."""
-    return MLP(spec.model.discriminator_hidden, (), **_dtypes(spec))
+    return MLP(spec.model.discriminator_hidden, (), **dtypes(spec))
 
 
 def conv_encoder(spec: Spec, num_outputs: int) -> nn.Module:
     """ "conv": `model.conv_channels`."""
-    return ConvEncoder(spec.model.conv_channels, (num_outputs,), **_dtypes(spec))
+    return ConvEncoder(spec.model.conv_channels, (num_outputs,), **dtypes(spec))
 
 
 def conv_decoder(spec: Spec) -> nn.Module:
     """ "conv": `model.conv_channels` in reverse."""
-    return ConvDecoder(spec.model.conv_channels, spec.image_shape, **_dtypes(spec))
+    return ConvDecoder(spec.model.conv_channels, spec.image_shape, **dtypes(spec))
 
 
 def conv_discriminator(spec: Spec) -> nn.Module:
     """ "conv": `model.conv_channels`, for a discriminator of images."""
-    return ConvEncoder(spec.model.conv_channels, (), field="model.discriminator", **_dtypes(spec))
+    return ConvEncoder(spec.model.conv_channels, (), field="model.discriminator", **dtypes(spec))
 
 
 def _check_strides(channels, image_shape):
@@ -313,8 +360,12 @@ def _abstract(field, function, *arguments):
         ) from error
 
 
-def init(spec: Spec, key: jax.Array) -> Params:
-    """Draws the parameters of all networks of an algorithm."""
+def init(spec: Spec, key: jax.Array, mean: jax.Array | None = None) -> Params:
+    """Draws the parameters of all networks of an algorithm.
+
+    `mean` f[H, W, C] of the training images, in the units that the networks see, is for
+    `Network.init`.
+    """
     params = {}
     for name, (network, index, _) in build(spec).items():
         zeros = [
@@ -323,6 +374,8 @@ def init(spec: Spec, key: jax.Array) -> Params:
         ]
         variables = network.module.init(jax.random.fold_in(key, index), *zeros)
         params[name] = variables.get("params", {})
+        if network.init is not None and mean is not None:
+            params[name] = network.init(params[name], mean)
     return params
 
 

@@ -33,6 +33,7 @@ class Prior(NamedTuple):
             or None where only draws of z tell.
         has_components: (spec.prior) → whether a label selects a part.
         code_dim: the only dimension that it has, or None for any.
+        is_bounded: whether its density is zero outside a part of the space.
         takes_function: whether `prior.function` says what it is.
         figures: those that show how it is laid out (`aae_jax.figures`).
     """
@@ -43,6 +44,7 @@ class Prior(NamedTuple):
     cross_entropy: Callable[[Spec, jax.Array, jax.Array], jax.Array] | None = None
     has_components: Callable[[PriorSpec], bool] = lambda prior: False
     code_dim: int | None = None
+    is_bounded: bool = False
     takes_function: bool = False
     figures: tuple[str, ...] = ()
 
@@ -56,6 +58,19 @@ def gaussian(spec: Spec, key: jax.Array, label: jax.Array) -> jax.Array:
 def gaussian_log_prob(spec: Spec, z: jax.Array) -> jax.Array:
     """Σ_i log N(z_i; 0, std²)."""
     return _log_normal(z, spec.prior.std).sum(axis=-1)
+
+
+def uniform(spec: Spec, key: jax.Array, label: jax.Array) -> jax.Array:
+    """U(−radius, radius) in every dimension; it has no components, so the label is not used."""
+    shape, radius = (label.shape[0], spec.model.code_dim), spec.prior.radius
+    return jax.random.uniform(key, shape, spec.model.param_dtype, -radius, radius)
+
+
+def uniform_log_prob(spec: Spec, z: jax.Array) -> jax.Array:
+    """−D log(2 radius) in the box, −∞ outside."""
+    inside = (jnp.abs(z) <= spec.prior.radius).all(axis=-1)
+    log_density = jnp.asarray(-z.shape[-1] * math.log(2 * spec.prior.radius), z.dtype)
+    return jnp.where(inside, log_density, -jnp.inf)
 
 
 def gaussian_mixture(spec: Spec, key: jax.Array, label: jax.Array) -> jax.Array:
@@ -138,6 +153,7 @@ GAUSSIAN = Prior(
     cross_entropy=lambda spec, mean, std: gaussian_cross_entropy(mean, std, spec.prior.std),
     figures=("percentiles", "walk"),
 )
+UNIFORM = Prior(uniform, uniform_log_prob, is_bounded=True)
 GAUSSIAN_MIXTURE = Prior(
     gaussian_mixture,
     gaussian_mixture_log_prob,

@@ -12,7 +12,11 @@ from aae_jax.errors import UserError
 ALGORITHMS = {
     "aae": "aae_jax.algorithms.adversarial:ADVERSARIAL_AUTOENCODER",
     "vae": "aae_jax.algorithms.variational:VARIATIONAL_AUTOENCODER",
+    "autoencoder": "aae_jax.algorithms.gmmn:AUTOENCODER",
     "decoder_finetuning": "aae_jax.algorithms.decoder_finetuning:DECODER_FINETUNING",
+    "gan": "aae_jax.algorithms.gan:GAN",
+    "gmmn": "aae_jax.algorithms.gmmn:GMMN",
+    "gmmn_autoencoder": "aae_jax.algorithms.gmmn:GMMN_AUTOENCODER",
 }
 ENCODERS = {"mlp": "aae_jax.networks:mlp_encoder", "conv": "aae_jax.networks:conv_encoder"}
 DECODERS = {"mlp": "aae_jax.networks:mlp_decoder", "conv": "aae_jax.networks:conv_decoder"}
@@ -27,6 +31,7 @@ POSTERIORS = {
 }
 PRIORS = {
     "gaussian": "aae_jax.priors:GAUSSIAN",
+    "uniform": "aae_jax.priors:UNIFORM",
     "gaussian_mixture": "aae_jax.priors:GAUSSIAN_MIXTURE",
     "swiss_roll": "aae_jax.priors:SWISS_ROLL",
     "user": "aae_jax.priors:USER",

@@ -28,7 +28,7 @@ from aae_jax.losses import Reconstruction
 
 OUTPUTS = ("sigmoid", "linear")
 OPTIMIZERS = ("adam", "sgd")
-SCHEDULES = ("constant", "cosine", "piecewise")
+SCHEDULES = ("constant", "cosine", "exponential", "piecewise")
 PARAM_DTYPES = ("float32", "float64")
 COMPUTE_DTYPES = ("float32", "float64", "bfloat16")
 
@@ -128,7 +128,9 @@ class PriorSpec:
     name: Any = "gaussian"
     # Of every dimension of the Gaussian; of the Gaussian around the swiss roll.
     std: float = 5.0
-    radius: float = 1.0  # from the origin to the mixture's means; to the outer end of the roll
+    # From the origin to the mixture's means; to the outer end of the roll; to the sides of the box
+    # in which the uniform prior lies.
+    radius: float = 1.0
     radial_std: float = 1.0  # mixture: of a component, away from the origin
     tangential_std: float = 1.0  # mixture: of a component, across that
     turns: float = 2.0  # swiss roll
@@ -176,10 +178,15 @@ class PriorSpec:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSpec:
-    """One optax chain and its learning-rate schedule; one a phase.
+    """One optax chain and its schedules; one a phase.
 
-    Schedules: "constant"; "cosine" falls to `floor` times the rate at `train.num_steps`;
-    "piecewise" multiplies the rate by `factors[i]` from step `boundaries[i]` on.
+    Schedules of the learning rate: "constant"; "cosine" falls to `floor` times the rate at
+    `train.num_steps`; "exponential" divides the rate by `decay` every step, down to `floor` times
+    the rate; "piecewise" multiplies the rate by `factors[i]` from step `boundaries[i]` on.
+
+    "sgd" is the heavy ball (Polyak 1964; Sutskever et al. 2013, Eqs 1 and 2): the velocity is
+    multiplied by the momentum and takes up −rate × gradient, and the parameters move by it. A step
+    that a later rate or momentum meets keeps the rate that it was made with.
     """
 
     name: str = "adam"
@@ -187,10 +194,15 @@ class OptimizerSpec:
     b1: float = 0.9  # adam: decay of the first moment
     b2: float = 0.999  # adam: decay of the second moment
     momentum: float = 0.0  # sgd
+    # sgd: the momentum is `momentum_values[i]` at step `momentum_steps[i]`, on straight lines
+    # between these steps, and constant before and after them; (): it is `momentum` throughout.
+    momentum_steps: tuple[int, ...] = ()
+    momentum_values: tuple[float, ...] = ()
     schedule: str = "constant"
+    decay: float | None = None  # exponential
     boundaries: tuple[int, ...] = ()
     factors: tuple[float, ...] = ()
-    floor: float | None = None  # cosine: the share of the rate that is left at the end; None: none
+    floor: float | None = None  # cosine, exponential: the least share of the rate; None: none
     # The global norm that a phase's gradient is scaled down to where it is larger; None: never.
     clip_norm: float | None = None
 
@@ -207,11 +219,44 @@ class OptimizerSpec:
             raise UserError(f"optimizer.momentum is {self.momentum}: it is of 'sgd', not of 'adam'")
         if self.floor is not None and not 0 <= self.floor <= 1:
             raise UserError(f"optimizer.floor is {self.floor}: it must be from 0 to 1")
-        if self.floor is not None and self.schedule != "cosine":
+        if self.floor is not None and self.schedule not in ("cosine", "exponential"):
             raise UserError(
-                f"optimizer.floor is {self.floor}: it is of 'cosine', not of {self.schedule!r}"
+                f"optimizer.floor is {self.floor}: it is of 'cosine' and 'exponential', not of "
+                f"{self.schedule!r}"
             )
+        if (self.schedule == "exponential") != (self.decay is not None):
+            raise UserError(
+                f"optimizer.schedule is {self.schedule!r} with decay {self.decay}: 'exponential' "
+                "needs a decay, and the other schedules take none"
+            )
+        if self.decay is not None and not 1 < self.decay <= 10:
+            raise UserError(
+                f"optimizer.decay is {self.decay}: the rate is divided by it every step, so it must "
+                "be above 1, and at most 10"
+            )
+        self._check_momentum()
         self._check_boundaries()
+
+    def _check_momentum(self):
+        steps, values = self.momentum_steps, self.momentum_values
+        if steps and (self.name != "sgd" or self.momentum):
+            raise UserError(
+                f"optimizer.momentum_steps is {steps} with name {self.name!r} and momentum "
+                f"{self.momentum}: they are of 'sgd', in place of a constant momentum"
+            )
+        if len(steps) != len(values):
+            raise UserError(
+                f"optimizer.momentum_steps {steps} and momentum_values {values} must be of the same "
+                "length"
+            )
+        if any(later <= earlier for earlier, later in zip((-1, *steps), steps)):
+            raise UserError(
+                f"optimizer.momentum_steps is {steps}: steps must be 0 or more, and ascending"
+            )
+        if steps and steps[-1] >= 2**31:
+            raise UserError(f"optimizer.momentum_steps is {steps}: steps must be below 2^31")
+        for value in values:
+            check_share("optimizer.momentum_values", value)
 
     def _check_boundaries(self):
         if (self.schedule == "piecewise") != bool(self.boundaries):
@@ -338,6 +383,7 @@ class Spec:
         object.__setattr__(self, "options", options)
         object.__setattr__(self, "optimizer", self._complete_optimizer())
         self._check_combination()
+        self._check_conditions()
         self._check_size()
         algorithm.check(self)
 
@@ -369,19 +415,31 @@ class Spec:
                 f"prior.name is {self.prior.name!r}, which is {code_dim}-D: model.code_dim is "
                 f"{model.code_dim}"
             )
-        takes = [n for n in ("discriminator", "decoder") if getattr(model, f"condition_in_{n}")]
-        if bool(takes) != bool(self.condition_dim):
+        if model.reconstruction.on_logits and model.output != "sigmoid":
+            raise UserError(
+                f"model.output is {model.output!r}: model.reconstruction "
+                f"{registry.name_of(model.reconstruction, registry.RECONSTRUCTIONS)} needs 'sigmoid'"
+            )
+
+    def _check_conditions(self):
+        model = self.model
+        taken = model.condition_in_decoder or model.condition_in_discriminator
+        if taken != bool(self.condition_dim):
             raise UserError(
                 f"condition_dim is {self.condition_dim}, model.condition_in_decoder "
                 f"{model.condition_in_decoder} and model.condition_in_discriminator "
                 f"{model.condition_in_discriminator}: conditions need a network that takes them, and "
                 "that network needs conditions"
             )
-        if model.reconstruction.on_logits and model.output != "sigmoid":
-            raise UserError(
-                f"model.output is {model.output!r}: model.reconstruction "
-                f"{registry.name_of(model.reconstruction, registry.RECONSTRUCTIONS)} needs 'sigmoid'"
-            )
+        for name in ("sample", "decode", "reconstruct"):
+            function = getattr(self.algorithm, name)
+            if function is None or not model.condition_in_decoder:
+                continue
+            if "condition" not in inspect.signature(function).parameters:
+                raise UserError(
+                    f"condition_dim is {self.condition_dim}: {name!r} of algorithm "
+                    f"{self.algorithm_name} takes no conditions"
+                )
 
     def _check_size(self):
         """Before anything tries to allocate them; far above what any device holds."""

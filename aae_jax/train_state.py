@@ -58,6 +58,7 @@ def create_train_state(
     key: jax.Array,
     pixel_mean: jax.Array | None = None,
     pixel_std: jax.Array | None = None,
+    image_mean: jax.Array | None = None,
 ) -> TrainState:
     """Draws the parameters and starts the optimisers.
 
@@ -68,6 +69,8 @@ def create_train_state(
         pixel_mean: f[H, W, C], per-pixel mean of the training images scaled to [0, 1], where the
             networks are to see standardised pixels (footnote 1, TFD).
         pixel_std: f[H, W, C], their standard deviation; positive everywhere.
+        image_mean: f[H, W, C], per-pixel mean of the training images scaled to [0, 1], for networks
+            that start from it (`Network.init`), standardised or not; None: they start as drawn.
 
     Returns:
         A `TrainState` at step 0.
@@ -86,7 +89,11 @@ def create_train_state(
             for v in (pixel_mean, pixel_std)
         )
     params_key, rng = jax.random.split(as_key(key))
-    params = networks.init(spec, params_key)
+    if image_mean is not None:
+        image_mean = jnp.asarray(image_mean, spec.model.param_dtype).reshape(spec.image_shape)
+        if pixel_mean is not None:
+            image_mean = (image_mean - pixel_mean) / pixel_std
+    params = networks.init(spec, params_key, image_mean)
     for phase in spec.algorithm.phases:
         if not isinstance(phase.trains, tuple) or not set(phase.trains) <= params.keys():
             raise UserError(

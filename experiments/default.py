@@ -25,7 +25,8 @@ def get_config() -> config_dict.ConfigDict:
     config = config_dict.ConfigDict()
     config.seed = 0
     config.num_seeds = 1  # more: seeds seed, seed + 1, … trained in one program
-    # Or "vae", "decoder_finetuning", or an import path "package.module:VALUE": docs/extending.md.
+    # Or "vae", "decoder_finetuning", "gan", "gmmn", "gmmn_autoencoder", "autoencoder", or an import
+    # path "package.module:VALUE": docs/extending.md.
     config.algorithm = "aae"
     config.options = config_dict.ConfigDict()  # fields of the algorithm that are not its defaults
     # Where the algorithm goes on from another run: its --workdir, or its config, which is then
@@ -76,10 +77,10 @@ def get_config() -> config_dict.ConfigDict:
     config.model.compute_dtype = "float32"
 
     config.prior = config_dict.ConfigDict()
-    # Or "gaussian_mixture", "swiss_roll", "user", or the import path of a Prior.
+    # Or "uniform", "gaussian_mixture", "swiss_roll", "user", or the import path of a Prior.
     config.prior.name = "gaussian"
     config.prior.std = 5.0
-    config.prior.radius = 1.0  # of the mixture's means, or of the roll
+    config.prior.radius = 1.0  # of the mixture's means, of the roll; half a side of the uniform box
     config.prior.radial_std = 1.0  # of the mixture
     config.prior.tangential_std = 1.0  # of the mixture
     config.prior.turns = 2.0  # of the roll

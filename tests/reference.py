@@ -115,21 +115,21 @@ class Adam:
 
 
 class Momentum:
-    """Stochastic gradient descent with classical momentum."""
+    """Gradient descent with a heavy ball (Sutskever et al. 2013); both are functions of the step."""
 
     def __init__(self, rate, momentum):
         self.rate, self.momentum, self.count, self.velocity = rate, momentum, 0, {}
 
     def __call__(self, networks, gradients):
-        rate = self.rate(self.count)
+        rate, momentum = self.rate(self.count), self.momentum(self.count)
         self.count += 1
         for name, layers in gradients.items():
             for index, pair in enumerate(layers):
                 new = []
                 for which, gradient in enumerate(pair):
                     key = (name, index, which)
-                    self.velocity[key] = self.momentum * self.velocity.get(key, 0) + gradient
-                    new.append(networks[name][index][which] - rate * self.velocity[key])
+                    self.velocity[key] = momentum * self.velocity.get(key, 0) - rate * gradient
+                    new.append(networks[name][index][which] + self.velocity[key])
                 networks[name][index] = tuple(new)
 
 

@@ -31,7 +31,12 @@ def small(variant=None):
     if variant == "decoder_finetuning":
         config.algorithm, config.start_from = variant, "experiments/mnist.py"
         config.options.code_noise = 0.5
-    phase = "elbo" if variant == "vae" else "reconstruction"
+    if variant == "gmmn":
+        config.options.bandwidths = (1.0,)
+    if variant in ("gan", "gmmn"):
+        config.algorithm, config.prior.name = variant, "uniform"
+        config.prior.radius = 1.0
+    phase = {"vae": "elbo", "gan": "game", "gmmn": "mmd"}.get(variant, "reconstruction")
     default.change_optimizer(config, phase, **dataclasses.asdict(aae.OptimizerSpec()))
     config.data.image_shape = (2, 2, 1)
     config.model.code_dim = 2
@@ -82,7 +87,7 @@ VALUES = st.one_of(
 )
 
 
-VARIANTS = (None, None, "vae", "user", "conv", "decoder_finetuning")
+VARIANTS = (None, None, "vae", "user", "conv", "decoder_finetuning", "gan", "gmmn")
 
 
 @pytest.mark.parametrize("variant", VARIANTS[1:])

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import make_dataset, make_spec, start
+from small import make_dataset, make_spec, refused, start
 
 import aae_jax as aae
 from aae_jax import priors
@@ -88,6 +88,27 @@ def test_samples_have_the_density_that_is_stated():
     np.testing.assert_allclose(
         -priors.gaussian_mixture_log_prob(spec, z).mean(), entropy, atol=0.02
     )
+
+
+def test_uniform_prior_fills_its_box_evenly():
+    """Moments of U(−r, r): variance r² / 3, kurtosis 9 / 5; dimensions are independent."""
+    spec = make_spec(prior={"name": "uniform", "radius": 3.0}, model={"code_dim": 3})
+    z = draw(spec, 100_000)
+    assert z.shape == (100_000, 3) and np.abs(z).max() <= 3.0
+    np.testing.assert_allclose(z.min(axis=0), -3, atol=1e-3)  # six in a million of all lie nearer
+    np.testing.assert_allclose(z.max(axis=0), 3, atol=1e-3)
+    # Five standard errors: of a mean √(3 / n), of a covariance at most 3 / √n.
+    np.testing.assert_allclose(z.mean(axis=0), 0, atol=5 * np.sqrt(3 / 100_000))
+    np.testing.assert_allclose(np.cov(z.T), 3 * np.eye(3), atol=5 * 3 / np.sqrt(100_000))
+    np.testing.assert_allclose((z**4).mean(axis=0) / 9, 9 / 5, rtol=0.02)
+
+
+def test_uniform_density_is_constant_inside_and_zero_outside():
+    spec = make_spec(prior={"name": "uniform", "radius": 3.0}, model={"code_dim": 3})
+    z = jnp.asarray([[0.0, 1.0, -2.9], [3.0, 3.0, -3.0], [0.0, 0.0, 3.01], [-9.0, 0.0, 0.0]])
+    found = spec.prior.distribution.log_prob(spec, z)
+    np.testing.assert_allclose(found, [-3 * np.log(6)] * 2 + [-np.inf] * 2, rtol=1e-6)
+    assert np.isfinite(spec.prior.distribution.log_prob(spec, jnp.asarray(draw(spec)))).all()
 
 
 def test_swiss_roll_is_a_gaussian_around_its_axis():
@@ -206,11 +227,20 @@ def test_a_prior_of_the_users_own_with_fields(name):
         ({"name": "user", "function": "test_priors:none"}, {}, "test_priors:none"),
         ({**MIXTURE, "radius": -1.0}, {}, "prior.radius is -1.0"),
         ({**ROLL, "turns": 0}, {}, "prior.turns is 0"),
+        ({"name": "uniform", "radius": 0.0}, {}, "prior.radius is 0.0"),
     ],
 )  # fmt: skip
 def test_contradictions_are_refused_at_once(prior, model, match):
     with pytest.raises(aae.UserError, match=match):
         make_spec(prior=prior, model=model)
+
+
+def test_a_bound_with_a_bounded_prior_is_refused():
+    match = (
+        "^prior.name is 'uniform': .*algorithm 'vae' needs a prior whose density is zero nowhere"
+    )
+    with refused(match):
+        make_spec(algorithm="vae", prior={"name": "uniform"})
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_the_algorithm_says_what_is_left_open():
 @pytest.mark.parametrize(
     "path, match",
     [
-        ("gan", "^field is 'gan': it must be one of 'aae', 'vae', .*or an import path"),
+        ("flow", "^field is 'flow': it must be one of 'aae', 'vae', .*or an import path"),
         ("nowhere:GAN", "^field is 'nowhere:GAN', .*: ModuleNotFoundError: No module"),
         ("math:gan", "^field is 'math:gan', which can't be imported: AttributeError: "),
         (":x", "^field is ':x': write 'package.module:name'$"),

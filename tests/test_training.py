@@ -53,11 +53,23 @@ def test_equals_the_numpy_reference(x64, kind):
         # Rates at which rounding does not grow a millionfold in 100 steps.
         rates = {"reconstruction": 2e-2, "discriminator": 4e-2, "generator": 1e-2}
         optimizer = {
-            phase: aae.OptimizerSpec(name="sgd", learning_rate=rate, momentum=0.9)
+            phase: aae.OptimizerSpec(
+                name="sgd",
+                learning_rate=rate,
+                schedule="exponential",
+                decay=1.02,
+                floor=0.3,
+                momentum_steps=(20, 60),
+                momentum_values=(0.5, 0.9),
+            )
             for phase, rate in rates.items()
         }
         reference = {
-            phase: Momentum(lambda step, rate=rate: rate, 0.9) for phase, rate in rates.items()
+            phase: Momentum(
+                lambda step, rate=rate: rate * max(1.02**-step, 0.3),
+                lambda step: 0.5 + 0.4 * min(max(step - 20, 0) / 40, 1),
+            )
+            for phase, rate in rates.items()
         }
     noise = 0.7 if kind == "noise" else 0.0
     widths = {"encoder_hidden": (16, 12), "decoder_hidden": (12, 16)}

@@ -30,19 +30,24 @@ def encoder_and_decoder(spec: Spec) -> dict[str, Network]:
     if posterior.noise_dim is not None:
         noise_dim = _size("model.posterior", posterior.noise_dim, spec)
     num_outputs = _size("model.posterior", posterior.num_outputs, spec)
-    label = (spec.decoder_label_dim,) if spec.decoder_label_dim else None
     return {
         "encoder": Network(
             networks.make("model.encoder", model.encoder, spec, num_outputs),
             inputs=(spec.image_shape, None if noise_dim is None else (noise_dim,)),
             output=(num_outputs,),
         ),
-        "decoder": Network(
-            networks.make("model.decoder", model.decoder, spec),
-            inputs=((model.code_dim,), label),
-            output=spec.image_shape,
-        ),
+        "decoder": decoder(spec, model.code_dim),
     }
+
+
+def decoder(spec: Spec, code_dim: int) -> Network:
+    """The decoder that `spec.model` names, of codes of so many dimensions."""
+    label = (spec.decoder_label_dim,) if spec.decoder_label_dim else None
+    return Network(
+        networks.make("model.decoder", spec.model.decoder, spec),
+        inputs=((code_dim,), label),
+        output=spec.image_shape,
+    )
 
 
 def _size(field, function, spec):
@@ -218,6 +223,21 @@ def _join(y, condition, dtype):
         raise UserError("the model takes conditions (condition_dim), and none are given")
     condition = condition.astype(dtype)
     return condition if y is None else jnp.concatenate([y, condition], axis=1)
+
+
+def check_generator(spec: Spec) -> None:
+    """Refuses what an algorithm that maps the prior to images, and nothing else, has no use for."""
+    for what in ("label", "condition"):
+        for field in (f"{what}_in_decoder", f"{what}_in_discriminator"):
+            if getattr(spec.model, field):
+                raise UserError(
+                    f"model.{field} is True: algorithm {spec.algorithm_name} takes no {what}s"
+                )
+    if spec.train.input_noise:
+        raise UserError(
+            f"train.input_noise is {spec.train.input_noise}: it is for the images that an encoder "
+            f"learns from, and algorithm {spec.algorithm_name} has none to train"
+        )
 
 
 def _classes(label, num_classes, dtype):

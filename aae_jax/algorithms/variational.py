@@ -65,6 +65,11 @@ def check(spec: Spec) -> None:
             f"prior.name is {spec.prior.name!r}: algorithm {spec.algorithm_name} needs a prior with "
             "a known density, as 'gaussian' or 'gaussian_mixture'"
         )
+    if spec.prior.distribution.is_bounded:
+        raise UserError(
+            f"prior.name is {spec.prior.name!r}: the codes of a Gaussian posterior lie anywhere, and "
+            f"algorithm {spec.algorithm_name} needs a prior whose density is zero nowhere"
+        )
 
 
 VARIATIONAL_AUTOENCODER = Algorithm(

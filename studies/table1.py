@@ -1,0 +1,244 @@
+"""Rows of Table 1, MNIST: trained for several seeds in one program, scored by one protocol.
+
+    python -m studies.table1 --mnist_dir=DIR --output=DIR [--row=gan --row=gmmn --row=gmmn_pixels] \\
+        [--num_seeds=3] [--steps_scale=1.0] [--max_seconds=100] [--intervals=12] \\
+        [--set=gan:train.num_steps=60000 --set=gmmn:optimizer.mmd.learning_rate=1.0]
+
+The recipes are those of `experiments/table1.py`; `--set` changes a field of a row's config. After
+each of `--intervals` equal parts of a training the validation log-likelihood is logged: of 10,000
+samples, at the best σ, over the first 1,000 validation images. The table gives the test
+log-likelihood (all test images; σ from the same validation images) of the last parameters, and of
+those that were best on validation.
+
+`--mnist_dir` has the four original gz files; without it MNIST comes through tensorflow-datasets.
+`--max_seconds` ends the training of a row at the first interval that is over it; the row is scored
+all the same. `--output` gets, for each row and seed, the parameters (npz, by path) and 64 samples
+(npy) at the end and at the best, and all numbers (results.json, after each row).
+"""
+
+import ast
+import functools
+import gzip
+import json
+import operator
+import os
+import re
+import sys
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+import aae_jax as aae
+from aae_jax import data, multi_seed
+from aae_jax.config import parse_config
+from aae_jax.evaluation import log_likelihoods
+from aae_jax.settings import Settings
+from aae_jax.train_state import inference_params, take_networks
+from aae_jax.training import check_algorithm
+from benchmarks import inputs
+from benchmarks.report import machine
+from experiments import table1
+
+_ROWS = flags.DEFINE_multi_enum("row", ["gan", "gmmn", "gmmn_pixels"], table1.VARIANTS, "Repeated.")
+_MNIST_DIR = flags.DEFINE_string("mnist_dir", None, "With the four original gz files.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Of tensorflow-datasets; None: its default.")
+_OUTPUT = flags.DEFINE_string("output", None, "Directory of parameters, samples and results.json.")
+_SEED = flags.DEFINE_integer("seed", 0, "The first.")
+_NUM_SEEDS = flags.DEFINE_integer("num_seeds", 3, "Trained in one program.", lower_bound=1)
+_STEPS_SCALE = flags.DEFINE_float(
+    "steps_scale", 1.0, "Of every training's length; schedules stay.", lower_bound=1e-6
+)
+_SET = flags.DEFINE_multi_string("set", [], "ROW:FIELD=VALUE, of a row's config; repeated.")
+_MAX_SECONDS = flags.DEFINE_float("max_seconds", None, "Of a row's training; None: no limit.")
+_INTERVALS = flags.DEFINE_integer("intervals", 12, "Scores on validation images.", lower_bound=1)
+flags.mark_flag_as_required("output")
+_CHANGE = rf"({'|'.join(table1.VARIANTS)}):([\w.]+)=(.+)"
+flags.register_validator(
+    "set",
+    lambda changes: all(re.fullmatch(_CHANGE, change) for change in changes),
+    f"write ROW:FIELD=VALUE, with a row among {', '.join(table1.VARIANTS)}",
+)
+
+PAPER = {"aae": "340 ± 2", "gan": "225 ± 2", "gmmn": "282 ± 2", "gmmn_pixels": "147 ± 2"}
+
+
+class Best(NamedTuple):
+    """Of one seed, the parameters with the highest validation log-likelihood so far."""
+
+    validation: float
+    state: aae.TrainState
+
+
+def load_mnist() -> data.Dataset:
+    """The first 50,000 training images, the other 10,000, and the test images."""
+    if _MNIST_DIR.value is None:
+        return data.load(inputs.mnist_spec(_DATA_DIR.value))
+
+    def read(name, header):
+        with gzip.open(os.path.join(_MNIST_DIR.value, f"{name}-ubyte.gz")) as file:
+            return np.frombuffer(file.read(), np.uint8)[header:]
+
+    def split(name):
+        return {
+            "image": read(f"{name}-images-idx3", 16).reshape(-1, 28, 28, 1),
+            "label": read(f"{name}-labels-idx1", 8).astype(np.int32),
+        }
+
+    train, test = split("train"), split("t10k")
+    parts = [
+        {name: values[rows] for name, values in train.items()}
+        for rows in (slice(50_000), slice(50_000, None))
+    ]
+    return data.Dataset(parts[0], (data.Fold(parts[1], test),), num_classes=10)
+
+
+def settings_of(row: str) -> Settings:
+    """The recipe with `--set` and `--steps_scale`."""
+    config = table1.get_config(row)
+    config.train.num_steps = max(1, round(config.train.num_steps * _STEPS_SCALE.value))
+    for change in _SET.value:
+        of, path, value = re.fullmatch(_CHANGE, change).groups()
+        if of != row:
+            continue
+        *sections, field = path.split(".")
+        section = functools.reduce(operator.getitem, sections, config)
+        with config.unlocked(), config.ignore_type():
+            section[field] = ast.literal_eval(value)
+    return parse_config(config)
+
+
+def validate(state, images, settings, key):
+    """Validation log-likelihood at its best σ, and that σ."""
+    spec = settings.evaluation
+    images = images[: spec.num_validation]
+    found = log_likelihoods(
+        aae.sampler(state), images, key, spec.num_samples, spec.sigmas, "validation"
+    )
+    means = found.astype(np.float64).mean(axis=1)
+    return float(means.max()), float(spec.sigmas[means.argmax()])
+
+
+def train(row, dataset, keys, log):
+    """Trains a row and what it starts from; yields (step, state of all seeds, metrics)."""
+    settings = settings_of(row)
+    mean, _ = data.pixel_statistics(dataset.train["image"])
+    create = jax.jit(multi_seed.create, static_argnums=0)
+    state = create(settings.spec, keys, image_mean=mean)
+    if settings.start_from is not None:
+        part = settings.start_from.partition(":")[2]
+        for _, earlier, metrics in train(part, dataset, keys, log):
+            log(part, earlier, metrics)
+        names = settings.spec.algorithm.starts_from
+        state = take_networks(state, {name: inference_params(earlier)[name] for name in names})
+    images = {
+        "image": jnp.asarray(dataset.train["image"]),
+        "label": jnp.tile(jnp.asarray(dataset.train["label"]), (len(keys), 1)),
+    }
+    num_steps = settings.spec.train.num_steps
+    every = -(-num_steps // _INTERVALS.value)
+    for step in range(0, num_steps, every):
+        size = min(every, num_steps - step)
+        state, metrics = jax.block_until_ready(multi_seed.train(state, images, size))
+        yield step + size, state, metrics
+
+
+def save(state, key, name):
+    """Parameters that the model is used with, by path, and 64 samples."""
+    path = os.path.join(_OUTPUT.value, name)
+    leaves = jax.tree.leaves_with_path(inference_params(state))
+    named = {jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(v) for p, v in leaves}
+    np.savez(f"{path}.npz", **named)
+    np.save(f"{path}.npy", np.asarray(aae.generate(state, key, 64)))
+
+
+def run(row, dataset):
+    """Trains and scores one row: results by seed, and the curve."""
+    seeds = range(_SEED.value, _SEED.value + _NUM_SEEDS.value)
+    keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 0) for seed in seeds])
+    score_keys = [jax.random.fold_in(jax.random.key(seed), 1) for seed in seeds]
+    settings = settings_of(row)
+    started, best, curve = time.perf_counter(), [None] * len(seeds), []
+
+    def log(name, state, metrics, more=""):
+        losses = ", ".join(
+            f"{key} {np.asarray(value)[:, -100:].mean():.4g}"
+            for key, value in metrics.items()
+            if not key.startswith(("code/", "prior/"))
+        )
+        seconds = time.perf_counter() - started
+        print(f"{name} {int(state.step):7,d} {seconds:6.1f} s {more} {losses}", flush=True)
+
+    for step, state, metrics in train(row, dataset, keys, log):
+        members = multi_seed.members(state)
+        found = [
+            validate(member, dataset.validation["image"], settings, key)
+            for member, key in zip(members, score_keys)
+        ]
+        for index, (nats, _) in enumerate(found):
+            if best[index] is None or nats > best[index].validation:
+                best[index] = Best(nats, members[index])
+        shown = " ".join(f"{nats:.1f} (σ {sigma:.3g})" for nats, sigma in found)
+        log(row, state, metrics, f"validation {shown} nats;")
+        curve.append({"step": step, "validation": found})
+        if _MAX_SECONDS.value and time.perf_counter() - started > _MAX_SECONDS.value:
+            break
+    seconds = time.perf_counter() - started
+    by_seed = []
+    for index, seed in enumerate(seeds):
+        key, result = score_keys[index], {"seed": seed}
+        for when, state in (("last", members[index]), ("best", best[index].state)):
+            found = aae.evaluate(aae.sampler(state), dataset.folds, settings.evaluation, key)
+            result[when] = {"step": int(state.step), **found}
+            save(state, key, f"{row}-{seed}-{when}")
+        by_seed.append(result)
+    return {"seconds": seconds, "steps": step, "by_seed": by_seed, "curve": curve}
+
+
+def cell(by_seed, when):
+    """Each seed's nats ± their standard error (σ, step), and the mean ± std over the seeds."""
+    found = [seed[when] for seed in by_seed]
+    each = ", ".join(
+        f"{one['parzen/log_likelihood']:.1f} ± {one['parzen/standard_error']:.1f} "
+        f"(σ {one['parzen/sigma']:.3g}, {one['step']:,})"
+        for one in found
+    )
+    nats = np.array([one["parzen/log_likelihood"] for one in found])
+    spread = f" ± {nats.std(ddof=1):.1f}" if len(nats) > 1 else ""
+    return f"{each} | {nats.mean():.1f}{spread}"
+
+
+def table(results):
+    """Markdown: the last parameters and those best on validation, beside the paper's number."""
+    head = "row", "last, by seed (σ, step)", "mean ± std", "best on validation", "mean ± std"
+    lines = [f"| {' | '.join((*head, 'paper', 's'))} |", "|---" * 7 + "|"]
+    for row, result in results.items():
+        cells = [row, *(cell(result["by_seed"], when) for when in ("last", "best"))]
+        cells += [PAPER.get(row, ""), f"{result['seconds']:.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(argv):
+    del argv
+    print(machine(), flush=True)
+    os.makedirs(_OUTPUT.value, exist_ok=True)
+    dataset, results = load_mnist(), {}
+    try:
+        for row in _ROWS.value:  # all of them before the first is trained
+            check_algorithm(settings_of(row).spec)
+    except aae.UserError as error:
+        sys.exit(f"error: {error}")
+    for row in _ROWS.value:
+        results[row] = run(row, dataset)
+        with open(os.path.join(_OUTPUT.value, "results.json"), "w") as file:
+            json.dump(results, file)
+        print(table({row: results[row]}), flush=True)
+    print(f"\n{table(results)}")
+
+
+if __name__ == "__main__":
+    app.run(main)
