@@ -83,7 +83,7 @@ def log_likelihood(x: jax.Array, samples: jax.Array, sigma: jax.Array | float) -
     """
     given = x, samples, sigma
     x, samples, sigma = _array("x", x), _array("samples", samples), jnp.asarray(sigma)
-    _check(x, sigma)
+    _check(x, sigma, given[-1])
     if samples.ndim != 2 or samples.shape[1] != x.shape[1] or samples.shape[0] == 0:
         raise ValueError(
             f"samples has shape {samples.shape}: it must be [N, {x.shape[1]}] with N at least 1"
@@ -131,7 +131,7 @@ def log_likelihood_streamed(
             or out of range.
     """
     given, x, sigma = (x, sigma), _array("x", x), jnp.asarray(sigma)
-    _check(x, sigma)
+    _check(x, sigma, given[-1])
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}: it must be at least 1")
     drawn = jax.eval_shape(lambda key: sampler(key, CHUNK), key)
@@ -204,15 +204,15 @@ def _method(given, x, sigma):
     return choose_method(values, sigma)
 
 
-def _check(x, sigma):
+def _check(x, sigma, given):
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"x has shape {x.shape}: it must be [T, D], neither of them 0")
     if sigma.ndim > 1 or sigma.size == 0:
         raise ValueError(f"sigma has shape {sigma.shape}: it must be [] or [S]")
-    if isinstance(sigma, jax.core.Tracer):
+    if not _is_known(given):
         return
-    values = np.asarray(sigma, np.float64)  # with jnp a constant σ would be traced under jit
+    values = np.asarray(given, np.float64)  # with jnp a constant σ would be traced under jit
     if not (values > 0).all():
-        raise ValueError(f"sigma is {sigma}: it must be positive")
+        raise ValueError(f"sigma is {given}: it must be positive")
     if not are_in_range(values):
-        raise ValueError(f"sigma is {sigma}: it must be from 1e-6 to 1e6")
+        raise ValueError(f"sigma is {given}: it must be from 1e-6 to 1e6")

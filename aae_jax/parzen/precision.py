@@ -1,15 +1,18 @@
 """How exactly distances are computed: the bound on σ below which float32 products are not enough.
 
-A product gives ‖x − s‖² as ‖x‖² + ‖s‖² − 2 s·x about the mean of the test points. Near samples leave
-a small difference of large terms, whose rounding stays: c · eps · ‖x‖², where c = 1 + D^¼, since a
-processor sums D terms in blocks and the errors of about √D partial sums add up like a random walk.
-A score is off by that over 2σ². While the root mean square of that over the test points is below
-0.01 nats, products are used. Of float32 pixels in [0, 1] that is σ ≥ 0.05 for MNIST's images, and
-for points of one dimension and variance 1 σ ≥ 0.005.
+A product gives ‖x − s‖² as ‖x‖² + ‖s‖² − 2 s·x about the mean of the test points. The distance to a
+near sample is a small difference of large terms, and keeps their rounding: c · eps · ‖x‖², where
+c = 1 + D^¼, since a processor sums D terms in blocks, and the errors of about √D partial sums add up
+like a random walk. The mean is rounded too, which shows where it is far from 0. A score is off by
+the sum of both over 2σ². While the root mean square of that over the test points is below 0.01 nats,
+products are used: down to σ = 0.05 for MNIST's images, in [0, 1], and to 0.005 for numbers of variance
+1 in one dimension. Where all coordinates vary as one, they round as one: just above the bound such
+scores are off by up to 0.03 nats.
 
-Below, distances are sums of squared differences, whose error is relative: a few ulps of each. So a
-score is within 0.01 nats, or within a few ulps of the larger of ‖x − s‖² / 2σ² and D log σ where
-float32 cannot hold 0.01 nats of them.
+Below the bound, arrays that are all known are scored in float64, where the same bound holds with its
+eps. Otherwise, distances are sums of squared differences, whose error is relative: √D / 2 + 4 ulps at
+the most. So a score is within 0.01 nats, or, where float32 can't hold 0.01 nats of them, within as many
+ulps of the larger of ‖x − s‖² / 2σ² (s the nearest sample) and D log σ.
 """
 
 from typing import NamedTuple
@@ -52,23 +55,19 @@ def products_hold(
     16 / √D eps more.
     """
     x = np.asarray(x)
-    dim = x.shape[1]
-    squares = _squared_norms(x)
-    factor = 1 + dim**0.25 + (16 / dim**0.5 if bf16_split else 0)
-    eps = np.finfo(np.promote_types(x.dtype, np.float32)).eps
-    error = factor * eps * np.sqrt(np.mean(squares**2))
-    # Written so that NaN, which no method helps, holds.
-    return not error > _NATS * 2 * np.min(np.asarray(sigma, np.float64)) ** 2
-
-
-def _squared_norms(x):
-    """‖x − mean‖² of every test point, f64[T]."""
+    num_points, dim = x.shape
+    of_product = 1 + dim**0.25 + (16 / dim**0.5 if bf16_split else 0)
+    of_mean = 1 + num_points**0.5 / 8
     centre = x.mean(axis=0, dtype=np.float64)
-    squares = np.empty(len(x))
-    for start in range(0, len(x), 100):  # rows that stay in the cache
-        rows = x[start : start + 100] - centre
-        squares[start : start + 100] = np.einsum("td,td->t", rows, rows)
-    return squares
+    error = np.empty(num_points)
+    for start in range(0, num_points, 100):  # rows that stay in the cache
+        squares = (x[start : start + 100] - centre) ** 2
+        error[start : start + 100] = of_product * squares.sum(axis=1)
+        error[start : start + 100] += of_mean * np.sqrt(squares @ centre**2)
+    eps = np.finfo(np.promote_types(x.dtype, np.float32)).eps
+    smallest = np.min(np.asarray(sigma, np.float64))
+    # NaN, which no method helps, passes.
+    return not eps * np.sqrt(np.mean(error**2)) / (2 * smallest**2) > _NATS
 
 
 def are_in_range(sigma: np.ndarray) -> bool:

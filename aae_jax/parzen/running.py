@@ -307,16 +307,22 @@ def _add(sums, x, read, first, last, sigma, columns, bf16_split):
             )
             return squared_norm - product
 
-        def one_point(point, nearest, total):
-            """Folds the piece into one test point: [D], [], [S] → [], [S]."""
-            offset = offsets(point)
+        def one_point(offset, nearest, total):
+            """Folds the piece into one test point: [N], [], [S] → [], [S]."""
             # The nearest sample is the largest term for every σ, so one minimum serves them all.
             closer = jnp.minimum(nearest, offset.min())
             terms = jnp.exp(scale[:, None] * (closer - offset)).sum(axis=1)
             return closer, total * _shrink(scale, closer - nearest) + terms
 
-        # The distances of a block of points are one matrix product.
-        return jax.lax.map(lambda block: jax.vmap(one_point)(*block), (blocks, *sums))
+        def one_block(block):
+            points, *sums = block
+            # The distances of a block of points are one matrix product. Differences come from a
+            # loop: fused with what uses them, they would be computed more than once, and may round
+            # in several ways, so that the nearest sample is not where the minimum is.
+            every = jax.lax.map if differences else lambda f, points: jax.vmap(f)(points)
+            return jax.vmap(one_point)(every(offsets, points), *sums)
+
+        return jax.lax.map(one_block, (blocks, *sums))
 
     if differences:
         blocks = into_blocks(given.astype(x.dtype))
