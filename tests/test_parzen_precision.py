@@ -144,7 +144,9 @@ def test_float64_arrays_are_scored_as_they_are():
     rng = np.random.default_rng(3)
     x = rng.normal(size=(40, 1))
     for sigma in (1e-6, 1e-5):
-        samples = np.concatenate([x + sigma * rng.normal(size=x.shape), rng.normal(size=(20, 1))])
+        samples = np.concatenate(
+            [x + 20 * sigma * rng.normal(size=x.shape), rng.normal(size=(20, 1))]
+        )
         found = parzen.log_likelihood(x, samples, sigma)
         expected = reference(x, samples, sigma)
         assert found.dtype == jnp.float32
