@@ -271,8 +271,9 @@ def log_likelihoods(sampler, images, sigmas, mesh=None, run=evaluation.at_once):
     return evaluation.log_likelihoods(sampler, images, key, num_samples, sigmas, "test", mesh, run)
 
 
-def test_evaluations_are_right_however_they_are_cut():
+def test_evaluations_are_right_however_they_are_cut(monkeypatch):
     """A file of sums gives them back as plain arrays."""
+    monkeypatch.setattr(evaluation, "_PIECE", 4_000)
     images = np.float32(np.random.default_rng(0).integers(0, 2, (6, *SHAPE)) / 2)
     samples = stored_stream(images_near_a_grid, jax.random.key(7), 9_500)
     rows = images.reshape(6, -1)
