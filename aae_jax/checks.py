@@ -1,6 +1,7 @@
 """Checks that the fields of a frozen dataclass make of themselves; each failure is one line."""
 
 import dataclasses
+import math
 import types
 import typing
 from typing import Any
@@ -86,3 +87,18 @@ def check_image_shape(name: str, shape: Any) -> None:
             f"{name} is {shape!r}: it must be (height, width, channels), or the shape of an example "
             "that is no image, as (20,)"
         )
+
+
+def have_same_order(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether arrays of these shapes, flattened to rows, have their numbers in one order.
+
+    Rows [N, P] go with any images of P numbers; images must have the same axes, but for one last
+    channel, which may be left out: [N, H, W] and [N, H, W, 1].
+    """
+
+    def axes(shape):
+        return shape[1:-1] if len(shape) > 3 and shape[-1] == 1 else shape[1:]
+
+    if min(len(shape), len(other)) <= 2:
+        return math.prod(shape[1:]) == math.prod(other[1:])
+    return axes(shape) == axes(other)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import math
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import numpy as np
 
 from aae_jax import code_metrics, parallel, parzen, processes
 from aae_jax.arguments import as_key
+from aae_jax.checks import have_same_order
 from aae_jax.errors import UserError
 from aae_jax.priors import sample_prior
 from aae_jax.registry import path_of
@@ -65,8 +67,8 @@ def evaluate(
 
     Args:
         sampler: (key, n) → f[n, P], as `aae_jax.sampler(state)` is; chunk i of the samples is
-            `sampler(fold_in(key, i), 1000)`. Or stored samples f[N, P] or f[N, H, W, C], which all
-            count.
+            `sampler(fold_in(key, i), 1000)`. Or stored samples f[N, P], or f[N, H, W, C] in the
+            images' order of axes, which all count.
         folds: pairs of validation and test images, each `{"image": [N, H, W, C] uint8, or floats
             in [0, 1], …}`.
         spec: the config's `evaluation` section; `num_samples` is for a sampler.
@@ -76,6 +78,7 @@ def evaluate(
     Returns:
         `parzen/*`: numbers and lists for `results.json`; log-likelihoods in nats.
     """
+    _check_folds(folds)
     num_samples = spec.num_samples if callable(sampler) else len(sampler)
     valid = [validation["image"][: spec.num_validation] for validation, _ in folds]
     sigmas = fitting_sigmas(valid) if spec.sigmas is None else spec.sigmas
@@ -136,8 +139,11 @@ def fitting_sigmas(images: Sequence[np.ndarray]) -> tuple[float, ...]:
         return tuple(np.logspace(-1, 0, 10).tolist())
     values = np.concatenate([np.asarray(i, np.float64).reshape(len(i), -1) for i in images])
     std = float(np.sqrt(values.var(axis=0).mean()))
-    if std == 0:
-        raise UserError("all validation examples are equal: give evaluation.sigmas")
+    if not 1e-13 <= std <= 1e14:
+        raise UserError(
+            f"validation examples have the standard deviation {std:.3g}: to fit σ to it, it must be "
+            "from 1e-13 to 1e14; scale them, or give evaluation.sigmas"
+        )
     return tuple((std * np.geomspace(0.03, 3, 20)).tolist())
 
 
@@ -180,7 +186,8 @@ def log_likelihoods(
             whether the sums are saved in between, changes no bit of the result.
 
     Returns:
-        f[S, T], nats.
+        f[S, T], nats. Images and samples count as the float32 numbers that they are in [0, 1];
+        `parzen.precision` says how exact scores are.
     """
     x = to_unit(jnp.asarray(images)).reshape(len(images), -1)
     sigma = jnp.asarray(sigmas, x.dtype)
@@ -188,10 +195,11 @@ def log_likelihoods(
         if key is None:
             raise UserError("key is None: a sampler draws with a PRNG key, as jax.random.key(0)")
         key = as_key(key)
-        _check_sampler(sampler, key, x.shape[1])
-    columns = parzen.varying(x)
+        _check_sampler(sampler, key, images.shape)
+    columns, *chosen = parzen.choose_method(x, sigma)
     # Processes run one program, whatever each machine is good at.
-    bf16_split = bool(processes.broadcast_from_first(parzen.can_bf16_split(x)))
+    bf16_split, differences = (bool(flag) for flag in processes.broadcast_from_first(chosen))
+    kind = parzen.DifferenceSums if differences else parzen.Sums
     if callable(sampler):
         samples_per_round = parzen.samples_per_round(num_samples, mesh)
         # A plain function becomes a pytree without leaves.
@@ -201,13 +209,15 @@ def log_likelihoods(
             x, sigma = parallel.replicate((x, sigma), mesh)
 
         def add(sums, first, last):
+            sums = kind(*sums)  # a file of sums does not hold their kind
             scored = x, sigma, columns, drawn, key
             return _add_drawn(sums, first, last, scored, (num_samples, mesh, bf16_split))
 
     else:
-        samples, samples_per_round, mesh = _stored(sampler, x.shape[1]), _PIECE, None
+        samples, samples_per_round, mesh = _stored(sampler, images.shape), _PIECE, None
 
         def add(sums, first, last):
+            sums = kind(*sums)
             for start in range(first * _PIECE, min(last * _PIECE, num_samples), _PIECE):
                 piece = to_unit(jnp.asarray(samples[start : start + _PIECE]))
                 sums = parzen.add_samples(sums, x, piece, sigma, columns, bf16_split)
@@ -217,16 +227,16 @@ def log_likelihoods(
         name=name,
         identity=fingerprint(
             sampler, x, sigma, key, num_samples, 1 if mesh is None else mesh.size,
-            samples_per_round, bf16_split, jax.__version__,
+            samples_per_round, bf16_split, jax.__version__, *(["differences"] if differences else []),
         ),
         num_samples=num_samples,
         samples_per_round=samples_per_round,
         num_rounds=-(-num_samples // samples_per_round),
-        empty=jax.tree.map(np.asarray, parzen.start(x, sigma, mesh)),
+        empty=jax.tree.map(np.asarray, parzen.start(x, sigma, mesh, differences)),
         add=add,
     )  # fmt: skip
     # Whether a pass has just run or was read whole, the devices' sums are added up in one order.
-    sums = processes.gather_to_host(run(scoring_pass))
+    sums = kind(*processes.gather_to_host(run(scoring_pass)))
     return np.asarray(parzen.finish(sums, x, num_samples, sigma))
 
 
@@ -238,7 +248,21 @@ def _add_drawn(sums, first, last, scored, static):
     return parzen.add_drawn(sums, x, stream, sigma, first, last, columns, bf16_split)
 
 
-def _check_sampler(sampler, key, dim):
+def _check_folds(folds):
+    """Images of one shape everywhere: validation and test images, in every fold."""
+    test = folds[0][1]["image"].shape
+    for validation, other in folds:
+        for name, images in (("validation", validation["image"]), ("test", other["image"])):
+            if images.shape[1:] != test[1:]:
+                raise UserError(
+                    f"{name} images have shape {images.shape}, test images {test}: all axes but the "
+                    "first must be the same"
+                )
+
+
+def _check_sampler(sampler, key, shape):
+    """Refuses a sampler whose samples are not what images of a shape [T, H, W, C] are."""
+    dim = math.prod(shape[1:])
     found = jax.eval_shape(lambda key: sampler(key, parzen.CHUNK), key)
     if getattr(found, "shape", None) != (parzen.CHUNK, dim):
         shape = getattr(found, "shape", type(found).__name__)
@@ -246,14 +270,22 @@ def _check_sampler(sampler, key, dim):
             f"sampler(key, {parzen.CHUNK}) gives shape {shape}: the images have {dim} numbers each, "
             f"so it must be {(parzen.CHUNK, dim)}"
         )
+    # The model's samples are flat, yet their axes are known.
+    for state in getattr(sampler, "args", ()):
+        if isinstance(state, TrainState) and not have_same_order(
+            shape, (1, *state.spec.image_shape)
+        ):
+            raise UserError(
+                f"images have shape {shape}: the model makes images {state.spec.image_shape}"
+            )
 
 
-def _stored(samples, dim):
-    """Stored samples as rows; refused where they are not what the images are."""
-    if samples.ndim < 2 or int(np.prod(samples.shape[1:])) != dim or len(samples) == 0:
+def _stored(samples, shape):
+    """Stored samples as rows; refused where they are not what images of a shape [T, H, W, C] are."""
+    if samples.ndim < 2 or len(samples) == 0 or not have_same_order(samples.shape, shape):
         raise UserError(
-            f"samples have shape {samples.shape}: they must be [N, {dim}], or N images of as many "
-            "pixels"
+            f"samples have shape {samples.shape}: they must be [N, {math.prod(shape[1:])}], or N "
+            f"images of the same axes as the images {tuple(shape)}"
         )
     return samples.reshape(len(samples), -1)
 

@@ -121,6 +121,69 @@ def test_images_are_flattened_and_integers_scaled(run):
     assert run("--samples=f.npy", "--test=t.npy", "--sigma=0.3", "--divide_by_255")[1] == printed
 
 
+@pytest.mark.parametrize("sigma", ["1e-5", "1e-3", "3"])
+def test_any_sigma_is_right_for_the_numbers_in_the_files(run, monkeypatch, sigma):
+    """Float64 files are not rounded to float32 where it shows; integers are exact levels / 255."""
+    rng = np.random.default_rng(2)
+    monkeypatch.setattr(command, "_PIECE", 70)
+    points = rng.normal(size=(50, 1))
+    near = points + 30 * float(sigma) * rng.normal(size=(4, 50, 1))
+    np.save("x.npy", points)
+    np.save("s.npy", near.reshape(200, 1))
+    found, error = numbers(run("--samples=s.npy", "--test=x.npy", f"--sigma={sigma}")[1])
+    scores = reference(points, near.reshape(200, 1), float(sigma))
+    assert found["log-likelihood"] == pytest.approx(scores.mean(), abs=0.01)
+    assert error == pytest.approx(scores.std() / np.sqrt(50), abs=0.01)
+    levels = rng.integers(0, 256, (300, 2), np.uint8)
+    np.save("x.npy", levels[:40])
+    np.save("s.npy", levels[30:])
+    printed = run("--samples=s.npy", "--test=x.npy", f"--sigma={sigma}", "--divide_by_255")[1]
+    scores = reference(levels[:40] / 255, levels[30:] / 255, float(sigma))
+    assert numbers(printed)[0]["log-likelihood"] == pytest.approx(scores.mean(), abs=0.01)
+
+
+def test_a_tiny_sigma_is_chosen(run):
+    rng = np.random.default_rng(3)
+    points = rng.normal(size=(50, 2))
+    np.save("x.npy", points)
+    np.save("s.npy", np.repeat(points, 9, axis=0) + 1e-5 * rng.normal(size=(450, 2)))
+    sigmas = [1e-6, 1e-5, 1e-4, 0.1]
+    _, printed, _ = run(
+        "--samples=s.npy", "--test=x.npy", "--validation=x.npy", "--sigmas=1e-6,1e-5,1e-4,0.1"
+    )
+    means = [reference(points, np.load("s.npy"), sigma).mean() for sigma in sigmas]
+    found, _ = numbers(printed)
+    assert found["sigma"] == sigmas[np.argmax(means)] == 1e-5
+    assert found["validation"] == found["log-likelihood"] == pytest.approx(max(means), abs=0.01)
+
+
+def test_images_must_have_one_order_of_axes(run):
+    rng = np.random.default_rng(4)
+    shapes = {
+        "a": (30, 3, 2, 1),
+        "b": (20, 3, 2),
+        "c": (20, 6),
+        "d": (20, 2, 3),
+        "e": (20, 1, 3, 2),
+    }
+    for name, shape in shapes.items():
+        np.save(name, rng.uniform(size=shape).astype(np.float32))
+    for samples, test in (("a", "b"), ("a", "c"), ("b", "a"), ("c", "d"), ("d", "d")):
+        status, printed, errors = run(f"--samples={samples}.npy", f"--test={test}.npy", "--sigma=1")
+        assert status == 0 and "dimensions      6" in printed and errors == ""
+    for samples, test in (("a", "d"), ("a", "e"), ("b", "d"), ("d", "a")):
+        status, printed, errors = run(f"--samples={samples}.npy", f"--test={test}.npy", "--sigma=1")
+        assert status == 2 and printed == "" and errors.count("\n") == 1
+        assert f"--test has shape {shapes[test]}" in errors
+        assert f"--samples has shape {shapes[samples]}" in errors
+    # Rows go with both, but the images don't go together.
+    status, _, errors = run("--samples=c.npy", "--test=a.npy", "--validation=d.npy")
+    assert (
+        status == 2
+        and "--validation has shape (20, 2, 3), --test has shape (30, 3, 2, 1)" in errors
+    )
+
+
 def test_warnings(run):
     status, printed, errors = run(
         "--samples=a.npy", "--test=b.npy", "--validation=c.npy", "--sigmas=0.01,0.02"
@@ -171,6 +234,8 @@ MISTAKES = [
     ({"validation": None, "sigma": "0"}, "--sigma is '0': σ must be positive"),
     ({"validation": None, "sigma": "-1"}, "--sigma is '-1': σ must be positive"),
     ({"validation": None, "sigma": "nan"}, "--sigma is 'nan': σ must be positive"),
+    ({"validation": None, "sigma": "1e-16"}, "--sigma is '1e-16': σ must be from 1e-15 to 1e15"),
+    ({"sigmas": "0.1,1e-300"}, "--sigmas is '0.1,1e-300': σ must be from 1e-15 to 1e15"),
     ({"validation": None, "sigma": "a"}, "--sigma is 'a': it must be numbers"),
     ({"validation": None, "sigma": "0.1,0.2"}, "--sigma is '0.1,0.2': give one"),
     ({"sigmas": "0.1,-0.2"}, "--sigmas is '0.1,-0.2': σ must be positive"),

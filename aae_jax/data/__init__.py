@@ -156,9 +156,10 @@ def check_unit(name: str, images: np.ndarray, standardise: bool = False) -> None
     low, high = images.min(), images.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         raise UserError(f"{name}: pixels must be finite, and there is NaN or infinity among them")
-    if standardise and max(abs(low), abs(high)) > 1e15:
+    if standardise and max(abs(low), abs(high)) > 1e14:
         raise UserError(
-            f"{name}: numbers go from {low:.4g} to {high:.4g}: beyond 1e15 their squares leave float32"
+            f"{name}: numbers go from {low:.4g} to {high:.4g}: they must lie within 1e14, so that "
+            "float32 holds their squares; scale them"
         )
     if not standardise and (low < 0 or high > 1):
         raise UserError(

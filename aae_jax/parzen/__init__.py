@@ -5,7 +5,9 @@
 in nats, natural logarithm (Breuleux et al. 2011, Bengio et al. 2013, Goodfellow et al. 2014). The
 distances are one matrix product at full float32 precision: they are divided by 2σ² ≈ 0.05, so a
 TF32 or bfloat16 product costs nats. Of 8-bit pixels it is made of two bfloat16 products of split
-numbers where that is faster: `add_samples` says how. Only JAX is needed.
+numbers where that is faster: `add_samples` says how. For a σ so small that the rounding of a product
+would cost 0.01 nats, stored samples are scored in float64, and drawn ones by differences: `precision`
+gives the bound. Only JAX is needed.
 `python -m aae_jax.parzen --help` scores arrays in files.
 """
 
@@ -14,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from aae_jax.parzen.precision import Method, are_in_range, choose_method, products_hold
 from aae_jax.parzen.running import (
     CHUNK,
+    DifferenceSums,
     Sampler,
     Stream,
     Sums,
@@ -31,16 +35,21 @@ from aae_jax.parzen.running import (
 
 __all__ = [
     "CHUNK",
+    "DifferenceSums",
+    "Method",
     "Sampler",
     "Stream",
     "Sums",
     "add_drawn",
     "add_samples",
+    "are_in_range",
     "can_bf16_split",
+    "choose_method",
     "finish",
     "log_likelihood",
     "log_likelihood_streamed",
     "num_rounds",
+    "products_hold",
     "samples_per_round",
     "select_sigma",
     "start",
@@ -55,26 +64,38 @@ def log_likelihood(x: jax.Array, samples: jax.Array, sigma: jax.Array | float) -
     whatever N. May be jitted and vmapped. Where products are split (`can_bf16_split`), derivatives
     with respect to samples are those of bfloat16 products.
 
+    Where σ is too small for float32 products (`products_hold`), arrays that are all known are
+    scored in float64 as they were given, and the scores rounded to float32. Under jit with x and σ
+    known and samples traced, distances are float32 differences. Where x or σ is traced, nothing can
+    be chosen: they are float32 products, and off by more than 0.01 nats for such a σ.
+
     Args:
         x: f[T, D], test points; for Table 1 pixels in [0, 1].
         samples: f[N, D], the centres of the window, in the same units.
-        sigma: f[] or f[S], bandwidths; all S are read off the same distances.
+        sigma: f[] or f[S], bandwidths from 1e-15 to 1e15; all S are read off the same distances.
 
     Returns:
         f[T], or f[S, T] for S bandwidths: nats.
 
     Raises:
-        ValueError: the shapes don't fit, something is empty or not floating, or σ is not positive.
+        ValueError: the shapes don't fit, something is empty or not floating, or σ is not positive
+            or out of range.
     """
-    given, x, samples = x, _array("x", x), _array("samples", samples)
-    sigma = jnp.asarray(sigma)
-    _check(x, sigma)
+    given = x, samples, sigma
+    x, samples, sigma = _array("x", x), _array("samples", samples), jnp.asarray(sigma)
+    _check(x, sigma, given[-1])
     if samples.ndim != 2 or samples.shape[1] != x.shape[1] or samples.shape[0] == 0:
         raise ValueError(
             f"samples has shape {samples.shape}: it must be [N, {x.shape[1]}] with N at least 1"
         )
+    method = _method(given[0], x, given[2])
+    if method.differences and _is_known(given) and not jax.config.jax_enable_x64:
+        with jax.enable_x64(True):
+            x, sigma = (np.asarray(value, np.float64) for value in (given[0], given[2]))
+            return log_likelihood(x, given[1], sigma).astype(jnp.float32)
     sigmas = jnp.atleast_1d(sigma)
-    sums = add_samples(start(x, sigmas), x, samples, sigmas, **_seen(given, x))
+    sums = start(x, sigmas, differences=method.differences)
+    sums = add_samples(sums, x, samples, sigmas, method.columns, method.bf16_split)
     return finish(sums, x, len(samples), sigmas).reshape(*sigma.shape, len(x))
 
 
@@ -91,24 +112,26 @@ def log_likelihood_streamed(
     Chunk i holds `sampler(fold_in(key, i), 1000)`; of the last one only the rows that are needed
     count. The devices of a mesh take turns: the samples are the same for any number of devices, and
     log-likelihoods differ by rounding only. Every call traces the sampler anew: jit what calls this
-    more than once.
+    more than once. Where σ is too small for float32 products (`products_hold`), distances are
+    float32 differences; under jit only where x and σ are known.
 
     Args:
         x: f[T, D], test points.
         sampler: (key, n) → f[n, D]; pure JAX.
         key: a PRNG key.
         num_samples: N.
-        sigma: f[] or f[S], bandwidths.
+        sigma: f[] or f[S], bandwidths from 1e-15 to 1e15.
         mesh: the devices to use, all of its axes; None for one device.
 
     Returns:
         f[T], or f[S, T] for S bandwidths: nats.
 
     Raises:
-        ValueError: the shapes don't fit, something is empty or not floating, or σ is not positive.
+        ValueError: the shapes don't fit, something is empty or not floating, or σ is not positive
+            or out of range.
     """
-    given, x, sigma = x, _array("x", x), jnp.asarray(sigma)
-    _check(x, sigma)
+    given, x, sigma = (x, sigma), _array("x", x), jnp.asarray(sigma)
+    _check(x, sigma, given[-1])
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}: it must be at least 1")
     drawn = jax.eval_shape(lambda key: sampler(key, CHUNK), key)
@@ -117,14 +140,14 @@ def log_likelihood_streamed(
             f"sampler(key, {CHUNK}) gives {drawn.dtype}{drawn.shape}: it must give floats "
             f"{(CHUNK, x.shape[1])}"
         )
-    sigmas, seen = jnp.atleast_1d(sigma), _seen(given, x)
+    sigmas, method = jnp.atleast_1d(sigma), _method(given[0], x, given[1])
 
     @jax.jit
     def total(x, key, sigmas):
         rounds = num_rounds(num_samples, mesh)
-        sums = start(x, sigmas, mesh)
+        sums = start(x, sigmas, mesh, method.differences)
         stream = Stream(sampler, key, num_samples, mesh)
-        sums = add_drawn(sums, x, stream, sigmas, 0, rounds, **seen)
+        sums = add_drawn(sums, x, stream, sigmas, 0, rounds, method.columns, method.bf16_split)
         return finish(sums, x, num_samples, sigmas)
 
     return total(x, key, sigmas).reshape(*sigma.shape, len(x))
@@ -163,25 +186,33 @@ def _array(name, value):
     return value
 
 
-def _seen(given, x):
-    """What `add_samples` may know of the values of x; nothing where they are not known here."""
-    unknown = any(
+def _is_known(values):
+    """Whether all arrays have values here: none is traced, or on another process's devices."""
+    return not any(
         isinstance(leaf, jax.core.Tracer) or not getattr(leaf, "is_fully_addressable", True)
-        for leaf in jax.tree.leaves(given)
+        for leaf in jax.tree.leaves(values)
     )
-    if unknown:
-        return {}
+
+
+def _method(given, x, sigma):
+    """The best method for x and σ; one float32 product where their values are not known here."""
+    if not _is_known(given):
+        return Method()
     values = np.asarray(given, x.dtype)
-    return {"columns": varying(values), "bf16_split": can_bf16_split(values)}
+    if not _is_known(sigma):
+        return Method(varying(values), can_bf16_split(values))
+    return choose_method(values, sigma)
 
 
-def _check(x, sigma):
+def _check(x, sigma, given):
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"x has shape {x.shape}: it must be [T, D], neither of them 0")
     if sigma.ndim > 1 or sigma.size == 0:
         raise ValueError(f"sigma has shape {sigma.shape}: it must be [] or [S]")
-    if isinstance(sigma, jax.core.Tracer):
+    if not _is_known(given):
         return
-    values = np.asarray(sigma, np.float64)  # with jnp a constant σ would be traced under jit
-    if not ((values > 0) & np.isfinite(values)).all():
-        raise ValueError(f"sigma is {sigma}: it must be positive")
+    values = np.asarray(given, np.float64)  # with jnp a constant σ would be traced under jit
+    if not (values > 0).all():
+        raise ValueError(f"sigma is {given}: it must be positive")
+    if not are_in_range(values):
+        raise ValueError(f"sigma is {given}: it must be from 1e-15 to 1e15")

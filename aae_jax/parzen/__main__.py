@@ -3,10 +3,12 @@
 python -m aae_jax.parzen --samples=a.npy --test=b.npy --validation=c.npy
 python -m aae_jax.parzen --samples=arrays.npz:samples --test=arrays.npz:test --sigma=0.2
 
-The rows of an array are points; images [N, H, W, C] are flattened. An npy file of samples is read
-from the disk as it is needed, so it may be larger than the memory.
+The rows of an array are points; images [N, H, W, C] are flattened, and all files must hold them in
+one order of axes. An npy file of samples is read from the disk as it is needed, so it may be larger
+than the memory. Where σ is too small for float32, scores are computed in float64.
 """
 
+import itertools
 import sys
 import zipfile
 import zlib
@@ -14,7 +16,9 @@ import zlib
 import numpy as np
 from absl import app, flags, logging
 
+from aae_jax.checks import have_same_order
 from aae_jax.errors import UserError
+from aae_jax.parzen import are_in_range
 
 _SAMPLES = flags.DEFINE_string("samples", None, "The model's samples: npy, npz or npz:name.")
 _TEST = flags.DEFINE_string("test", None, "The points to score: the same.")
@@ -29,7 +33,7 @@ _PIECE = 20_000  # samples that are in memory at a time
 
 
 def _load(flag):
-    """The rows of a file as a 2-D array, memory-mapped where it is an npy file."""
+    """The array of a file, memory-mapped where it is an npy file."""
     value = flag.value
     if value is None:
         raise UserError(f"--{flag.name} is missing: give an npy or npz file")
@@ -66,7 +70,28 @@ def _load(flag):
         )
     if array.dtype.kind not in "iuf":
         raise UserError(f"--{flag.name}: {value!r} holds {array.dtype}: it must hold numbers")
-    return array.reshape(len(array), -1)
+    return array
+
+
+def _rows(arrays):
+    """Arrays as rows [N, D], refused where they are not of one shape."""
+    samples = arrays["samples"].shape
+    rows = {name: array.reshape(len(array), -1) for name, array in arrays.items()}
+    for name, array in arrays.items():
+        if rows[name].shape[1] != rows["samples"].shape[1]:
+            raise UserError(
+                f"--{name} has {rows[name].shape[1]} numbers a row, --samples has "
+                f"{rows['samples'].shape[1]}: they must be the same (shapes {array.shape} and "
+                f"{samples})"
+            )
+    # Pairwise, since rows [N, D] go with images of any order.
+    for (name, array), (other, beside) in itertools.combinations(arrays.items(), 2):
+        if not have_same_order(array.shape, beside.shape):
+            raise UserError(
+                f"--{other} has shape {beside.shape}, --{name} has shape {array.shape}: "
+                "images must have one order of axes, as [N, H, W, C]"
+            )
+    return rows
 
 
 def _member(flag, path, name, names):
@@ -111,9 +136,9 @@ def _check_values(flag, rows):
         )
 
 
-def _floats(rows):
-    """Rows as f32, integers divided by 255."""
-    return np.float32(rows) if rows.dtype.kind == "f" else np.float32(rows) / np.float32(255)
+def _floats(rows, dtype):
+    """Rows as floats of a type, integers divided by 255."""
+    return rows.astype(dtype) if rows.dtype.kind == "f" else rows.astype(dtype) / dtype(255)
 
 
 def _numbers(flag):
@@ -126,6 +151,8 @@ def _numbers(flag):
         ) from None
     if not ((values > 0) & np.isfinite(values)).all():
         raise UserError(f"--{flag.name} is {flag.value!r}: σ must be positive")
+    if not are_in_range(values):
+        raise UserError(f"--{flag.name} is {flag.value!r}: σ must be from 1e-15 to 1e15")
     return values
 
 
@@ -147,14 +174,26 @@ def _grid():
 def _score(points, samples, sigmas):
     """Log-likelihoods f64[S, T], the samples read a piece at a time."""
     import jax  # here, so that a mistake is answered at once
+
+    from aae_jax import parzen
+
+    if parzen.products_hold(_floats(points, np.float32), sigmas):
+        return _score_as(np.float32, points, samples, sigmas)
+    with jax.enable_x64(True):
+        return _score_as(np.float64, points, samples, sigmas)
+
+
+def _score_as(dtype, points, samples, sigmas):
+    import jax
     import jax.numpy as jnp
 
     from aae_jax import parzen
 
-    x, sigmas = jnp.asarray(_floats(points)), jnp.asarray(sigmas, jnp.float32)
-    sums, columns, bf16_split = parzen.start(x, sigmas), parzen.varying(x), parzen.can_bf16_split(x)
+    x, sigmas = jnp.asarray(_floats(points, dtype)), jnp.asarray(sigmas, dtype)
+    columns, bf16_split, differences = parzen.choose_method(x, sigmas)
+    sums = parzen.start(x, sigmas, differences=differences)
     for start in range(0, len(samples), _PIECE):
-        piece = jnp.asarray(_floats(samples[start : start + _PIECE]))
+        piece = jnp.asarray(_floats(samples[start : start + _PIECE], dtype))
         # Waiting keeps the pieces that are read ahead from filling the memory.
         sums = parzen.add_samples(sums, x, piece, sigmas, columns, bf16_split)
         jax.block_until_ready(sums)
@@ -169,14 +208,7 @@ def report() -> list[str]:
     """
     sigmas = _grid()
     read = (_SAMPLES, _TEST) if _SIGMA.value is not None else (_SAMPLES, _TEST, _VALIDATION)
-    arrays = {flag.name: _load(flag) for flag in read}
-    for flag in read:
-        rows = arrays[flag.name]
-        if rows.shape[1] != arrays["samples"].shape[1]:
-            raise UserError(
-                f"--{flag.name} has {rows.shape[1]} numbers a row, --samples has "
-                f"{arrays['samples'].shape[1]}: they must be the same"
-            )
+    arrays = _rows({flag.name: _load(flag) for flag in read})
     for flag in read:
         _check_values(flag, arrays[flag.name])
     samples, test = arrays["samples"], arrays["test"]

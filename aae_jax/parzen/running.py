@@ -33,6 +33,16 @@ class Sums(NamedTuple):
     total: jax.Array  # f[P, T, S], Σ exp((nearest − offset) / 2σ²)
 
 
+class DifferenceSums(Sums):
+    """Sums whose offset is the squared distance itself, the sum of squared differences.
+
+    For σ so small that products are not exact enough (`products_hold`); the class is static
+    under jit.
+    """
+
+    __slots__ = ()
+
+
 class Stream(NamedTuple):
     """Samples that are drawn on the device: chunk i is `sampler(fold_in(key, i), CHUNK)`."""
 
@@ -42,11 +52,14 @@ class Stream(NamedTuple):
     mesh: Mesh | None = None  # the devices that share the chunks between them; None: one
 
 
-def start(x: jax.Array, sigma: jax.Array, mesh: Mesh | None = None) -> Sums:
-    """Sums over no samples: x f[T, D], σ f[S]."""
+def start(
+    x: jax.Array, sigma: jax.Array, mesh: Mesh | None = None, differences: bool = False
+) -> Sums:
+    """Sums over no samples: x f[T, D], σ f[S]; of products, or of `differences` where σ is tiny."""
     devices = 1 if mesh is None else mesh.size
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    return Sums(
+    kind = DifferenceSums if differences else Sums
+    return kind(
         nearest=jnp.full((devices, len(x)), _far(dtype), dtype),
         total=jnp.zeros((devices, len(x), len(sigma)), dtype),
     )
@@ -105,8 +118,9 @@ def add_samples(
     """Adds stored samples f[N, D] to sums that were started without a mesh.
 
     Args, here and below:
-        columns: those of `varying(x)`; None for all, which only takes longer. Another number of
-            them compiles anew.
+        sums: those of `start`, or of an earlier call; their class says how distances are computed.
+        columns: for products, those of `varying(x)`; None for all, which only takes longer. Another
+            number of them compiles anew.
         bf16_split: static; only where `can_bf16_split(x)`, or where all values of x are known to
             be k / 255: 255 x is exact in bfloat16, also about a whole number. A sample less the
             mean of x is rounded to 17 bits, the sum of two bfloat16 numbers, and the product is
@@ -191,7 +205,8 @@ def finish(sums: Sums, x: jax.Array, num_samples: int, sigma: jax.Array) -> jax.
     x, _, scale = _prepare(x, sigma)
     nearest = sums.nearest.min(axis=0)
     total = (sums.total * _shrink(scale, nearest - sums.nearest)).sum(axis=0)
-    distance = nearest + (x**2).sum(axis=1)
+    differences = isinstance(sums, DifferenceSums)
+    distance = nearest if differences else nearest + (x**2).sum(axis=1)
     log_sum = jnp.log(total).T - scale[:, None] * distance
     dim = x.shape[1]
     log_volume = dim * jnp.log(sigma.astype(x.dtype)[:, None] * math.sqrt(2 * math.pi))
@@ -217,6 +232,15 @@ def _shrink(scale, difference):
     return jnp.exp(scale * difference[..., None])
 
 
+@jax.checkpoint
+def _squared_distances(samples, point):
+    """‖s − x‖² to a point: [N, D] and [D] → [N], one fused loop.
+
+    No difference is stored; with the checkpoint none is stored for derivatives either.
+    """
+    return ((samples - point) ** 2).sum(axis=1)
+
+
 def _halves(value):
     """Two bfloat16 arrays whose sum is f32 `value` to 17 bits."""
     # A compiler may leave out a cast there and back; the second half would be 0.
@@ -229,6 +253,7 @@ def _add(sums, x, read, first, last, sigma, columns, bf16_split):
 
     The sums are those of one device: P is 1.
     """
+    kind, differences = type(sums), isinstance(sums, DifferenceSums)
     given, (x, centre, scale) = x, _prepare(x, sigma)
     num_points = len(x)
     num_blocks = -(-num_points // _BLOCK)
@@ -262,11 +287,17 @@ def _add(sums, x, read, first, last, sigma, columns, bf16_split):
 
     def one_piece(index, sums):
         samples, counts = read(index)
-        squared_norm, factor = factors(samples.astype(x.dtype) - centre)
-        squared_norm = jnp.where(counts, squared_norm, _far(x.dtype))
+        samples = samples.astype(x.dtype)
+        if differences:  # of the given numbers: about the mean, they would round once more
+            far = jnp.where(counts, 0, _far(x.dtype))
+        else:
+            squared_norm, factor = factors(samples - centre)
+            squared_norm = jnp.where(counts, squared_norm, _far(x.dtype))
 
-        def one_point(point, nearest, total):
-            """Folds the piece into one test point: [D], [], [S] → [], [S]."""
+        def offsets(point):
+            """[D] → [N]"""
+            if differences:
+                return _squared_distances(samples, point) + far
             # A transposed factor would be widened to float32 first.
             product = jnp.matmul(
                 factor,
@@ -274,16 +305,28 @@ def _add(sums, x, read, first, last, sigma, columns, bf16_split):
                 precision=jax.lax.Precision.HIGHEST,
                 preferred_element_type=x.dtype,
             )
-            offset = squared_norm - product
+            return squared_norm - product
+
+        def one_point(offset, nearest, total):
+            """Folds the piece into one test point: [N], [], [S] → [], [S]."""
             # The nearest sample is the largest term for every σ, so one minimum serves them all.
             closer = jnp.minimum(nearest, offset.min())
             terms = jnp.exp(scale[:, None] * (closer - offset)).sum(axis=1)
             return closer, total * _shrink(scale, closer - nearest) + terms
 
-        # The distances of a block of points are one matrix product.
-        return jax.lax.map(lambda block: jax.vmap(one_point)(*block), (blocks, *sums))
+        def one_block(block):
+            points, *sums = block
+            # The distances of a block of points are one matrix product. Differences come from a
+            # loop: fused with what uses them, they would be computed more than once, and may round
+            # in several ways, so that the nearest sample is not where the minimum is.
+            every = jax.lax.map if differences else lambda f, points: jax.vmap(f)(points)
+            return jax.vmap(one_point)(every(offsets, points), *sums)
 
-    if bf16_split:
+        return jax.lax.map(one_block, (blocks, *sums))
+
+    if differences:
+        blocks = into_blocks(given.astype(x.dtype))
+    elif bf16_split:
         middle = jnp.round(centre * _LEVELS)
         # centre − middle / 255 is less exact: XLA multiplies by 1 / 255, rounded, which errs the
         # same way in every column.
@@ -293,4 +336,4 @@ def _add(sums, x, read, first, last, sigma, columns, bf16_split):
     else:
         blocks = into_blocks(vary(x))
     added = jax.lax.fori_loop(first, last, one_piece, tuple(into_blocks(v[0]) for v in sums))
-    return Sums(*(v.reshape(-1, *v.shape[2:])[None, :num_points] for v in added))
+    return kind(*(v.reshape(-1, *v.shape[2:])[None, :num_points] for v in added))
