@@ -83,3 +83,12 @@ def check_image_shape(name: str, shape: Any) -> None:
     """Raises unless the shape is (height, width, channels)."""
     if not (has_type(shape, tuple[int, ...]) and len(shape) == 3 and min(shape) > 0):
         raise UserError(f"{name} is {shape!r}: it must be (height, width, channels)")
+
+
+def check_shape(name: str, shape: Any) -> None:
+    """Raises unless the shape is positive integers, (height, width, channels) of images."""
+    if not (has_type(shape, tuple[int, ...]) and shape and min(shape) > 0):
+        raise UserError(
+            f"{name} is {shape!r}: it must be (height, width, channels), or positive integers such "
+            "as (20,) for examples that are no images"
+        )

@@ -5,9 +5,9 @@ import dataclasses
 from aae_jax import registry
 from aae_jax.checks import (
     check_choice,
-    check_image_shape,
     check_length,
     check_positive,
+    check_shape,
     check_types,
 )
 from aae_jax.errors import UserError
@@ -23,7 +23,7 @@ class DataSpec:
     name: str  # "digits", "mnist", "tfd", "files", or a builder of tensorflow-datasets
     image_shape: tuple[int, ...]
     num_classes: int
-    path: str | None = None  # "files": an .npz, a .mat, or a directory of images
+    path: str | None = None  # "files": arrays, a table or a directory of images
     data_dir: str | None = None  # where tensorflow-datasets keeps prepared data
     manual_dir: str | None = None  # the original files, to prepare them without a network
     # Other builders of tensorflow-datasets: which of their splits, or slices of them.
@@ -38,11 +38,17 @@ class DataSpec:
     # once too.
     labelled_repeats: int | None = None
     standardise: bool = False  # every pixel to mean 0 and std 1 over the training images
+    # "files" and other builders: images of other sizes and kinds are converted to `image_shape`.
+    resize: bool = False
+    label_column: str | None = None  # "files": of a .csv; None: the one called label, class, …
+    condition_dim: int = 0  # "files": K of the `conditions` f[N, K] beside the examples; 0: none
 
     def __post_init__(self):
         check_types(self, "data")
-        check_image_shape("data.image_shape", self.image_shape)
+        check_shape("data.image_shape", self.image_shape)
         check_positive("data.num_classes", self.num_classes)
+        if self.condition_dim:
+            check_positive("data.condition_dim", self.condition_dim, most=10**6)
         _, own = registry.SOURCES.get(self.name, registry.BUILDERS)
         if ("path" in own) != bool(self.path):
             raise UserError(

@@ -69,7 +69,7 @@ BAD = {
     "num_seeds": (0, -1, 1.5, True, 10**6),
     "algorithm": ("gan", "nowhere:GAN", "math:pi", 3, None),
     "options": (None, 3),
-    "data.image_shape": ((28, 28), (0, 28, 1), (28.0, 28, 1)),
+    "data.image_shape": ((0, 28, 1), (28.0, 28, 1)),
     "data.num_classes": (0, "ten"),
     "data.name": (3,),
     "model.encoder": ("cnn", "math:pi", "nowhere:encoder", None, 3),

@@ -71,6 +71,7 @@ class Dataset(NamedTuple):
     train: Split
     folds: tuple[Fold, ...]
     num_classes: int
+    class_names: tuple[str, ...] | None = None  # of labels 0 … K − 1, where they have names
 
     @property
     def image_shape(self) -> tuple[int, ...]:
