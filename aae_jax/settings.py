@@ -55,6 +55,11 @@ class DataSpec:
                 f"data.name is {self.name!r} and data.path is {self.path!r}: 'files' needs a path, "
                 "and the other data sets take none"
             )
+        if self.resize and (len(self.image_shape) != 3 or self.image_shape[2] not in (1, 3)):
+            raise UserError(
+                f"data.resize is True and data.image_shape {self.image_shape}: images become "
+                "(height, width, 1), grey, or (height, width, 3), RGB"
+            )
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for source, (_, fields) in registry.SOURCES.items():
             for field in fields:

@@ -244,7 +244,7 @@ def broken_files(tmp_path_factory):
         ("magic.npz", "damaged, cut off or of another kind"),
         ("cut.mat", "damaged, cut off or of another kind"),
         ("magic.mat", "damaged, cut off or of another kind"),
-        ("seven.mat", "damaged, cut off or of another kind"),
+        ("seven.mat", "damaged: it begins as MATLAB 7.3"),
         ("pickled.npz", "pickled objects"),
         ("twenty.mat", "labels go from 0 to 20; with data.num_classes = 10"),
         ("cell.mat", "images holds objects"),

@@ -1,6 +1,5 @@
 """Arrays of a file → splits: which are images, labels and conditions, in which order of axes."""
 
-
 import numpy as np
 
 from aae_jax.data import readers
@@ -124,12 +123,17 @@ def _finite(name, values):
 
 def _examples(name, values, spec):
     """uint8 pixels, or float32, as `data.image_shape` says."""
+    wanted = spec.image_shape
     if 0 in values.shape or values.ndim == 0:
         raise UserError(f"{name} is {values.shape}: there are no examples in it")
-    values = _laid_out(name, _numbers(name, values, spec), spec)
-    if values.dtype == np.uint16:  # to be scaled to 8 bits, which data.resize does
-        values = np.stack([convert(image, spec.image_shape, name) for image in values])
-    return values
+    _check_order(name, values.shape, wanted)
+    fits = values.shape[1:] == wanted or (*values.shape[1:], 1) == wanted
+    if not fits:
+        _check_convertible(name, values.shape, spec)
+    values = _numbers(name, values, spec)
+    if not fits or values.dtype == np.uint16:
+        return np.stack([convert(image, wanted, name) for image in values])
+    return values.reshape(len(values), *wanted)
 
 
 def _numbers(name, values, spec):
@@ -165,20 +169,15 @@ def _numbers(name, values, spec):
     )
 
 
-def _laid_out(name, values, spec):
-    """[N, *data.image_shape], converted if `data.resize` says so; never with axes exchanged."""
-    wanted, found = spec.image_shape, values.shape[1:]
-    _check_order(name, values.shape, wanted)
-    if found == wanted:
-        return values
-    if (*found, 1) == wanted:
-        return values[..., None]
+def _check_convertible(name, shape, spec):
+    """Whether `data.resize` is there to make examples of another shape right."""
+    wanted, found = spec.image_shape, shape[1:]
     shown = (*found, 1) if len(found) == 2 and len(wanted) == 3 else found
     if not (len(wanted) == len(shown) == 3 and shown[2] in (1, 3, 4) and wanted[2] in (1, 3)):
         one_less = f" or (N, {', '.join(map(str, wanted[:-1]))})" if wanted[-1] == 1 else ""
         stated = f", or data.image_shape={found}" if found else ""
         raise UserError(
-            f"{name} is {values.shape}: with data.image_shape = {wanted} it must be "
+            f"{name} is {shape}: with data.image_shape = {wanted} it must be "
             f"(N, {', '.join(map(str, wanted))}){one_less}{stated}"
         )
     if not spec.resize:
@@ -186,7 +185,6 @@ def _laid_out(name, values, spec):
             f"data.image_shape is {wanted} in the config, but {name} are {shown}, (height, width, "
             "channels); data.resize=True converts images"
         )
-    return np.stack([convert(image, wanted, name) for image in values])
 
 
 def _check_order(name, shape, wanted):

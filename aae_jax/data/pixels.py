@@ -1,14 +1,13 @@
 """One image: decoded, and with `data.resize` converted to `data.image_shape`."""
 
 import io
-import re
 
 import numpy as np
 
 from aae_jax.errors import UserError
 
 # Where JPEG, PNG and WebP keep what a camera wrote; OpenCV turns TIFF by itself.
-_EXIF = re.compile(rb"Exif\0\0|eXIf|EXIF")
+_EXIF = (b"Exif\0\0", b"eXIf", b"EXIF")
 _ORIENTATION = 0x0112
 _TURNS = {  # from what is stored to what is upright
     2: lambda x: x[:, ::-1],
@@ -43,8 +42,12 @@ def decode(encoded: bytes, shape: tuple[int, ...], name: str, resize: bool = Fal
         raise UserError(f"{name} is no image, or damaged or cut off")
     if pixels.ndim == 2:
         pixels = pixels[..., None]
-    if pixels.shape[2] in (3, 4):  # OpenCV has blue first
-        pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+    if pixels.shape[2] == 3 and pixels.dtype == np.uint8:  # OpenCV has blue first
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    elif pixels.shape[2] == 3:
+        pixels = pixels[..., ::-1]
+    elif pixels.shape[2] == 4:
+        pixels = pixels[..., [2, 1, 0, 3]]
     if resize:
         return convert(_upright(pixels, encoded), shape, name)
     if pixels.shape != shape or pixels.dtype != np.uint8 or shape[2] not in (1, 3):
@@ -56,7 +59,7 @@ def decode(encoded: bytes, shape: tuple[int, ...], name: str, resize: bool = Fal
 
 
 def _upright(pixels, encoded):
-    if encoded[:4] in (b"II*\0", b"MM\0*") or not _EXIF.search(encoded):
+    if encoded[:4] in (b"II*\0", b"MM\0*") or not any(mark in encoded for mark in _EXIF):
         return pixels
     from PIL import Image
 
@@ -98,7 +101,7 @@ def convert(image: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
         )
     if image.dtype == np.uint16:
         image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65,535 → 255
-    low, high = image.min(), image.max()
+    bounds = (image.min(), image.max()) if image.dtype == np.float32 and found != 4 else None
     if found == 4:
         image = _over_white(image)
     if shape[2] == 1 and image.shape[2] == 3:
@@ -106,9 +109,7 @@ def convert(image: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
     elif shape[2] == 3 and image.shape[2] == 1:
         image = np.repeat(image, 3, axis=2)
     image = _cover(image, *shape[:2])
-    if image.dtype == np.float32 and found != 4:
-        image = np.clip(image, low, high)  # rounding may leave the range by 1e-7
-    return image
+    return np.clip(image, *bounds) if bounds else image  # which rounding leaves by 1e-7
 
 
 def _over_white(image):

@@ -11,6 +11,7 @@ import numpy as np
 from aae_jax.errors import UserError
 
 _LABEL_COLUMNS = ("label", "class", "target", "y")
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 _DELIMITERS = (",", ";", "\t")
 
 
@@ -55,11 +56,13 @@ def read_mat(path: str) -> dict[str, np.ndarray]:
     """All arrays of a MATLAB file; those of `logical` are bool, and cells of text are strings."""
     from scipy.io import loadmat, whosmat
 
+    if _readable(path, lambda: _starts_as_hdf5(path)):
+        return read_hdf5(path)
     try:
         stored = _readable(path, lambda: loadmat(path), objects=True)
         kinds = {name: kind for name, _, kind in _readable(path, lambda: whosmat(path))}
-    except NotImplementedError:  # version 7.3, which is HDF5
-        return read_hdf5(path)
+    except NotImplementedError as error:
+        raise UserError(f"{path!r} is damaged: it begins as MATLAB 7.3, but not as HDF5") from error
     found = {}
     for name, values in stored.items():
         if name.startswith("__"):
@@ -73,6 +76,12 @@ def read_mat(path: str) -> dict[str, np.ndarray]:
             values = values.astype(np.float32 if values.max(initial=0) <= 1 else np.int32)
         found[name] = values
     return found
+
+
+def _starts_as_hdf5(path):
+    """As MATLAB 7.3 does, after 512 bytes of its own."""
+    with open(path, "rb") as file:
+        return _HDF5 in (file.read(8), file.read(512)[-8:])
 
 
 def _words_of_cells(path, name, cells):

@@ -5,11 +5,13 @@ of the original files or from the network. tensorflow-datasets writes to a tempo
 renames it at the end, so what is half-prepared is never taken for whole.
 """
 
+import dataclasses
 import os
 
 import numpy as np
 
 from aae_jax import data
+from aae_jax.data import repacked
 from aae_jax.data.pixels import convert, decode, refuse_zero_one
 from aae_jax.errors import UserError
 from aae_jax.registry import import_path
@@ -56,12 +58,19 @@ def _class_names(builder, label):
     return tuple(names) if names and names != numbered else None
 
 
-def prepared_builder(spec: DataSpec, builder_class: type | None = None, **arguments):
+def prepared_builder(
+    spec: DataSpec,
+    builder_class: type | None = None,
+    contents: dict[str, str] | None = None,
+    **arguments,
+):
     """A tfds builder, prepared.
 
     Args:
         spec: `name` names the builder where no class is given; where its data are.
         builder_class: a `tfds.core.DatasetBuilder`.
+        contents: for each original .gz file the SHA-256 of what it holds, if that is known; then
+            files that were unpacked, or packed again, are taken too.
         **arguments: of its constructor.
 
     Raises:
@@ -78,7 +87,11 @@ def prepared_builder(spec: DataSpec, builder_class: type | None = None, **argume
     tfds.disable_progress_bar()
     builder = _find_builder(tfds, spec, builder_class, arguments)
     if not builder.is_prepared():
-        _prepare(tfds, builder, spec)
+        if contents is None or spec.manual_dir is None:
+            _prepare(tfds, builder, spec)
+        else:
+            with repacked.as_published(tfds, builder, spec.manual_dir, contents) as manual_dir:
+                _prepare(tfds, builder, dataclasses.replace(spec, manual_dir=manual_dir))
     elif spec.manual_dir is not None:
         print(
             f"{builder.name} is prepared in {builder.data_path}: data.manual_dir is not read",
