@@ -63,6 +63,20 @@ def mat73(path, attributes=True, **arrays):
     return path / "a.mat"
 
 
+def mat73_cells(path, labels, **arrays):
+    """Each cell is a reference to the numbers of its characters."""
+    path = mat73(path, **arrays)
+    with h5py.File(path, "r+") as file:
+        cells = file.create_dataset("labels", (1, len(labels)), h5py.ref_dtype)
+        cells.attrs["MATLAB_class"] = np.bytes_("cell")
+        for i, word in enumerate(labels):
+            codes = np.array([[ord(letter)] for letter in word], np.uint16)
+            item = file.create_dataset(f"#refs#/{i}", data=codes)
+            item.attrs["MATLAB_class"] = np.bytes_("char")
+            cells[0, i] = item.ref
+    return path
+
+
 def csv(path, columns, header=True, delimiter=",", encoding="utf-8"):
     names, values = list(columns), list(columns.values())
     lines = [delimiter.join(names)] if header else []
@@ -187,6 +201,12 @@ READ = {
     ),
     "7.3, by others, in order": (
         lambda p: hdf5(p, "a.mat", images=IMAGES, labels=LABELS), IMAGES, LABELS,
+    ),
+    "matlab 7.3, words in cells": (
+        lambda p: mat73_cells(p, images=IMAGES, labels=WORDS), IMAGES, ALPHABETICAL,
+    ),
+    "cells of something else": (
+        lambda p: mat(p, images=IMAGES, about=np.array([IMAGES[0], "a"], object)), IMAGES, None,
     ),
     "svhn, 7.3": (
         lambda p: mat73(p, X=np.moveaxis(IMAGES[..., None], 0, -1), y=LABELS[:, None]),
@@ -380,6 +400,13 @@ REFUSED = {
     ),
     "examples last": (
         lambda p: npz(p, images=np.moveaxis(IMAGES, 0, -1)), r"looks like \(…, N\).*first axis",
+    ),
+    "examples last in MATLAB": (
+        lambda p: mat(p, images=np.moveaxis(IMAGES, 0, -1)), r"looks like \(…, N\).*first axis",
+        {"image_shape": (6, 5, 1)},
+    ),
+    "examples last in MATLAB 7.3": (
+        lambda p: mat73(p, images=np.moveaxis(IMAGES, 0, -1)), r"looks like \(…, N\).*first axis",
     ),
     "negative": (lambda p: npz(p, images=SIGNED), "goes from -5 to .*standardise=True.*'linear'"),
     "large": (

@@ -30,18 +30,19 @@ def read(path: str, spec: DataSpec) -> tuple[dict[str, Part], tuple[str, ...] | 
     elif spec.label_column is not None:
         raise UserError(f"data.label_column is {spec.label_column!r}: only a .csv has columns")
     else:
-        stored = readers.read(path)
+        stored = readers.read(path, spec.image_shape)
     if stored is None:
         return None
-    ten_is_zero = path.lower().endswith(".mat") and "X" in stored and spec.num_classes == 10
-    if path.lower().endswith(".mat"):
-        stored = _in_order_of_rows(stored, spec)
+    is_svhn = path.lower().endswith(".mat") and "X" in stored and "images" not in stored
+    is_svhn = is_svhn and stored["X"].ndim > 2
+    if is_svhn:  # [H, W, C, N]
+        stored["X"] = np.moveaxis(stored["X"], -1, 0)
     names = _names(path, stored)
     splits = {role: _split(path, stored, chosen, spec) for role, chosen in names.items()}
     if ALL not in splits:
         _check_alike(path, splits, spec)
     class_names = _add_labels(path, stored, names, splits, spec)
-    if ten_is_zero:  # SVHN writes the digit 0 as 10
+    if is_svhn and spec.num_classes == 10:  # which writes the digit 0 as 10
         for split in splits.values():
             split["label"] = np.where(split["label"] == 10, 0, split["label"])
     return {role: _part(split) for role, split in splits.items()}, class_names
@@ -124,6 +125,8 @@ def _finite(name, values):
 def _examples(name, values, spec):
     """uint8 pixels, or float32, as `data.image_shape` says."""
     wanted = spec.image_shape
+    if values.dtype == object:
+        raise UserError(f"{name} holds objects: arrays of numbers are needed")
     if 0 in values.shape or values.ndim == 0:
         raise UserError(f"{name} is {values.shape}: there are no examples in it")
     _check_order(name, values.shape, wanted)
@@ -206,22 +209,6 @@ def _check_order(name, shape, wanted):
             f"{name} is {shape}, which looks like (…, N): the examples must be the first axis, as "
             "np.moveaxis(images, -1, 0) has them"
         )
-
-
-def _in_order_of_rows(stored, spec):
-    """Of a .mat: SVHN's X [H, W, C, N] as [N, H, W, C]; axes that a 7.3 file has reversed."""
-    wanted = spec.image_shape
-
-    def fits(shape):
-        return shape[1:] == wanted or (*shape[1:], 1) == wanted
-
-    images = [name for name in stored if "images" in name.lower()]
-    if images and not any(fits(stored[n].shape) for n in images):
-        if all(fits(stored[name].shape[::-1]) for name in images):
-            stored = {name: values.T for name, values in stored.items()}
-    if "X" in stored and stored["X"].ndim > 2 and "images" not in stored:
-        stored = {**stored, "X": np.moveaxis(stored["X"], -1, 0)}
-    return stored
 
 
 def _as_examples(path, stored, spec):

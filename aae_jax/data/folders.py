@@ -114,10 +114,11 @@ def _list(directory, left_out):
     images, directories = [], {}
     for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
         suffix = os.path.splitext(entry.name)[1].lower()
-        if entry.name.startswith((".", "__")) or entry.name.lower() in _OF_SYSTEMS:
+        if entry.name.startswith(".") or entry.name.lower() in _OF_SYSTEMS:
             continue
         if entry.is_dir():
-            directories[entry.name] = entry.path
+            if not entry.name.startswith("__"):  # __MACOSX, __pycache__
+                directories[entry.name] = entry.path
         elif not entry.is_file():
             left_out["dead links" if entry.is_symlink() else "special files"] += 1
         elif suffix in SUFFIXES:

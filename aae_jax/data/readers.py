@@ -1,6 +1,7 @@
 """Files of arrays → arrays by name. Nothing is ever unpickled."""
 
 import csv
+import functools
 import os
 import zipfile
 from collections.abc import Callable
@@ -15,16 +16,16 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 _DELIMITERS = (",", ";", "\t")
 
 
-def read(path: str) -> dict[str, np.ndarray] | None:
+def read(path: str, image_shape: tuple[int, ...]) -> dict[str, np.ndarray] | None:
     """All arrays of a file by name; None where its kind is not known.
 
-    A bare `.npy` is "arr_0", as `np.savez` would call it; a dataset "train/images" of HDF5 is
+    `image_shape` tells the order of axes where a file does not. A bare `.npy` is "arr_0", as `np.savez` would call it; a dataset "train/images" of HDF5 is
     "train_images".
     """
     readers = {
         ".npz": read_npz,
         ".npy": _read_npy,
-        ".mat": read_mat,
+        ".mat": functools.partial(read_mat, image_shape=image_shape),
         ".h5": read_hdf5,
         ".hdf5": read_hdf5,
     }
@@ -52,12 +53,16 @@ def _read_npy(path):
     return _readable(path, lambda: {"arr_0": array()})
 
 
-def read_mat(path: str) -> dict[str, np.ndarray]:
-    """All arrays of a MATLAB file; those of `logical` are bool, and cells of text are strings."""
+def read_mat(path: str, image_shape: tuple[int, ...] | None = None) -> dict[str, np.ndarray]:
+    """All arrays of a MATLAB file; those of `logical` are bool, and cells of text are strings.
+
+    A 7.3 file that does not say that MATLAB wrote it has its axes reversed if `image_shape` says
+    so.
+    """
     from scipy.io import loadmat, whosmat
 
     if _readable(path, lambda: _starts_as_hdf5(path)):
-        return read_hdf5(path)
+        return _in_order_of_rows(*_read_hdf5(path), image_shape)
     try:
         stored = _readable(path, lambda: loadmat(path), objects=True)
         kinds = {name: kind for name, _, kind in _readable(path, lambda: whosmat(path))}
@@ -68,7 +73,7 @@ def read_mat(path: str) -> dict[str, np.ndarray]:
         if name.startswith("__"):
             continue
         if values.dtype == object:
-            values = _words_of_cells(path, name, values)
+            values = _words_of_cells(values)
         elif kinds.get(name) == "logical":
             values = values.astype(bool)
         elif kinds.get(name) in ("double", "single") and values.dtype.kind in "iu":
@@ -84,27 +89,47 @@ def _starts_as_hdf5(path):
         return _HDF5 in (file.read(8), file.read(512)[-8:])
 
 
-def _words_of_cells(path, name, cells):
+def _words_of_cells(cells):
+    """Strings, where all cells hold text; else the cells."""
     texts = [np.asarray(cell) for cell in cells.reshape(-1)]
     if any(text.dtype.kind != "U" or text.size > 1 for text in texts):
-        raise UserError(f"{path!r}: {name} holds objects: arrays of numbers are needed")
+        return cells
     return np.array(["".join(text.reshape(-1).tolist()) for text in texts])
+
+
+def _in_order_of_rows(stored, by_matlab, image_shape):
+    """Reverses the axes of all arrays, where only so the images are of their shape."""
+
+    def fits(shape):
+        return shape[1:] == image_shape or (*shape[1:], 1) == image_shape
+
+    images = [values.shape for name, values in stored.items() if "images" in name.lower()]
+    if by_matlab or any(map(fits, images)) or not any(fits(shape[::-1]) for shape in images):
+        return stored
+    return {name: values.T for name, values in stored.items()}
 
 
 def read_hdf5(path: str) -> dict[str, np.ndarray]:
     """All data sets of an HDF5 file; what MATLAB 7.3 wrote has its axes in MATLAB's order."""
+    return _read_hdf5(path)[0]
+
+
+def _read_hdf5(path):
+    """The arrays, and whether MATLAB wrote any of them."""
     try:
         import h5py
     except ImportError:
         raise UserError(
             f"{path!r} is HDF5, which needs h5py: pip install 'aae-jax[data]'"
         ) from None
+    by_matlab = []
 
     def arrays():
         found = {}
 
         def visit(name, item):
             if isinstance(item, h5py.Dataset) and item.shape is not None and name[0] != "#":
+                by_matlab.append("MATLAB_class" in item.attrs)
                 found[name.replace("/", "_")] = _of_hdf5(h5py, file, item)
 
         with open(path, "rb"):  # says whether it may be read
@@ -113,7 +138,7 @@ def read_hdf5(path: str) -> dict[str, np.ndarray]:
             file.visititems(visit)
         return found
 
-    return _readable(path, arrays)
+    return _readable(path, arrays, objects=True), any(by_matlab)
 
 
 def _of_hdf5(h5py, file, item):
