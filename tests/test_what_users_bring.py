@@ -228,6 +228,10 @@ READ = {
     "table, no header, no labels": (
         lambda p: csv(p, pixel_columns(IMAGES), header=False), IMAGES, None,
     ),
+    "table of pandas, columns 0, 1, 2, …": (
+        lambda p: csv(p, {str(i): v for i, v in enumerate(pixel_columns(IMAGES).values())}),
+        IMAGES, None,
+    ),
     "classes": (
         lambda p: directory(p, by_class()), IMAGES, ALPHABETICAL, {}, "0 = ant, 1 = bee, 2 = cow",
     ),

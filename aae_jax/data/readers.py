@@ -19,8 +19,8 @@ _DELIMITERS = (",", ";", "\t")
 def read(path: str, image_shape: tuple[int, ...]) -> dict[str, np.ndarray] | None:
     """All arrays of a file by name; None where its kind is not known.
 
-    `image_shape` tells the order of axes where a file does not. A bare `.npy` is "arr_0", as `np.savez` would call it; a dataset "train/images" of HDF5 is
-    "train_images".
+    `image_shape` tells the order of axes where a file does not. A bare `.npy` is "arr_0", as
+    `np.savez` would call it; a data set "train/images" of HDF5 is "train_images".
     """
     readers = {
         ".npz": read_npz,
@@ -184,7 +184,8 @@ def read_csv(path: str, label_column: str | None) -> dict[str, np.ndarray]:
 
     first = _readable(path, first_line)
     names = [name.strip() for name in first["names"]]
-    has_header = not all(map(_is_number, names))
+    counted = names == [str(i) for i in range(len(names))]  # as pandas heads columns of no name
+    has_header = counted or not all(map(_is_number, names))
     label = _label_of(path, names if has_header else [], label_column)
     options = {
         "delimiter": first["delimiter"],

@@ -197,7 +197,8 @@ def image_name(builder) -> str:
         return supervised[0]
     if len(images) != 1:
         raise UserError(
-            f"data.name is {builder.name!r}, which has {len(images)} images an example: one is needed"
+            f"data.name is {builder.name!r}, which has {len(images)} images (tfds.features.Image) an "
+            "example: one is needed; other arrays can be saved in an .npz, for data.path"
         )
     return images[0]
 
