@@ -38,7 +38,8 @@ def batches(
         rows: those of each batch that this process reads.
 
     Returns:
-        An iterator of `{"image": [B, H, W, C], "label": i32[B]}`.
+        An iterator of `{"image": [B, H, W, C], "label": i32[B]}`, with "condition" f32[B, K] where
+        the split has it.
 
     Raises:
         UserError: an image can't be read (while iterating); grain is missing.
@@ -53,6 +54,7 @@ def batches(
     rng = jax.random.wrap_key_data(
         np.asarray(jax.random.key_data(rng)), impl=jax.random.key_impl(rng)
     )
+    names = [name for name in ("image", "label", "condition") if name in train]
     order = train.get("example_order")
     num_places = len(train["image"] if order is None else order)
     lock = threading.Lock()
@@ -70,7 +72,7 @@ def batches(
     def read(step):
         chosen = examples(step)[rows]
         try:
-            return {name: train[name][chosen] for name in ("image", "label")}
+            return {name: train[name][chosen] for name in names}
         except UserError as error:  # grain would wrap it
             return error
 
