@@ -425,11 +425,12 @@ class Pictures(tfds.core.GeneratorBasedBuilder):
     """Of any size and kind, which `data.resize` converts."""
 
     VERSION = tfds.core.Version("1.0.0")
+    SHAPE = (None, None, 3)
     PICTURES = [np.full((20 + i, 30, 3), (8 * i, i, 255 - i), np.uint8) for i in range(20)]
 
     def _info(self):
         features = {
-            "image": tfds.features.Image(shape=(None, None, 3)),
+            "image": tfds.features.Image(shape=self.SHAPE),
             "label": tfds.features.ClassLabel(names=["even", "odd"]),
         }
         return tfds.core.DatasetInfo(
@@ -448,6 +449,7 @@ class Pictures(tfds.core.GeneratorBasedBuilder):
 class Bits(Pictures):
     """0 and 1 in 8 bits, as binarized_mnist has them."""
 
+    SHAPE = (8, 8, 3)
     PICTURES = [np.full((8, 8, 3), i % 2, np.uint8) for i in range(20)]
 
 
