@@ -46,9 +46,9 @@ SOURCES = {
     "digits": ("aae_jax.data.digits:load", ()),
     "mnist": ("aae_jax.data.mnist:load", ()),
     "tfd": ("aae_jax.data.tfd:load", ("fold", "drop_black")),
-    "files": ("aae_jax.data.files:load", ("path",)),
+    "files": ("aae_jax.data.files:load", ("path", "resize", "label_column", "condition_dim")),
 }
-BUILDERS = ("aae_jax.data.tfds_images:load", ())
+BUILDERS = ("aae_jax.data.tfds_images:load", ("resize",))
 
 
 def resolve(field: str, value: Any, names: dict[str, str]) -> Any:

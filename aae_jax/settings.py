@@ -22,9 +22,7 @@ class DataSpec:
     name: str  # "digits", "mnist", "tfd", "files", or a builder of tensorflow-datasets
     image_shape: tuple[int, ...]
     num_classes: int
-    # K of the conditions f[N, K] that the data have beside the examples; 0: they are not read.
-    condition_dim: int = 0
-    path: str | None = None  # "files": an .npz, a .mat, or a directory of images
+    path: str | None = None  # "files": arrays, a table or a directory of images
     data_dir: str | None = None  # where tensorflow-datasets keeps prepared data
     manual_dir: str | None = None  # the original files, to prepare them without a network
     # Other builders of tensorflow-datasets: which of their splits, or slices of them.
@@ -39,6 +37,10 @@ class DataSpec:
     # once too.
     labelled_repeats: int | None = None
     standardise: bool = False  # every pixel to mean 0 and std 1 over the training images
+    # "files" and other builders: images of other sizes and kinds are converted to `image_shape`.
+    resize: bool = False
+    label_column: str | None = None  # "files": of a .csv; None: the one called label, class, …
+    condition_dim: int = 0  # "files": K of the `conditions` f[N, K] beside the examples; 0: none
 
     def __post_init__(self):
         check_types(self, "data")
@@ -51,6 +53,11 @@ class DataSpec:
             raise UserError(
                 f"data.name is {self.name!r} and data.path is {self.path!r}: 'files' needs a path, "
                 "and the other data sets take none"
+            )
+        if self.resize and (len(self.image_shape) != 3 or self.image_shape[2] not in (1, 3)):
+            raise UserError(
+                f"data.resize is True and data.image_shape {self.image_shape}: images become "
+                "(height, width, 1), grey, or (height, width, 3), RGB"
             )
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for source, (_, fields) in registry.SOURCES.items():

@@ -38,8 +38,7 @@ def get_config() -> config_dict.ConfigDict:
     config.data.name = "mnist"
     config.data.image_shape = (28, 28, 1)
     config.data.num_classes = 10
-    config.data.condition_dim = 0  # of the floats [N, K] beside the examples that are conditions
-    config.data.path = config_dict.placeholder(str)  # an .npz, a .mat or a directory of images
+    config.data.path = config_dict.placeholder(str)  # arrays, a table or a directory of images
     config.data.data_dir = config_dict.placeholder(str)  # prepared data; None: tfds's default
     config.data.manual_dir = config_dict.placeholder(str)  # the original files, to prepare offline
     # Of other builders; mnist, tfd and files have splits of their own: docs/data.md.
@@ -51,6 +50,9 @@ def get_config() -> config_dict.ConfigDict:
     config.data.num_labelled = config_dict.placeholder(int)  # training images; None: all
     config.data.labelled_repeats = config_dict.placeholder(int)  # an epoch, of these; None: one
     config.data.standardise = False
+    config.data.resize = False  # of files and builders: convert images of other sizes and kinds
+    config.data.label_column = config_dict.placeholder(str)  # of a .csv; None: label, class, …
+    config.data.condition_dim = 0  # K of the conditions [N, K] in files; 0: they are not read
 
     config.model = config_dict.ConfigDict()
     # "mlp", "conv", or the import path of a factory.

@@ -1,6 +1,6 @@
-"""Your own images, or any image builder of tensorflow-datasets: docs/data.md says what they may be.
+"""Your own data, or any image builder of tensorflow-datasets: docs/data.md says what they may be.
 
-    python launch.py --config=experiments/files.py --config.data.path=DIR_OR_NPZ_OR_MAT \\
+    python launch.py --config=experiments/files.py --config.data.path=DIR_OR_FILE \\
         --config.data.image_shape="(32,32,3)" --config.data.num_classes=5 --workdir=runs/mine
 
 The model of Table 1 with 10,000 steps; all validation images choose σ, from Goodfellow's grid.

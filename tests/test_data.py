@@ -149,6 +149,13 @@ def test_what_every_source_promises(image, match, monkeypatch):
         ({"name": "tfd", "fold": 6}, "data.fold is 6"),
         ({"name": "mnist", "fold": 1}, "data.fold is 1: it is of 'tfd', not of 'mnist'"),
         ({"name": "mnist", "drop_black": True}, "data.drop_black is True: it is of 'tfd'"),
+        ({"name": "mnist", "resize": True}, "data.resize is True: it is of 'files'"),
+        ({"name": "tfd", "label_column": "y"}, "data.label_column is 'y': it is of 'files'"),
+        ({"name": "cifar10", "condition_dim": 2}, "data.condition_dim is 2: it is of 'files'"),
+        ({"name": "cifar10", "condition_dim": -1}, "data.condition_dim is -1: it must be pos"),
+        ({"name": "cifar10", "shape": (8, 0)}, r"data.image_shape is \(8, 0\): it must be"),
+        ({"name": "cifar10", "shape": ()}, r"data.image_shape is \(\): it must be .*\(20,\)"),
+        ({"name": "cifar10", "shape": (8, 8), "resize": True}, r"data.image_shape \(8, 8\)"),
     ],
 )
 def test_fields_of_other_sources_are_refused(fields, match):

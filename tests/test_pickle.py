@@ -10,7 +10,7 @@ from small import make_dataset, make_spec, start
 
 import aae_jax as aae
 from aae_jax import parzen
-from aae_jax.data import files
+from aae_jax.data import readers
 from aae_jax.errors import UserError
 from aae_jax.workdir import records
 from aae_jax.workdir.checkpoint import Checkpoints
@@ -43,7 +43,7 @@ def test_objects_are_refused_and_not_run(tmp_path):
     (tmp_path / "raw.npz").write_bytes(pickle.dumps(trap))
     for name in ("images.npz", "raw.npz"):
         with pytest.raises(UserError, match="pickled objects|no zip archive"):
-            files.read_npz(str(tmp_path / name))
+            readers.read_npz(str(tmp_path / name))
         assert records.read_partial(tmp_path / name) is None
     np.savez(tmp_path / "sums.npz", done=trap, nearest=trap, total=trap)
     assert records.read_partial(tmp_path / "sums.npz") is None
@@ -56,7 +56,7 @@ def test_what_is_loaded_is_not_unpickled(tmp_path, no_pickle):
     images = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     np.savez(tmp_path / "images.npz", images=images)
     savemat(tmp_path / "images.mat", {"images": images})
-    for read, name in ((files.read_npz, "images.npz"), (files.read_mat, "images.mat")):
+    for read, name in ((readers.read_npz, "images.npz"), (readers.read_mat, "images.mat")):
         np.testing.assert_array_equal(read(str(tmp_path / name))["images"], images)
     sums = parzen.Sums(np.ones(3), np.ones(3))
     records.write_partial(str(tmp_path / "partial" / "sums.npz"), 2, sums)

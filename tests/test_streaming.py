@@ -34,6 +34,13 @@ def test_batches_are_those_of_the_stream(first, last):
             np.testing.assert_array_equal(batch[name], np.asarray(values)[expected])
 
 
+def test_conditions_are_streamed_beside_their_examples():
+    dataset = {**lazy(make_dataset()), "condition": np.arange(40, dtype=np.float32).reshape(20, 2)}
+    rows = np.asarray(epoch_rows(jax.random.key(3), 0, 6, BATCH, 20))
+    for batch, expected in zip(streaming.batches(dataset, jax.random.key(3), 0, 6, BATCH), rows):
+        np.testing.assert_array_equal(batch["condition"], dataset["condition"][expected])
+
+
 def test_processes_read_their_own_rows():
     dataset, rng = lazy(make_dataset()), jax.random.key(3)
     whole = list(streaming.batches(dataset, rng, 0, 6, BATCH))

@@ -1,6 +1,7 @@
 """What comes through tensorflow-datasets: MNIST, SVHN, TFD, a builder of one's own."""
 
 import errno
+import gzip
 import hashlib
 import os
 import re
@@ -19,7 +20,7 @@ tfds = pytest.importorskip("tensorflow_datasets")
 
 import aae_jax as aae
 from aae_jax import data, experiment
-from aae_jax.data import mnist, tfds_images
+from aae_jax.data import mnist, pixels, repacked, tfds_images
 from aae_jax.errors import UserError
 from aae_jax.settings import DataSpec
 from experiments import tfd as config_file
@@ -124,12 +125,87 @@ def test_damaged_mnist_files_are_refused(damage, mnist_files, tmp_path):
         data.load(spec("mnist", data_dir=str(tmp_path / "tfds"), manual_dir=str(tmp_path)))
 
 
+@pytest.mark.slow
+def test_mnist_unpacked_and_packed_again(mnist_files, tmp_path):
+    pytest.importorskip("tensorflow")
+    (tmp_path / "files").mkdir()
+    for name in MNIST_NAMES:
+        content = gzip.decompress((mnist_files / name).read_bytes())
+        if name.startswith("train"):
+            (tmp_path / "files" / name).write_bytes(gzip.compress(content, 1))
+        else:
+            (tmp_path / "files" / name.removesuffix(".gz")).write_bytes(content)
+    where = {"data_dir": str(tmp_path), "manual_dir": str(tmp_path / "files")}
+    loaded = data.load(spec("mnist", **where))
+    np.testing.assert_array_equal(loaded.train["label"][:10], [5, 0, 4, 1, 9, 2, 1, 3, 1, 4])
+    assert len(loaded.train["label"]) == 50_000 and len(loaded.test["label"]) == 10_000
+
+
+class Published(tfds.core.GeneratorBasedBuilder):
+    """Two files "a-idx1.gz" and "b-idx3.gz", whose checksums are those of level 9."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    CONTENT = {"a-idx1.gz": b"labels" * 99, "b-idx3.gz": b"images" * 999}
+    url_infos = {
+        f"http://published/{name}": tfds.core.download.checksums.UrlInfo(
+            size=len(gzip.compress(content, 9, mtime=0)),
+            checksum=hashlib.sha256(gzip.compress(content, 9, mtime=0)).hexdigest(),
+            filename=name,
+        )
+        for name, content in CONTENT.items()
+    }
+
+    def _info(self):
+        raise NotImplementedError
+
+    _split_generators = _generate_examples = _info
+
+
+@pytest.mark.parametrize(
+    "files, outcome",
+    [
+        ({"a-idx1.gz": 9, "b-idx3.gz": 9}, "as it is"),
+        ({"a-idx1.gz": 1, "b-idx3.gz": 9}, "repacked"),
+        ({"a-idx1": None, "b.idx3": None}, "repacked"),
+        ({"a-idx1": None, "b-idx3.gz": None}, "repacked"),  # unpacked by a browser
+        ({"a-idx1.gz": 1}, "as it is"),  # of which the builder says what is missing
+        ({"a-idx1": "cut", "b-idx3": None}, "refused"),
+        ({"a-idx1.gz": "cut", "b-idx3": None}, "as it is"),  # of which it says the checksum
+    ],
+)
+def test_files_are_right_by_what_they_hold(files, outcome, tmp_path):
+    for name, how in files.items():
+        content = Published.CONTENT[name.replace(".idx", "-idx").removesuffix(".gz") + ".gz"]
+        if how == "cut":
+            content = gzip.compress(content)[:-9] if name.endswith(".gz") else content[:-9]
+        elif how is not None:
+            content = gzip.compress(content, how, mtime=0)
+        (tmp_path / name).write_bytes(content)
+    digests = {
+        name: hashlib.sha256(content).hexdigest() for name, content in Published.CONTENT.items()
+    }
+    builder, before = object.__new__(Published), dict(Published.url_infos)
+    if outcome == "refused":
+        with pytest.raises(UserError, match="a-idx1' is not what was published as a-idx1.gz"):
+            with repacked.as_published(tfds, builder, str(tmp_path), digests):
+                pass
+        return
+    with repacked.as_published(tfds, builder, str(tmp_path), digests) as directory:
+        assert (directory == str(tmp_path)) == (outcome == "as it is")
+        for info in builder.url_infos.values() if outcome == "repacked" else ():
+            with open(os.path.join(directory, info.filename), "rb") as file:
+                packed = file.read()
+            assert gzip.decompress(packed) == Published.CONTENT[info.filename]
+            assert hashlib.sha256(packed).hexdigest() == info.checksum
+    assert Published.url_infos == before
+
+
 def test_mnist_in_another_order_is_refused(monkeypatch, tmp_path):
     class Prepared:
         data_path = tmp_path
 
     stored = {"image": np.zeros((60_000, 28, 28, 1), np.uint8), "label": np.zeros(60_000, np.int32)}
-    monkeypatch.setattr(tfds_images, "prepared_builder", lambda spec: Prepared)
+    monkeypatch.setattr(tfds_images, "prepared_builder", lambda spec, **_: Prepared)
     monkeypatch.setattr(tfds_images, "read_split", lambda *_: stored)
     with pytest.raises(UserError, match="not in the order"):
         mnist.load(spec("mnist"))
@@ -343,6 +419,74 @@ def test_a_disk_that_fills_leaves_nothing_half_prepared(shapes, tmp_path, monkey
             data.load(spec("my_data:Shapes", (8, 8, 1), 2, **where))
     assert not list((tmp_path / "tfds").rglob("*.array_record*"))
     assert len(data.load(spec("my_data:Shapes", (8, 8, 1), 2, **where)).train["label"]) == 80
+
+
+class Pictures(tfds.core.GeneratorBasedBuilder):
+    """Of any size and kind, which `data.resize` converts."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    SHAPE = (None, None, 3)
+    PICTURES = [np.full((20 + i, 30, 3), (8 * i, i, 255 - i), np.uint8) for i in range(20)]
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=self.SHAPE),
+            "label": tfds.features.ClassLabel(names=["even", "odd"]),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features),
+            supervised_keys=("image", "label"),
+        )  # fmt: skip
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i, picture in enumerate(self.PICTURES):
+            yield i, {"image": picture, "label": i % 2}
+
+
+class Bits(Pictures):
+    """0 and 1 in 8 bits, as binarized_mnist has them."""
+
+    SHAPE = (8, 8, 3)
+    PICTURES = [np.full((8, 8, 3), i % 2, np.uint8) for i in range(20)]
+
+
+@pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
+def test_pictures_of_any_size(file_format, tmp_path):
+    if file_format == "tfrecord":
+        pytest.importorskip("tensorflow")
+    Pictures(data_dir=tmp_path).download_and_prepare(file_format=file_format)
+    fields = {"name": "test_tfds:Pictures", "data_dir": str(tmp_path), **SPLITS}
+    with pytest.raises(UserError, match=r"images of .*None, None, 3.*data.resize=True converts"):
+        data.load(spec(shape=(16, 16, 1), num_classes=2, **fields))
+    loaded = data.load(spec(shape=(16, 16, 1), num_classes=2, resize=True, **fields))
+    assert loaded.class_names == ("even", "odd")
+    expected = {
+        pixels.convert(picture, (16, 16, 1), "").tobytes(): i % 2
+        for i, picture in enumerate(Pictures.PICTURES)
+    }
+    for part, count in zip((loaded.train, loaded.validation, loaded.test), (16, 2, 2)):
+        assert len(part["label"]) == count
+        for image, label in zip(np.asarray(part["image"]), part["label"]):
+            assert expected[image.tobytes()] == label
+
+
+def test_zero_and_one_in_eight_bits(tmp_path):
+    Bits(data_dir=tmp_path).download_and_prepare(file_format="array_record")
+    where = {"data_dir": str(tmp_path), **SPLITS, "validation_split": "train[80%:]"}
+    where["test_split"] = "train[:0]"
+    with pytest.raises(UserError, match="(?i)bits.*largest pixel is 1.*builder store 0 and 255"):
+        data.load(spec("test_tfds:Bits", (8, 8, 3), 2, **where))
+
+
+def test_home_is_meant_by_a_tilde(shapes, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "manual").symlink_to(shapes)
+    where = {"data_dir": "~/tfds", "manual_dir": "~/manual", **SPLITS}
+    assert len(data.load(spec("my_data:Shapes", (8, 8, 1), 2, **where)).train["label"]) == 80
+    assert (tmp_path / "tfds").is_dir()
 
 
 # The Toronto Face Dataset's layout, with digits for faces

@@ -72,6 +72,7 @@ class Dataset(NamedTuple):
     train: Split
     folds: tuple[Fold, ...]
     num_classes: int
+    class_names: tuple[str, ...] | None = None  # of labels 0 … K − 1, where they have names
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -136,7 +137,7 @@ def _check_split(name, split, dataset, spec):
             f"must be −1 (unlabelled) or 0 … {num_classes - 1}"
         )
     if image.dtype != np.uint8:
-        check_unit(name, image, spec.standardise)
+        _check_range(name, image, spec.standardise)
     if not spec.condition_dim:
         return
     condition = split.get("condition")
@@ -151,7 +152,7 @@ def _check_split(name, split, dataset, spec):
         )
 
 
-def check_unit(name: str, images: np.ndarray, standardise: bool = False) -> None:
+def _check_range(name: str, images: np.ndarray, standardise: bool) -> None:
     """Refuses floats that are not finite, or not in [0, 1] where they are not standardised."""
     low, high = images.min(), images.max()
     if not (np.isfinite(low) and np.isfinite(high)):

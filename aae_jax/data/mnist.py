@@ -18,15 +18,32 @@ from aae_jax.settings import DataSpec
 _NUM_TRAIN = 50_000
 # CRC-32 of the labels, one byte each, in the order of the original files.
 _LABELS_CRC = {"train": 0xBA07E8EF, "test": 0xEE8604D9}
+# SHA-256 of the four files, unpacked.
+_CONTENTS = {
+    "train-images-idx3-ubyte.gz": (
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"
+    ),
+    "train-labels-idx1-ubyte.gz": (
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"
+    ),
+    "t10k-images-idx3-ubyte.gz": (
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"
+    ),
+    "t10k-labels-idx1-ubyte.gz": (
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"
+    ),
+}
 
 
 def load(spec: DataSpec) -> "data.Dataset":
     """Reads MNIST; prepares it first where that has not been done.
 
+    Its four files may be packed or not: what they hold is compared with what was published.
+
     Raises:
         UserError: MNIST is neither prepared, nor in `data.manual_dir`, nor can it be downloaded.
     """
-    builder = tfds_images.prepared_builder(spec)
+    builder = tfds_images.prepared_builder(spec, contents=_CONTENTS)
     train, test = _read(builder, "train"), _read(builder, "test")
     train, validation = (
         {name: values[rows] for name, values in train.items()}

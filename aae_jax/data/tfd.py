@@ -103,7 +103,7 @@ def read_file(path: str, size: int) -> dict[str, np.ndarray]:
     Raises:
         UserError: it is damaged, lacks a variable, or holds something else than the data set.
     """
-    from aae_jax.data.files import read_mat
+    from aae_jax.data.readers import read_mat
 
     stored = read_mat(path)
     missing = [name for name in _VARIABLES if name not in stored]

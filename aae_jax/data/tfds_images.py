@@ -5,11 +5,14 @@ of the original files or from the network. tensorflow-datasets writes to a tempo
 renames it at the end, so what is half-prepared is never taken for whole.
 """
 
+import dataclasses
 import os
 
 import numpy as np
 
 from aae_jax import data
+from aae_jax.data import repacked
+from aae_jax.data.pixels import convert, decode, refuse_zero_one
 from aae_jax.errors import UserError
 from aae_jax.registry import import_path
 from aae_jax.settings import DataSpec
@@ -20,10 +23,22 @@ _BLOCK = 1_000  # records that are parsed at a time
 def load(spec: DataSpec) -> "data.Dataset":
     """Loads the splits that `data.train_split`, `validation_split` and `test_split` name."""
     builder = prepared_builder(spec)
+    shape = builder.info.features[image_name(builder)].shape
+    if shape != spec.image_shape and not spec.resize:
+        raise UserError(
+            f"data.image_shape is {spec.image_shape} in the config, but the images of "
+            f"{spec.name!r} are {shape}, (height, width, channels); data.resize=True converts images"
+        )
     splits = {}
     for role in ("train", "validation", "test"):
         field = f"{role}_split"
-        splits[role] = read_split(builder, getattr(spec, field), f"data.{field}", role == "train")
+        splits[role] = read_split(
+            builder,
+            getattr(spec, field),
+            f"data.{field}",
+            lazy=role == "train",
+            resize_to=spec.image_shape if spec.resize else None,
+        )
     label = label_name(builder)
     check_disjoint(
         builder, {f"data.{role}_split": getattr(spec, f"{role}_split") for role in splits}
@@ -32,15 +47,30 @@ def load(spec: DataSpec) -> "data.Dataset":
         train=splits["train"],
         folds=(data.Fold(splits["validation"], splits["test"]),),
         num_classes=spec.num_classes if label is None else builder.info.features[label].num_classes,
+        class_names=_class_names(builder, label),
     )
 
 
-def prepared_builder(spec: DataSpec, builder_class: type | None = None, **arguments):
+def _class_names(builder, label):
+    """None where classes are only numbered."""
+    names = builder.info.features[label].names if label is not None else None
+    numbered = [str(i) for i in range(len(names or ()))]
+    return tuple(names) if names and names != numbered else None
+
+
+def prepared_builder(
+    spec: DataSpec,
+    builder_class: type | None = None,
+    contents: dict[str, str] | None = None,
+    **arguments,
+):
     """A tfds builder, prepared.
 
     Args:
         spec: `name` names the builder where no class is given; where its data are.
         builder_class: a `tfds.core.DatasetBuilder`.
+        contents: for each original .gz file the SHA-256 of what it holds, if that is known; then
+            files that were unpacked, or packed again, are taken too.
         **arguments: of its constructor.
 
     Raises:
@@ -57,7 +87,11 @@ def prepared_builder(spec: DataSpec, builder_class: type | None = None, **argume
     tfds.disable_progress_bar()
     builder = _find_builder(tfds, spec, builder_class, arguments)
     if not builder.is_prepared():
-        _prepare(tfds, builder, spec)
+        if contents is None or spec.manual_dir is None:
+            _prepare(tfds, builder, spec)
+        else:
+            with repacked.as_published(tfds, builder, spec.manual_dir, contents) as manual_dir:
+                _prepare(tfds, builder, dataclasses.replace(spec, manual_dir=manual_dir))
     elif spec.manual_dir is not None:
         print(
             f"{builder.name} is prepared in {builder.data_path}: data.manual_dir is not read",
@@ -163,7 +197,8 @@ def image_name(builder) -> str:
         return supervised[0]
     if len(images) != 1:
         raise UserError(
-            f"data.name is {builder.name!r}, which has {len(images)} images an example: one is needed"
+            f"data.name is {builder.name!r}, which has {len(images)} images (tfds.features.Image) an "
+            "example: one is needed; other arrays can be saved in an .npz, for data.path"
         )
     return images[0]
 
@@ -177,7 +212,13 @@ def label_name(builder) -> str | None:
     return name if isinstance(found, tfds.features.ClassLabel) else None
 
 
-def read_split(builder, split: str, field: str = "split", lazy: bool = False) -> "data.Split":
+def read_split(
+    builder,
+    split: str,
+    field: str = "split",
+    lazy: bool = False,
+    resize_to: tuple[int, ...] | None = None,
+) -> "data.Split":
     """One split, `"train"` or a slice or sum of splits as tensorflow-datasets writes them.
 
     Args:
@@ -186,6 +227,8 @@ def read_split(builder, split: str, field: str = "split", lazy: bool = False) ->
             has shuffled and which is the same on every machine.
         field: what the split is called in errors.
         lazy: whether images are decoded only when they are asked for.
+        resize_to: the shape that images are converted to; None: they have the shape that the
+            builder gives.
 
     Returns:
         `{"image": LazyImages or uint8[N, H, W, C], "label": i32[N]}`; an array in any case where
@@ -193,16 +236,17 @@ def read_split(builder, split: str, field: str = "split", lazy: bool = False) ->
     """
     image, label = image_name(builder), label_name(builder)
     feature = builder.info.features[image]
-    shape = feature.shape
-    if None in shape or feature.np_dtype != np.uint8:
+    shape = resize_to or feature.shape
+    depths = (np.uint8, np.uint16) if resize_to else (np.uint8,)
+    if None in shape or feature.np_dtype not in depths:
         raise UserError(
             f"data.name is {builder.name!r}, whose images are {shape} of {feature.np_dtype}: all "
-            "must have one size, and be uint8"
+            "must have one size, and be uint8; data.resize=True converts images of 8 or 16 bits"
         )
     try:
         source = _open(builder, split)
     except NotImplementedError:  # prepared as tfrecord, tensorflow-datasets' default elsewhere
-        return _read_tfrecord(builder, split, image, label)
+        return _read_tfrecord(builder, split, resize_to)
     except (ValueError, AssertionError, KeyError) as error:
         if not builder.info.splits:
             raise _damaged(builder, error) from error
@@ -218,7 +262,8 @@ def read_split(builder, split: str, field: str = "split", lazy: bool = False) ->
         examples = _examples(source, rows)
         if labels is not None and label is not None:
             labels[rows] = [example[label].int64_list.value[0] for example in examples]
-        images = [decode(e[image].bytes_list.value[0], shape, name) for e in examples]
+        encoded = (example[image].bytes_list.value[0] for example in examples)
+        images = [decode(content, shape, name, resize_to is not None) for content in encoded]
         return np.stack(images) if images else np.empty((0, *shape), np.uint8)
 
     try:
@@ -231,6 +276,7 @@ def read_split(builder, split: str, field: str = "split", lazy: bool = False) ->
         for start in range(0, len(source), _BLOCK):  # images and labels in one pass
             rows = np.arange(start, min(start + _BLOCK, len(source)))
             images[rows] = read(rows, labels)
+        _refuse_zero_one(builder, images)
         return {"image": images, "label": labels}
     except UserError:
         raise
@@ -304,45 +350,39 @@ def _integers(source, feature):
     return np.concatenate(found)
 
 
-def _read_tfrecord(builder, split, image, label):
-    stored = _tfrecord(builder, split)
-    images = stored[image]
+def _read_tfrecord(builder, split, resize_to):
+    image, label = image_name(builder), label_name(builder)
+    stored = _tfrecord(builder, split, batched=resize_to is None)
+    if resize_to is None:
+        images = stored[image]
+    else:  # of any size, one by one
+        name, examples = f"an image of {builder.name}", list(stored)
+        images = np.stack([convert(example[image], resize_to, name) for example in examples])
+        stored = {label: np.array([example[label] for example in examples])} if label else {}
+    _refuse_zero_one(builder, images)
     labels = np.full(len(images), -1) if label is None else stored[label]
     return {"image": images, "label": labels.astype(np.int32)}
 
 
-def _tfrecord(builder, split):
+def _refuse_zero_one(builder, images):
+    """Of images in memory: those that train are checked through the others, not all decoded."""
+    refuse_zero_one(
+        f"data.name is {builder.name!r}",
+        images.max(initial=0),
+        "let the builder store 0 and 255, or save the images as bool in an .npz for data.path",
+    )
+
+
+def _tfrecord(builder, split, batched=True):
     """All of a split that is stored as tfrecord, in the order in which array_record has it."""
     import tensorflow_datasets as tfds
 
     in_order = tfds.ReadConfig(interleave_cycle_length=1)
     try:
-        return tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1, read_config=in_order))
+        size = -1 if batched else None
+        return tfds.as_numpy(builder.as_dataset(split=split, batch_size=size, read_config=in_order))
     except ImportError:
         raise UserError(
             f"{builder.name} in {builder.data_path} is in tfrecord format, which needs TensorFlow: "
             "pip install 'aae-jax[data]', or name another --config.data.data_dir=DIR"
         ) from None
-
-
-def decode(encoded: bytes, shape: tuple[int, ...], name: str) -> np.ndarray:
-    """PNG, JPEG and what else OpenCV reads → uint8[H, W, C].
-
-    Raises:
-        UserError: saying of `name` that it is no image, is damaged, or has another shape or depth.
-    """
-    import cv2
-
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the error says it
-    flag = cv2.IMREAD_UNCHANGED
-    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flag) if encoded else None
-    if pixels is None:
-        raise UserError(f"{name} is no image, or damaged or cut off")
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    if pixels.shape != shape or pixels.dtype != np.uint8 or shape[2] not in (1, 3):
-        raise UserError(
-            f"{name} is {pixels.shape} of {pixels.dtype}, (height, width, channels): it must be "
-            f"{shape}, data.image_shape, of uint8, grey or RGB"
-        )
-    return pixels[..., ::-1] if shape[2] == 3 else pixels  # OpenCV has blue first
