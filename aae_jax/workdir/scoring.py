@@ -62,6 +62,7 @@ def score(
             by_seed.append({"seed": seed, **found})
         results = {
             "data": settings.data.name,
+            **({} if dataset.class_names is None else {"class_names": list(dataset.class_names)}),
             "steps": int(state.step),
             "seconds": records.MetricsLog.last_seconds(workdir),
             "evaluation_seconds": time.monotonic() - start,
