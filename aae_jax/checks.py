@@ -1,6 +1,7 @@
 """Checks that the fields of a frozen dataclass make of themselves; each failure is one line."""
 
 import dataclasses
+import os
 import types
 import typing
 from typing import Any
@@ -83,3 +84,13 @@ def check_image_shape(name: str, shape: Any) -> None:
     """Raises unless the shape is (height, width, channels)."""
     if not (has_type(shape, tuple[int, ...]) and len(shape) == 3 and min(shape) > 0):
         raise UserError(f"{name} is {shape!r}: it must be (height, width, channels)")
+
+
+def expand_home(name: str, path: str) -> str:
+    """A path with its leading "~" or "~user" replaced; refuses one that is empty."""
+    path = os.fspath(path)
+    expanded = os.path.expanduser(path)
+    if not path or (path.startswith("~") and not os.path.isabs(expanded)):
+        why = "it is empty" if not path else "there is no such home directory"
+        raise UserError(f"{name} is {path!r}: {why}; name a path")
+    return expanded

@@ -14,6 +14,8 @@ import zlib
 import numpy as np
 from absl import app, flags, logging
 
+from aae_jax import streams
+from aae_jax.checks import expand_home
 from aae_jax.errors import UserError
 
 _SAMPLES = flags.DEFINE_string("samples", None, "The model's samples: npy, npz or npz:name.")
@@ -33,6 +35,7 @@ def _load(flag):
     value = flag.value
     if value is None:
         raise UserError(f"--{flag.name} is missing: give an npy or npz file")
+    value = expand_home(f"--{flag.name}", value)
     path, name = value, None
     if ".npz:" in value:
         path, _, name = value.rpartition(":")
@@ -229,4 +232,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
+    streams.protect()
     app.run(main, flags_parser=_parse_flags)
