@@ -28,3 +28,8 @@ def make_schedule(optimizer: OptimizerSpec, num_steps: int) -> optax.Schedule:
             optimizer.learning_rate, dict(zip(optimizer.boundaries, optimizer.factors))
         )
     return optax.constant_schedule(optimizer.learning_rate)
+
+
+def bound_to_length(spec: Spec) -> list[str]:
+    """The phases whose learning rate depends on `train.num_steps`: they can't be trained longer."""
+    return [phase for phase, optimizer in spec.optimizer if optimizer.schedule == "cosine"]

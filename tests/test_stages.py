@@ -116,6 +116,13 @@ def test_a_finished_part_serves_other_runs_by_its_config_and_by_its_directory(
     assert f"training is finished: {PART_STEPS} steps" in capsys.readouterr().out
 
 
+def test_the_length_of_a_part_can_not_be_changed_afterwards(uncut, part):
+    config = finetuning_config(part, **{"run.max_steps": STEPS})
+    match = r"run.max_steps was None, now 8: the run in .* has started from .*part.py:0.2"
+    with pytest.raises(UserError, match=match):
+        experiment.run(config, str(uncut / "run"), "train")
+
+
 def test_a_part_may_start_from_a_part(uncut, part, tmp_path):
     """Layers, then all of them: three runs beside one another."""
     (tmp_path / "second.py").write_text(

@@ -100,23 +100,42 @@ class Checkpoints:
             UserError: there is no checkpoint, or none that can be read.
         """
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _arrays(like))
-        damaged = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            arrays, damage = self._read(step, target)
-            if damage is None:
-                break
-            damaged.append(f"the checkpoint of step {step} is damaged ({damage})")
-        else:
-            if damaged:
-                raise UserError(
-                    f"{'; '.join(damaged)}, and there is none before: remove "
-                    f"{str(self._manager.directory)!r} to train anew"
-                )
-            raise UserError(f"no checkpoint in {self._manager.directory}: train first")
+        while True:
+            steps = self._steps()
+            try:
+                step, arrays, damaged = self._read_newest(steps, target)
+            except UserError:
+                if self._steps() == steps:
+                    raise
+            else:
+                if not damaged or self._steps() == steps:
+                    break
+            # A run at work has removed what was being read, and written a newer one.
+            self._manager.reload()
         if damaged:
             terminal.say(f"warning: {'; '.join(damaged)}: taking that of step {step}")
         rng = jax.random.wrap_key_data(arrays.pop("rng"), impl=jax.random.key_impl(like.rng))
         return like.replace(rng=rng, **arrays)
+
+    def _steps(self):
+        """What is on the disk now, the newest first."""
+        names = (path.name for path in pathlib.Path(self._manager.directory).iterdir())
+        return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+    def _read_newest(self, steps, target):
+        """The first that is whole: its step and arrays, and what is wrong with those before it."""
+        damaged = []
+        for step in steps:
+            arrays, damage = self._read(step, target)
+            if damage is None:
+                return step, arrays, damaged
+            damaged.append(f"the checkpoint of step {step} is damaged ({damage})")
+        if damaged:
+            raise UserError(
+                f"{'; '.join(damaged)}, and there is none before: remove "
+                f"{str(self._manager.directory)!r} to train anew"
+            )
+        raise UserError(f"no checkpoint in {self._manager.directory}: train first")
 
     def _read(self, step, target):
         """(arrays, None), or (None, what is wrong with the files)."""
@@ -129,7 +148,10 @@ class Checkpoints:
             recorded = None
         if not isinstance(recorded, dict):
             return None, f"{_DIGESTS} is not as it was written"
-        found = _digests(directory)
+        try:
+            found = _digests(directory)
+        except FileNotFoundError as error:  # removed meanwhile
+            return None, f"{pathlib.Path(error.filename).name} is missing"
         for name in sorted(recorded.keys() | found.keys()):
             if name not in found:
                 return None, f"{name} is missing"
