@@ -188,7 +188,7 @@ def test_a_checkpoint_that_is_removed_while_it_is_read(two, tmp_path, monkeypatc
 
     owner, name = {
         "digests": (checkpoint, "_digests"),
-        "arrays": (ocp.CheckpointManager, "restore"),
+        "arrays": (ocp.Checkpointer, "restore"),
     }[at]
     original = getattr(owner, name)
     monkeypatch.setattr(owner, name, lambda *args, **kwargs: move_on() or original(*args, **kwargs))

@@ -341,6 +341,17 @@ def test_importing_the_package_is_light():
     assert done.stdout.split() == ["False", "[]"], done
 
 
+def test_a_system_without_locks_hangups_and_sysconf_can_import_everything():
+    """As Windows is."""
+    code = (
+        "import os, signal, sys; sys.modules['fcntl'] = None; del signal.SIGHUP, os.sysconf\n"
+        "from aae_jax import experiment; from aae_jax.workdir import memory, terminal\n"
+        "with terminal.Signals(): print(memory.device_bytes())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("None\n", "")
+
+
 def test_functions_are_not_hidden_by_modules():
     for module in ("parallel", "training", "train_state"):
         importlib.import_module(f"aae_jax.{module}")
