@@ -30,7 +30,7 @@ from aae_jax import data, evaluation, experiment, figures, multi_seed, pictures,
 from aae_jax.config import parse_config, spec_from_config
 from aae_jax.data.order import epoch_permutation
 from aae_jax.errors import UserError
-from aae_jax.workdir import loop, memory, records
+from aae_jax.workdir import loop, memory, records, terminal
 from experiments import digits
 
 
@@ -147,6 +147,18 @@ def test_a_run_cut_anywhere_ends_bit_identical(
     if at_write == 4:
         experiment.run(small_config(), workdir, "evaluate")
         assert results(workdir) == results(whole)
+
+
+def test_a_second_signal_acts_at_once_but_for_the_hangup():
+    """Terminal and shell send one each."""
+    with terminal.Signals() as signals:
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+        assert signals.to_obey() == signal.SIGHUP
+        signal.raise_signal(signal.SIGINT)
+        assert signals.to_obey() == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_an_ignored_signal_stays_ignored(whole, tmp_path, monkeypatch):

@@ -76,7 +76,8 @@ def _check_length(workdir, before, now, spec):
             f"run.max_steps was {most[0]}, now {most[1]}: the run in {workdir!r} has started from "
             f"{start_from!r} of that length; name another --workdir"
         )
-    was = min(n for n in (before.get("train.num_steps"), most[0]) if n is not None)
+    lengths = (before.get("train.num_steps"), most[0])
+    was = min((length for length in lengths if length is not None), default=None)
     num_steps = spec.train.num_steps
     if num_steps < done:
         raise UserError(

@@ -87,9 +87,9 @@ class Progress:
 
 
 class Signals:
-    """Notes SIGINT, SIGTERM and SIGHUP, so that the loop can save first; a second one acts at once.
+    """Notes SIGINT, SIGTERM and SIGHUP, so that the loop can save first.
 
-    One that is ignored, as `nohup` ignores SIGHUP, stays ignored.
+    A second SIGINT or SIGTERM acts at once. One that is ignored, as `nohup` ignores SIGHUP, stays so.
 
     Several processes must stop at the same step, whichever of them got the signal: they `ask` at
     the same points, and then obey what `to_obey` says.
@@ -123,4 +123,6 @@ class Signals:
     def _note(self, signum, frame):
         del frame
         self.received = signum
-        signal.signal(signum, self._previous[signum])
+        # A terminal that closes sends SIGHUP, and its shell sends it again.
+        if signum != getattr(signal, "SIGHUP", None):
+            signal.signal(signum, self._previous[signum])
