@@ -13,6 +13,10 @@ import warnings
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from aae_jax import streams
+from aae_jax.checks import expand_home
+from aae_jax.errors import UserError
+
 _DEFAULT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "experiments", "digits.py")
 # Overrides may name fields that the file leaves to the algorithm (`optimizer`, `options`);
 # parse_config refuses those that do not exist.
@@ -48,19 +52,68 @@ def _fail(message):
     sys.exit(2)
 
 
-def _parse_flags(argv):
-    # ml_collections reads overrides such as --config.seed=1 while it parses --config, from sys.argv.
-    if not any(re.match(r"--?config(=|$)", argument) for argument in argv):
-        argv.insert(1, f"--config={_DEFAULT}")
-    for path in (re.sub(r"^--?config=", "", a) for a in argv if re.match(r"--?config=", a)):
-        path = path.partition(":")[0]
+def _join_values(argv):
+    """Writes `--config.seed 1` as `--config.seed=1`, in place."""
+    joined = []
+    for argument in argv:
+        awaits = joined and re.fullmatch(r"--?config([.][\w.]+)?", joined[-1])
+        if awaits and not argument.startswith("-"):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    argv[:] = joined
+
+
+def _put_config_first(argv):
+    """Moves --config to the front, in place: ml_collections refuses overrides before it."""
+    given = [argument for argument in argv[1:] if re.match(r"--?config(=|$)", argument)]
+    paths = [expand_home("--config", argument.partition("=")[2]) for argument in given]
+    for path in (path.partition(":")[0] for path in paths):
         if not (path.endswith(".py") and os.path.isfile(path)):
-            _fail(f"--config is {path!r}: there is no such Python file")
+            raise UserError(f"--config is {path!r}: there is no such Python file")
+    others = [argument for argument in argv[1:] if argument not in given]
+    argv[1:] = [f"--config={path}" for path in paths or [_DEFAULT]] + others
+
+
+def _take_nones(argv):
+    """Removes overrides of the value None, in place; returns the fields that are to be None.
+
+    ml_collections would take the word for a string, or for a misspelt number.
+    """
+    values = {}
+    for argument in argv:
+        if re.match(r"--?config[.][\w.]+=", argument):
+            name, _, value = argument.partition("=")
+            values[name.partition(".")[2]] = value
+    argv[:] = [a for a in argv if not re.fullmatch(r"--?config[.][\w.]+=None", a)]
+    return [name for name, value in values.items() if value == "None"]
+
+
+def _set_none(config, name):
+    *sections, field = name.split(".")
+    for section in sections:
+        config = config[section]
+    with config.unlocked():
+        config[field] = None
+
+
+def _parse_flags(argv):
+    # ml_collections reads overrides such as --config.seed=1 from sys.argv, which argv is.
+    _join_values(argv)
     try:
-        return flags.FLAGS(argv)
+        _put_config_first(argv)
+    except UserError as error:
+        _fail(error)
+    given = list(argv)
+    nones = _take_nones(argv)
+    try:
+        rest = flags.FLAGS(argv)
+        for name in nones:
+            _set_none(_CONFIG.value, name)
+        return rest
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         frames = traceback.extract_tb(error.__traceback__)
-        overrides = [a.split("=")[0] for a in argv if re.match(r"--?config[.]", a)]
+        overrides = [a.split("=")[0] for a in given if re.match(r"--?config[.]", a)]
         if not overrides or any(frame.name in ("get_config", "<module>") for frame in frames):
             raise  # a bug in the config file: its author wants the traceback
         # An override of a field that is not there, or of a field below a value.
@@ -85,13 +138,31 @@ def _parse_flags(argv):
         _fail(str(error).replace("invalid literal for int() with base 10:", "not an integer:"))
 
 
+def _cache_directory():
+    """Where compiled programs are kept; None where there is no home, or none that can be written."""
+    directory = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(directory):
+        home = os.path.expanduser("~") if os.environ.get("HOME", "/") else ""
+        if not os.path.isabs(home) or not os.path.isdir(home):
+            return None
+        directory = os.path.join(home, ".cache")
+    directory = os.path.join(directory, "aae_jax")
+    try:
+        os.makedirs(directory, exist_ok=True)
+    except OSError:
+        return None
+    return directory
+
+
 def _keep_compiled_programs():
     """Later starts read what was compiled before; JAX's own variables come first."""
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        jax.config.update("jax_compilation_cache_dir", os.path.join(home, "aae_jax"))
+        directory = _cache_directory()
+        if directory is None:
+            return
+        jax.config.update("jax_compilation_cache_dir", directory)
         if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
             # Not one second, JAX's own: an evaluation compiles many small programs.
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
@@ -105,13 +176,12 @@ def main(argv):
     logging.set_verbosity(logging.FATAL)  # the libraries narrate; what fails is raised, too
     # Threads of a failed write find orbax's event loop closed, long after it has been said.
     sys.unraisablehook = lambda unraisable: None
-    from aae_jax.errors import UserError
-
     try:
         from aae_jax import processes  # here, so that a mistyped flag is answered at once
 
         _keep_compiled_programs()
         processes.initialize(_COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        processes.check_devices()
         from aae_jax import config, experiment
 
         name = config.run_name(flags.FLAGS["config"].config_filename)
@@ -128,4 +198,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
+    streams.protect()
     app.run(main, flags_parser=_parse_flags)

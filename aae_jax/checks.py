@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import types
 import typing
 from typing import Any
@@ -102,3 +103,13 @@ def have_same_order(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
     if min(len(shape), len(other)) <= 2:
         return math.prod(shape[1:]) == math.prod(other[1:])
     return axes(shape) == axes(other)
+
+
+def expand_home(name: str, path: str) -> str:
+    """A path with its leading "~" or "~user" replaced; refuses one that is empty."""
+    path = os.fspath(path)
+    expanded = os.path.expanduser(path)
+    if not path or (path.startswith("~") and not os.path.isabs(expanded)):
+        why = "it is empty" if not path else "there is no such home directory"
+        raise UserError(f"{name} is {path!r}: {why}; name a path")
+    return expanded

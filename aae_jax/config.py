@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aae_jax import registry
+from aae_jax.checks import expand_home
 from aae_jax.errors import UserError, in_one_line
 from aae_jax.settings import DataSpec, EvaluationSpec, ParallelSpec, RunSpec, Settings
 from aae_jax.spec import (
@@ -150,7 +151,7 @@ def part_config(config: Any, start_from: str) -> Any:
         UserError: there is no such file, or it refuses its argument.
     """
     name, _, argument = start_from.partition(":")
-    path = os.path.join(_ROOT, os.path.expanduser(name))
+    path = os.path.join(_ROOT, expand_home("start_from", name))
     if not os.path.isfile(path):
         raise UserError(f"there is no file {path!r}")
     module_spec = importlib.util.spec_from_file_location("aae_jax_start_from", path)
@@ -204,6 +205,9 @@ def _section(config, name, cls):
     section = config[name]
     _check_section(section, name)
     _check_names(section, {field.name for field in dataclasses.fields(cls)}, f"{name}.")
+    for field, value in section.items():
+        if value == "":  # of a shell's variable that is not set
+            raise UserError(f"{name}.{field} is empty: give a value, or None for the default")
     return cls(**_values(section))
 
 

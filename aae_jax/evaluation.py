@@ -403,7 +403,7 @@ def _diagnose_autoencoder(state, test, key):
         found["prior/empty_cells"] = code_metrics.empty_cells(z, cells_z)
         found["prior/empty_cells_floor"] = code_metrics.empty_cells(floor_z, cells_z)
     component_log_prob = spec.prior.distribution.component_log_prob
-    if component_log_prob is not None:
+    if component_log_prob is not None and (np.asarray(test["label"]) >= 0).any():
         labelled_z = sample_prior(spec, keys["floor"], len(z), label).z
         for name, value in (("codes", z), ("prior", labelled_z)):
             share = code_metrics.share_in_component(component_log_prob(spec, value), label)

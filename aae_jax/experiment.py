@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from aae_jax import data, multi_seed, networks, parallel, processes
+from aae_jax.checks import expand_home
 from aae_jax.config import check_data, named_config, parse_config, part_config, run_name
 from aae_jax.errors import UserError
 from aae_jax.priors import check_prior
@@ -17,7 +18,7 @@ from aae_jax.settings import Settings
 from aae_jax.spec import Spec
 from aae_jax.train_state import TrainState, create_train_state, inference_params, take_networks
 from aae_jax.training import check_algorithm
-from aae_jax.workdir import loop, records, scoring, terminal
+from aae_jax.workdir import health, loop, memory, records, scoring, terminal
 
 
 class _Part(NamedTuple):
@@ -40,9 +41,10 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
 
     Raises:
         UserError: anything that the user can put right, in one line.
-        SystemExit: after SIGINT or SIGTERM, with 128 + the signal's number; the state is saved.
+        SystemExit: after SIGINT, SIGTERM or SIGHUP, with 128 + the signal's number; the state is saved.
     """
-    _run(config, workdir, mode)
+    with memory.reported(config):
+        _run(config, expand_home("--workdir", workdir), mode)
 
 
 def _run(config, workdir, mode, dataset=None, later=()) -> None:
@@ -51,9 +53,11 @@ def _run(config, workdir, mode, dataset=None, later=()) -> None:
     batch_size = settings.spec.train.batch_size if trains else None
     mesh = parallel.make_mesh(parallel.choose_devices(settings.parallel, batch_size))
     config_json = json.loads(config.to_json_best_effort())
-    records.check(workdir, config_json)
+    records.check(workdir, config_json, settings.spec)
     pmap = settings.parallel.runner == "pmap"
     check_algorithm(settings.spec, parallel.DATA_AXIS if pmap else None)
+    on_cpu = jax.default_backend() == "cpu"
+    memory.check(settings, len(mesh.local_devices) if on_cpu else 1)
     if mode in ("run", "figures"):
         _figures().drawings(settings.spec)  # refuses names that do not exist
     part = None
@@ -86,7 +90,7 @@ def _run(config, workdir, mode, dataset=None, later=()) -> None:
     if trains:
         os.makedirs(workdir, exist_ok=True)
     with records.at_work(workdir):
-        records.check(workdir, config_json)  # again: another run may have just left
+        records.check(workdir, config_json, settings.spec)  # again: another run may have just left
         if trains:
             records.write_json(os.path.join(workdir, "config.json"), config_json)
         job = loop.Job(settings, train, mesh, workdir)
@@ -96,9 +100,11 @@ def _run(config, workdir, mode, dataset=None, later=()) -> None:
         ):
             scoring.score(state, dataset, settings, mesh, workdir)
         if processes.is_first():
-            if mode == "figures" or (mode == "run" and not _is_drawn(state, workdir)):
-                _draw(state, dataset, settings, mesh, workdir)
-            _summarise(state, workdir)
+            try:
+                if mode == "figures" or (mode == "run" and not _is_drawn(state, workdir)):
+                    _draw(state, dataset, settings, mesh, workdir)
+            finally:  # a figure that fails does not hide the scores
+                _summarise(state, workdir)
 
 
 def _check_validation(settings, dataset):
@@ -181,10 +187,8 @@ def _create(settings: Settings, statistics, sharding=None) -> TrainState:
 
 def _is_new(workdir) -> bool:
     """Whether there is no checkpoint, told from the names alone."""
-    directory = os.path.join(workdir, "checkpoints")
-    names = os.listdir(directory) if os.path.isdir(directory) else ()
     # Where one process does not see the files yet, it is new to all.
-    return bool(processes.all_reduce_max([not any(name.isdigit() for name in names)])[0])
+    return bool(processes.all_reduce_max([records.newest_step(workdir) == 0])[0])
 
 
 # Stages: a run that starts from another one.
@@ -200,9 +204,11 @@ def _find_part(config, settings, workdir, later) -> _Part:
                 raise UserError(f"it is trained in {beside!r}: name another --workdir")
             part = _Part(part_config(config, start_from), beside)
             before = parse_config(part.config)
-            records.check(part.workdir, json.loads(part.config.to_json_best_effort()))
+            part_json = json.loads(part.config.to_json_best_effort())
+            records.check(part.workdir, part_json, before.spec)
         else:
-            part, before = _Part(None, start_from), _read_settings(start_from)
+            part = _Part(None, expand_home("start_from", start_from))
+            before = _read_settings(part.workdir)
     except UserError as error:
         raise UserError(f"start_from is {start_from!r}: {error}") from error
     _check_shapes(start_from, before.spec, settings.spec)
@@ -266,7 +272,7 @@ def load_state(workdir: str, seed: int | None = None) -> TrainState:
     Raises:
         UserError: there is no run, or it can't be read.
     """
-    settings, state = _load(workdir)
+    settings, state = _load(expand_home("workdir", workdir))
     if seed is not None and seed not in settings.seeds:
         raise UserError(
             f"seed is {seed!r}: the run in {workdir!r} has {', '.join(map(str, settings.seeds))}"
@@ -329,19 +335,42 @@ def _summarise(state, workdir) -> None:
     results = records.read_json(os.path.join(workdir, "results.json"))
     if results:
         by_fold = results.get("parzen/by_fold")
-        how = f"{len(by_fold)} folds" if by_fold else f"σ {results['parzen/sigma']:.4g}"
+        how = f"{len(by_fold)} folds" if by_fold else f"σ {_shown(results['parzen/sigma'], '.4g')}"
         lines.append(
-            f"  results.json   test log-likelihood {results['parzen/log_likelihood']:.1f} ± "
-            f"{results['parzen/standard_error']:.1f} nats (Parzen window, "
+            f"  results.json   test log-likelihood {_shown(results['parzen/log_likelihood'], '.1f')} "
+            f"± {_shown(results['parzen/standard_error'], '.1f')} nats (Parzen window, "
             f"{results['parzen/num_samples']} samples, {how})"
         )
         if "spread" in results:
+            spread = _shown(results["spread"].get("parzen/log_likelihood"), ".1f")
             lines.append(
                 f"                 mean of {len(results['by_seed'])} seeds, their standard deviation "
-                f"{results['spread']['parzen/log_likelihood']:.1f} nats; the pictures are the first's"
+                f"{spread} nats; the pictures are the first's"
             )
+        match = _match(results, records.MetricsLog.read(workdir))
+        lines += [f"                 {match}"] if match else []
     figures = os.path.join(workdir, "figures")
     if os.path.isdir(figures):
         lines.append(f"  figures/       {', '.join(sorted(os.listdir(figures)))}")
     lines.append("  metrics.jsonl, tensorboard/, checkpoints/, config.json")
     terminal.say("\n".join(lines))
+
+
+def _shown(number, form):
+    return "none" if number is None else format(number, form)
+
+
+def _match(results, metrics) -> str:
+    """How near the codes are to the prior, and what the discriminator still tells apart."""
+    distance, floor = health.match_to_prior(results)
+    if distance is None:
+        return ""
+    said = (
+        f"codes {distance:.2f} of the prior's std from the prior (sliced Wasserstein; samples of "
+        f"the prior {floor:.2f})"
+    )
+    last = metrics[-1] if metrics else {}
+    accuracies = [last.get(f"discriminator/accuracy_on_{name}") for name in ("prior", "codes")]
+    if None not in accuracies:
+        said += "; discriminator right on {:.2f} of prior, {:.2f} of codes".format(*accuracies)
+    return said

@@ -67,15 +67,29 @@ def missing(spec: Spec, directory: str) -> list[str]:
 
 
 def draw_all(state: TrainState, given: Given, directory: str) -> None:
-    """Draws and saves every figure of a model, each with a key of its own."""
+    """Draws and saves every figure of a model, each with a key of its own.
+
+    Raises:
+        UserError: naming the figures that can't be drawn; all others are.
+    """
+    failed = []
     for index, (name, drawing) in enumerate(drawings(state.spec).items()):
         own = given._replace(key=jax.random.fold_in(given.key, index))
-        figure = drawing.draw(state, own)
-        if not isinstance(figure, list if drawing.suffix == ".gif" else Figure):
-            raise UserError(
-                f"the figure {name!r} gives {type(figure).__name__}: it must give a matplotlib Figure"
-            )
-        save(figure, os.path.join(directory, name))
+        try:
+            _draw(drawing, state, own, os.path.join(directory, name))
+        except Exception as error:  # the user's code may raise whatever it likes
+            reason = " ".join(str(error).split())[:200]
+            failed.append(f"{name} ({type(error).__name__}: {reason})")
+            last = error
+    if failed:
+        raise UserError(f"can't be drawn: {', '.join(failed)}; all else is done") from last
+
+
+def _draw(drawing, state, given, path):
+    figure = drawing.draw(state, given)
+    if not isinstance(figure, list if drawing.suffix == ".gif" else Figure):
+        raise UserError(f"it gives {type(figure).__name__}, not a matplotlib Figure")
+    save(figure, path)
 
 
 def save(figure: Figure | list, path: str) -> None:
@@ -100,19 +114,39 @@ def _save_animation(pictures, path, scale=2):
     frames[0].save(path, format="GIF", save_all=True, append_images=frames[1:], duration=83, loop=0)
 
 
+def _is_image(spec):
+    """Whether examples are (height, width, channels), which can be shown."""
+    return len(spec.image_shape) == 3
+
+
 def _is_plane(spec):
     return spec.model.code_dim == 2
+
+
+def _decodes_codes_alone(spec):
+    """Whether a code, and at most a label, makes an image."""
+    return _is_image(spec) and not getattr(spec.model, "condition_in_decoder", False)
 
 
 def _shows_prior(name, spec):
     """Whether a picture of the plane shows how this prior is laid out, without labels."""
     shown = name in spec.prior.distribution.figures
-    return shown and _is_plane(spec) and not spec.model.label_in_decoder
+    without_label = _decodes_codes_alone(spec) and not spec.model.label_in_decoder
+    return shown and _is_plane(spec) and without_label
+
+
+def _shows_style(spec):
+    return spec.model.label_in_decoder and _decodes_codes_alone(spec)
+
+
+def _shows_walk(spec):
+    shown = "walk" in spec.prior.distribution.figures
+    return shown and spec.model.code_dim > 2 and _decodes_codes_alone(spec)
 
 
 FIGURES = {
-    "samples": Drawing(pictures.samples),
-    "reconstructions": Drawing(pictures.reconstructions, ("encode", "decode")),
+    "samples": Drawing(pictures.samples, applies=_is_image),
+    "reconstructions": Drawing(pictures.reconstructions, ("encode", "decode"), _is_image),
     "code_marginals": Drawing(pictures.code_marginals, ("encode",)),
     "training_curves": Drawing(pictures.training_curves),
     "codes": Drawing(pictures.codes, ("encode",), _is_plane),
@@ -123,11 +157,6 @@ FIGURES = {
         pictures.components, ("decode",), functools.partial(_shows_prior, "components")
     ),
     "roll": Drawing(pictures.roll, ("decode",), functools.partial(_shows_prior, "roll")),
-    "style": Drawing(pictures.style, ("decode",), lambda spec: spec.model.label_in_decoder),
-    "walk": Drawing(
-        pictures.walk,
-        ("decode",),
-        lambda spec: "walk" in spec.prior.distribution.figures and spec.model.code_dim > 2,
-        ".gif",
-    ),
+    "style": Drawing(pictures.style, ("decode",), _shows_style),
+    "walk": Drawing(pictures.walk, ("decode",), _shows_walk, ".gif"),
 }

@@ -78,3 +78,8 @@ def heavy_ball(rate: optax.Schedule, momentum: optax.Schedule) -> optax.Gradient
         return velocity, HeavyBallState(state.count + 1, velocity)
 
     return optax.GradientTransformation(init, update)
+
+
+def bound_to_length(spec: Spec) -> list[str]:
+    """The phases whose learning rate depends on `train.num_steps`: they can't be trained longer."""
+    return [phase for phase, optimizer in spec.optimizer if optimizer.schedule == "cosine"]

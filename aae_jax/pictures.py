@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from aae_jax.parallel import by_rows
@@ -16,6 +17,9 @@ from aae_jax.train_state import TrainState, decode, encode, generate, reconstruc
 
 _BLOCK = 10_000  # training images that are searched at a time
 _GAP = 1  # pixels between two images of a grid
+_WIDEST = 8  # times its height that an image is drawn
+_LARGEST = 100  # inches: what matplotlib saves has fewer than 2^16 pixels a side
+_MOST_MARGINALS = 64  # dimensions of the code that are shown
 
 
 class Given(NamedTuple):
@@ -42,11 +46,10 @@ def samples(state: TrainState, given: Given, rows: int = 8, columns: int = 8) ->
     drawn = np.asarray(draw(state, given.key, rows * columns, condition=condition))
     drawn = drawn.reshape(rows, columns, *state.spec.image_shape)
     nearest = _nearest(state, drawn[:, -1], given.train_images)
-    figure, axes = _new_figure(columns + 2, rows)
-    grid = np.concatenate([_tile(drawn), _tile(nearest[:, None])], axis=1)
-    _show(axes, grid)
-    _, width, _ = state.spec.image_shape
-    axes.axvline(columns * (width + _GAP) + _GAP / 2 - 0.5, color="tab:red", linewidth=2)
+    left, right = _tile(drawn), _tile(nearest[:, None])
+    figure, axes = _new_figure(columns + 2, rows, state.spec)
+    _show(axes, np.concatenate([left, right], axis=1))
+    axes.axvline(left.shape[1] + _GAP / 2 - 0.5, color="tab:red", linewidth=2)
     axes.set_title("samples; right of the line: nearest training image", fontsize=9)
     return figure
 
@@ -69,7 +72,7 @@ def reconstructions(state: TrainState, given: Given, rows: int = 5, columns: int
         condition = test["condition"][: rows * columns]
     reconstructed = by_rows(_reconstruct, state, (images, label, condition), given.key)
     pairs = np.concatenate([to_unit(jnp.asarray(images)), reconstructed], axis=2)
-    figure, axes = _new_figure(2 * columns, rows)
+    figure, axes = _new_figure(2 * columns, rows, state.spec)
     _show(axes, _tile(pairs.reshape(rows, columns, *pairs.shape[1:])))
     axes.set_title("hold-out images, each with its reconstruction to the right", fontsize=9)
     return figure
@@ -89,11 +92,14 @@ def _conditions(state, given, num_rows):
 
 
 def code_marginals(state: TrainState, given: Given) -> Figure:
-    """Histogram of each dimension of the codes of hold-out images, over samples of the prior."""
+    """Histogram of each dimension of the codes of hold-out images, over samples of the prior.
+
+    Of the first 64 dimensions where there are more.
+    """
     z = by_rows(encode, state, (given.test["image"],), given.key)
     std = z.std(axis=0)
     prior = np.asarray(sample_prior(state.spec, given.key, 100_000).z)
-    dim = z.shape[1]
+    dim = min(z.shape[1], _MOST_MARGINALS)
     columns = min(dim, 4)
     rows = -(-dim // columns)
     figure = Figure(figsize=(2.4 * columns, 1.8 * rows + 0.5))
@@ -166,13 +172,14 @@ def codes(state: TrainState, given: Given) -> Figure:
     drawn = label if spec.model.label_in_discriminator else None
     prior_z = np.asarray(sample_prior(spec, given.key, len(z), drawn).z)
     limit = 1.05 * np.abs(prior_z).max()
+    by_label = colormaps["tab10"].with_extremes(under="0.5")  # −1: unlabelled
     figure = Figure(figsize=(9.6, 5))
     for axes, points, title in zip(
         figure.subplots(1, 2), (z, prior_z), ("codes of hold-out images", "samples of the prior")
     ):
         colours = {"color": "0.5"}
         if points is z or drawn is not None:
-            colours = {"c": label, "cmap": "tab10", "vmin": -0.5, "vmax": spec.num_classes - 0.5}
+            colours = {"c": label, "cmap": by_label, "vmin": -0.5, "vmax": spec.num_classes - 0.5}
         dots = axes.scatter(*points.T, s=2, linewidths=0, **colours)
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
         axes.set_title(title, fontsize=9)
@@ -191,7 +198,7 @@ def percentiles(state: TrainState, given: Given, size: int = 20) -> Figure:
     del given
     levels = _normal_quantiles(size)
     z = state.spec.prior.std * _grid(levels, levels)
-    figure, axes = _new_figure(size, size, scale=0.32)
+    figure, axes = _new_figure(size, size, state.spec, scale=0.32)
     _show(axes, _tile(_decode_grid(state, z)))
     axes.set_title("decoder over the Gaussian percentiles of both code dimensions", fontsize=9)
     return figure
@@ -203,10 +210,11 @@ def components(state: TrainState, given: Given, num_components: int = 3, size: i
     """
     del given
     prior = state.spec.prior
+    num_components = min(num_components, state.spec.num_classes)
     levels = _normal_quantiles(size)
     local = _grid(levels, levels)
     figure = Figure(figsize=(3.2 * num_components, 3.5))
-    for index, axes in enumerate(figure.subplots(1, num_components)):
+    for index, axes in enumerate(np.ravel(figure.subplots(1, num_components))):
         along = prior.radius + prior.radial_std * local[..., 0]
         across = prior.tangential_std * local[..., 1]
         angle = 2 * np.pi * index / state.spec.num_classes
@@ -230,7 +238,7 @@ def roll(state: TrainState, given: Given, columns: int = 20) -> Figure:
     rows = state.spec.num_classes
     u = (np.arange(rows * columns) + 0.5) / (rows * columns)
     z = np.asarray(swiss_roll_axis(state.spec, jnp.asarray(u, jnp.float32)))
-    figure, axes = _new_figure(columns, rows, scale=0.4)
+    figure, axes = _new_figure(columns, rows, state.spec, scale=0.4)
     _show(axes, _tile(_decode_grid(state, z.reshape(rows, columns, 2))))
     axes.set_title("walk along the axis of the swiss roll, row by row from its centre", fontsize=9)
     return figure
@@ -238,7 +246,7 @@ def roll(state: TrainState, given: Given, columns: int = 20) -> Figure:
 
 def style(state: TrainState, given: Given, rows: int = 10) -> Figure:
     """Fig. 5: each row one code drawn from the prior, each column one label."""
-    figure, axes = _new_figure(state.spec.num_classes, rows)
+    figure, axes = _new_figure(state.spec.num_classes, rows, state.spec)
     z = sample_prior(state.spec, given.key, rows).z
     _show(axes, _tile(_style_grid(state, z)))
     axes.set_title("each row one code, each column one label", fontsize=9)
@@ -334,17 +342,32 @@ def _offsets(images, block):
 
 
 def _tile(images):
-    """Images [rows, columns, H, W, C] as one picture with white lines between them."""
-    rows, columns, _, _, channels = images.shape
+    """Images [rows, columns, H, W, C] as one picture with white lines between them.
+
+    Where C is neither 1, grey, nor 3, red, green and blue, an image is its channels in grey, side by
+    side.
+    """
+    images = np.clip(images, 0, 1)
+    rows, columns, height, width, channels = images.shape
+    if channels not in (1, 3):
+        images = np.moveaxis(images, -1, 3).reshape(rows, columns, height, channels * width, 1)
     gap = ((0, 0), (0, 0), (_GAP, 0), (_GAP, 0), (0, 0))
-    padded = np.pad(np.clip(images, 0, 1), gap, constant_values=1.0)
+    padded = np.pad(images, gap, constant_values=1.0)
     return padded.transpose(0, 2, 1, 3, 4).reshape(
-        rows * padded.shape[2], columns * padded.shape[3], channels
+        rows * padded.shape[2], columns * padded.shape[3], padded.shape[4]
     )
 
 
-def _new_figure(columns, rows, scale=0.55):
-    figure = Figure(figsize=(scale * columns + 0.1, scale * rows + 0.4))
+def _new_figure(columns, rows, spec, scale=0.55):
+    """Axes for so many images, `scale` inches high each."""
+    height, width, channels = spec.image_shape
+    wide = width / height * (1 if channels in (1, 3) else channels)
+    figure = Figure(
+        figsize=(
+            min(scale * columns * min(wide, _WIDEST) + 0.1, _LARGEST),
+            min(scale * rows + 0.4, _LARGEST),
+        )
+    )
     axes = figure.subplots()
     axes.set_axis_off()
     return figure, axes

@@ -93,9 +93,9 @@ def _started_together() -> bool:
     shell (one task) would be left with one of its GPUs.
     """
     env = os.environ
-    if "SLURM_STEP_NODELIST" in env and int(env.get("SLURM_NTASKS", 1)) > 1:
+    if "SLURM_STEP_NODELIST" in env and _number_in_environment("SLURM_NTASKS") > 1:
         return True
-    if int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
+    if _number_in_environment("OMPI_COMM_WORLD_SIZE") > 1:
         if "OMPI_MCA_orte_hnp_uri" not in env:  # Open MPI 5, which JAX does not know
             raise UserError(
                 "this Open MPI does not say where process 0 is: give --coordinator_address, "
@@ -107,6 +107,30 @@ def _started_together() -> bool:
     if hosts is not None:  # Google Kubernetes Engine, or notebooks with one host
         return "," in hosts
     return importlib.util.find_spec("libtpu") is not None  # a TPU VM asks its metadata server
+
+
+def _number_in_environment(name):
+    """1 where the variable is not set or empty."""
+    value = os.environ.get(name, "").strip() or "1"
+    if not value.isdigit():
+        raise UserError(f"the environment variable {name} is {value!r}: it must be a whole number")
+    return int(value)
+
+
+def check_devices() -> None:
+    """Refuses to go on where JAX finds no device, or not the one that JAX_PLATFORMS asks for."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # by where in JAX it is noticed
+        reason = " ".join(str(error).split())[:150]
+        reason = f" ({reason})" if reason else ""
+        asked = jax.config.jax_platforms
+        if not asked:
+            raise UserError(f"JAX finds no device to compute on{reason}") from error
+        raise UserError(
+            f"JAX_PLATFORMS is {asked!r}, and JAX can't use such a device here{reason}: unset it, set "
+            "it to 'cpu', or install the driver and the JAX for it"
+        ) from error
 
 
 def is_first() -> bool:

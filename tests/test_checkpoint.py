@@ -11,6 +11,7 @@ from small import make_dataset, make_spec, start
 
 import aae_jax as aae
 from aae_jax import parallel
+from aae_jax.workdir import checkpoint
 from aae_jax.workdir.checkpoint import Checkpoints
 
 
@@ -172,3 +173,36 @@ def test_a_failed_write_is_one_line_and_leaves_the_earlier_ones(two, tmp_path, m
     monkeypatch.undo()
     assert sorted(ocp.utils.checkpoint_steps(directory)) == [2, 3]
     chex.assert_trees_all_equal(words(restore(directory)), words(two[1][3]))
+
+
+@pytest.mark.parametrize("at", ["digests", "arrays"])
+def test_a_checkpoint_that_is_removed_while_it_is_read(two, tmp_path, monkeypatch, capsys, at):
+    """As a run at work does with its older ones: the newest then is read."""
+    directory = shutil.copytree(two[0], tmp_path / "at_work")
+    shutil.move(directory / "3", tmp_path / "3")
+
+    def move_on():
+        if (directory / "2").exists():
+            shutil.move(tmp_path / "3", directory / "3")
+            shutil.rmtree(directory / "2")
+
+    owner, name = {
+        "digests": (checkpoint, "_digests"),
+        "arrays": (ocp.Checkpointer, "restore"),
+    }[at]
+    original = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *args, **kwargs: move_on() or original(*args, **kwargs))
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        restored = checkpoints.restore(start(make_spec(), 9))
+    chex.assert_trees_all_equal(words(restored), words(two[1][3]))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_reader_changes_nothing(two, tmp_path):
+    directory = shutil.copytree(two[0], tmp_path / "read")
+    unfinished = directory / "4.orbax-checkpoint-tmp-1"
+    unfinished.mkdir()
+    before = sorted((path, path.stat().st_mtime_ns) for path in directory.rglob("*"))
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        assert int(checkpoints.restore(start(make_spec(), 9)).step) == 3
+    assert sorted((path, path.stat().st_mtime_ns) for path in directory.rglob("*")) == before

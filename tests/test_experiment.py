@@ -1,5 +1,6 @@
 """One whole run on the real digits, and every way of cutting it short."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -8,6 +9,7 @@ import shutil
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from runs import (
@@ -21,13 +23,14 @@ from runs import (
     results,
     small_config,
 )
+from small import make_spec
 
 import aae_jax as aae
 from aae_jax import data, evaluation, experiment, figures, multi_seed, pictures, training
 from aae_jax.config import parse_config, spec_from_config
 from aae_jax.data.order import epoch_permutation
 from aae_jax.errors import UserError
-from aae_jax.workdir import loop, records
+from aae_jax.workdir import loop, memory, records, terminal
 from experiments import digits
 
 
@@ -76,7 +79,8 @@ def test_workdir_holds_everything(whole):
     assert np.isfinite(loaded["parzen/log_likelihood"]) and loaded["parzen/standard_error"] > 0
     assert loaded["parzen/num_samples"] == 200
     assert loaded["parzen/sigma"] in digits.get_config().evaluation.sigmas
-    assert loaded["warnings"] == []
+    (warning,) = loaded["warnings"]  # after 30 steps
+    assert "the codes are far from the prior" in warning
     with open(os.path.join(whole, "config.json")) as file:
         assert json.load(file)["train"]["num_steps"] == STEPS
     drawn = sorted(os.listdir(os.path.join(whole, "figures")))
@@ -118,6 +122,7 @@ def test_a_finished_run_does_what_is_missing(whole):
     [
         (signal.SIGTERM, 1, 8),  # after the dispatch under way
         (signal.SIGINT, 4, 20),
+        (signal.SIGHUP, 2, 12),
         (signal.SIGTERM, 8, 30),
         (Killed, 1, None),
         (Killed, 4, None),
@@ -142,6 +147,30 @@ def test_a_run_cut_anywhere_ends_bit_identical(
     if at_write == 4:
         experiment.run(small_config(), workdir, "evaluate")
         assert results(workdir) == results(whole)
+
+
+def test_a_second_signal_acts_at_once_but_for_the_hangup():
+    """Terminal and shell send one each."""
+    with terminal.Signals() as signals:
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+        assert signals.to_obey() == signal.SIGHUP
+        signal.raise_signal(signal.SIGINT)
+        assert signals.to_obey() == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_an_ignored_signal_stays_ignored(whole, tmp_path, monkeypatch):
+    """`nohup python launch.py …`"""
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        interrupt(monkeypatch, 2, signal.SIGHUP)
+        experiment.run(small_config(), str(tmp_path), "train")
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+    assert_same_training(str(tmp_path), whole)
 
 
 def test_a_run_may_change_between_streamed_and_resident_images_where_it_is_cut(
@@ -259,12 +288,70 @@ def test_evaluation_may_change_and_training_may_not(whole):
     experiment.run(small_config(), whole)  # asks for 200: that score is missing
     assert results(whole)["parzen/num_samples"] == 200
     for changes, said in (
-        ({"train.num_steps": 40}, "train.num_steps was 30, now 40"),
-        ({"run.max_steps": 40}, "run.max_steps was None, now 40"),
+        (
+            {"train.num_steps": 40},
+            "train.num_steps was 30, now 40, and 30 steps are done.*'cosine'.* of discriminator and "
+            "generator and reconstruction depends on it",
+        ),
+        ({"train.num_steps": 20}, "run.max_steps is 20: .* has done 30 steps"),
+        ({"run.max_steps": 20}, "run.max_steps is 20: .* has done 30 steps"),
         ({"optimizer.generator.clip_norm": 1.0}, "generator.clip_norm was None, now 1.0"),
     ):
         with pytest.raises(UserError, match=f"{said}.*--workdir"):
             experiment.run(small_config(**changes), whole)
+
+
+CONSTANT = {
+    f"optimizer.{phase}.schedule": "constant"
+    for phase in ("reconstruction", "discriminator", "generator")
+}
+
+
+@pytest.mark.parametrize("at_first", [{"train.num_steps": 40}, {"run.max_steps": 40}], ids=str)
+def test_a_finished_run_is_made_longer(tmp_path, at_first, longer):
+    workdir = tmp_path / "run"
+    experiment.run(small_config(**LONGER | at_first), str(workdir), "train")
+    assert metrics(workdir)[-1]["step"] == 40
+    (workdir / "figures").mkdir()
+    (workdir / "results.json").write_text('{"steps": 40}')
+    experiment.run(small_config(**LONGER), str(workdir), "train")
+    assert_same_training(workdir, longer)
+    assert not (workdir / "figures").exists() and not (workdir / "results.json").exists()
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["train"]["num_steps"] == 80 and config["run"]["max_steps"] is None
+    assert aae.load_state(str(workdir)).step == 80
+
+
+LONGER = {**CONSTANT, "train.num_steps": 80, "parallel.num_devices": 1}
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory):
+    """80 steps at once, with rates that do not depend on their number."""
+    workdir = str(tmp_path_factory.mktemp("longer"))
+    experiment.run(small_config(**LONGER), workdir, "train")
+    return workdir
+
+
+def test_a_cut_run_may_end_sooner_and_one_without_a_checkpoint_have_any_length(
+    longer, tmp_path, monkeypatch
+):
+    config = parse_config(small_config(**LONGER))
+    (tmp_path / "checkpoints" / "40").mkdir(parents=True)
+    shutil.copy(os.path.join(longer, "config.json"), tmp_path / "config.json")
+
+    def check(**changes):
+        config = small_config(**LONGER | changes)
+        config_json = json.loads(config.to_json_best_effort())
+        records.check(str(tmp_path), config_json, parse_config(config).spec)
+
+    check(**{"train.num_steps": 60})
+    check(**{"train.num_steps": 10**6, "run.max_steps": 40})
+    with pytest.raises(UserError, match="is 30: .* has done 40 steps"):
+        check(**{"train.num_steps": 30})
+    (tmp_path / "checkpoints" / "40").rmdir()
+    check(**{"train.num_steps": 30})
+    assert config.spec.train.num_steps == 80
 
 
 # The reconstruction's rate is 100 from the 14th step on: the run diverges within a few.
@@ -336,22 +423,31 @@ def test_a_collapse_is_said_and_recorded(whole, tmp_path, capsys):
     workdir = shutil.copytree(whole, tmp_path / "run")
     shutil.copy(tmp_path / "point" / "metrics.jsonl", workdir / "metrics.jsonl")
     experiment.run(small_config(), str(workdir), "evaluate")
-    assert [f"warning: {warning}" for warning in results(workdir)["warnings"]] == said
+    *of_training, far = results(workdir)["warnings"]
+    assert [f"warning: {warning}" for warning in of_training] == said
+    assert f"warning: {far}\n" in capsys.readouterr().out
 
 
 def test_a_second_run_in_a_workdir_is_refused(tmp_path):
-    with records.at_work(str(tmp_path)):
-        with pytest.raises(UserError, match="another run is at work in .*--workdir"):
-            experiment.run(small_config(), str(tmp_path))
-    assert os.listdir(tmp_path) == ["lock"]
+    (tmp_path / "checkpoints").mkdir()
+    for mode in ("run", "train", "evaluate", "figures"):
+        with records.at_work(str(tmp_path)):
+            with pytest.raises(UserError, match="another run is at work in .*--workdir"):
+                experiment.run(small_config(), str(tmp_path), mode)
+        assert sorted(os.listdir(tmp_path)) == ["checkpoints", "lock"]
+        assert os.listdir(tmp_path / "checkpoints") == []
 
 
-def test_a_disk_without_locks_is_a_warning(whole, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("has_fcntl", [True, False])  # Windows
+def test_a_disk_without_locks_is_a_warning(whole, tmp_path, monkeypatch, capsys, has_fcntl):
     def refuse(*arguments):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     workdir = str(shutil.copytree(whole, tmp_path / "run"))
-    monkeypatch.setattr(records.fcntl, "flock", refuse)
+    if has_fcntl:
+        monkeypatch.setattr(records.fcntl, "flock", refuse)
+    else:
+        monkeypatch.setattr(records, "fcntl", None)
     experiment.run(small_config(), workdir, "train")
     assert "has no locks" in capsys.readouterr().out
 
@@ -387,6 +483,101 @@ def test_mistakes_leave_no_workdir(tmp_path):
     pathlib.Path(workdir).touch()
     with pytest.raises(UserError, match="which is a file"):
         experiment.run(small_config(), workdir)
+
+
+def test_unlabelled_images_of_two_channels_are_trained_scored_and_drawn(tmp_path, dataset):
+    """No image is of a component of the mixture: the share of those that are is left out."""
+    images = np.concatenate([dataset.train["image"][:400]] * 2, axis=-1)
+    np.savez(tmp_path / "images.npz", images=images)
+    config = small_config(
+        **{
+            "data.name": "files",
+            "data.path": str(tmp_path / "images.npz"),
+            "data.image_shape": (8, 8, 2),
+            "model.code_dim": 2,
+            "prior.name": "gaussian_mixture",
+            "evaluation.num_validation": None,
+            "train.num_steps": 4,
+            "parallel.num_devices": 1,
+        }
+    )
+    experiment.run(config, str(tmp_path / "run"))
+    found = results(tmp_path / "run")
+    assert np.isfinite(found["parzen/log_likelihood"]) and found["prior/std"] > 0
+    assert not any(name.startswith("label/") for name in found)
+    directory = tmp_path / "run" / "figures"
+    assert figures.missing(spec_from_config(config), str(directory)) == []
+    assert (directory / "components.png").exists()
+
+
+def test_a_figure_that_fails_keeps_the_scores(whole, tmp_path, monkeypatch, capsys):
+    def fail(*arguments):
+        raise ValueError("no such picture")
+
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(workdir / "figures")
+    (workdir / "results.json").unlink()
+    monkeypatch.setattr(pictures, "_nearest", fail)
+    with pytest.raises(
+        UserError, match=r"can't be drawn: samples.png \(ValueError: no such picture"
+    ):
+        experiment.run(small_config(), str(workdir))
+    said = capsys.readouterr().out
+    assert "test log-likelihood" in said and "reconstructions.png" in said
+    assert results(workdir) == results(whole)
+    monkeypatch.undo()
+    experiment.run(small_config(), str(workdir))
+    assert (workdir / "figures" / "samples.png").exists()
+
+
+def test_json_has_no_nan(tmp_path):
+    value = {"a": float("nan"), "b": [1.5, float("-inf"), {"c": (float("inf"), True, "nan", 3)}]}
+    records.write_json(str(tmp_path / "value.json"), value)
+    expected = {"a": None, "b": [1.5, None, {"c": [None, True, "nan", 3]}]}
+    assert json.loads((tmp_path / "value.json").read_text()) == expected
+
+
+def test_memory_that_runs_out_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "device_bytes", lambda: 10_000)
+    said = "does not fit into memory: parameters .* kB, moments .* kB.* on each of 4 CPU devices.*10 kB"
+    with pytest.raises(UserError, match=said):
+        experiment.run(small_config(), str(tmp_path / "run"))
+    assert os.listdir(tmp_path) == []
+    monkeypatch.undo()
+
+    def exhaust(*arguments):
+        jax.block_until_ready(jax.jit(lambda: jnp.zeros(2**42) + 1)())  # 17 TB
+
+    def raise_memory_error(*arguments):
+        raise MemoryError
+
+    for module, name, fail in (
+        (loop, "train", exhaust),
+        (loop, "train", raise_memory_error),
+        (data, "load", raise_memory_error),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, fail)
+            with pytest.raises(UserError, match="the memory of .* has run out .*parameters .* kB"):
+                experiment.run(small_config(), str(tmp_path / "run"), "train")
+
+
+def test_the_estimate_of_memory_counts_every_number():
+    """By hand: an encoder 12-16-2, a decoder 2-12-12, a discriminator 2-16-1; Adam has two moments."""
+    encoder, decoder, discriminator = (
+        12 * 16 + 16 + 16 * 2 + 2,
+        2 * 12 + 12 + 12 * 12 + 12,
+        2 * 16 + 16 + 17,
+    )
+    counters = 2 * 4 * 3  # of each phase's schedule and Adam, i32
+    settings = parse_config(small_config(num_seeds=3))
+    settings = dataclasses.replace(settings, spec=make_spec(ema_decay=0.5))
+    assert memory.estimate(settings) == {
+        "parameters": 3 * 4 * (encoder + decoder + discriminator),
+        "moments": 3 * (4 * 2 * (2 * encoder + decoder + discriminator) + counters),
+        "averages": 3 * 4 * (encoder + decoder),
+        "batch": 4 * 8 * 12,
+    }
 
 
 def test_seeds_in_one_program_end_as_the_runs_of_each(tmp_path, x64, capsys):

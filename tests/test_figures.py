@@ -1,7 +1,9 @@
 """What the pictures are made of."""
 
+import dataclasses
 import functools
 import os
+import types
 
 import jax
 import numpy as np
@@ -69,6 +71,18 @@ def test_tiles_stand_in_row_major_order():
             tile = grid[row * (height + 1) + 1 :, column * (width + 1) + 1 :][:height, :width]
             assert (tile == images[row, column]).all()
     assert (grid[0] == 1).all() and (grid[:, 0] == 1).all()
+
+
+def test_channels_that_are_no_colours_stand_side_by_side():
+    images = np.random.default_rng(0).uniform(size=(1, 2, 3, 4, 2))
+    grid = pictures._tile(images)
+    assert grid.shape == (4, 2 * 9, 1)
+    for column in range(2):
+        for channel in range(2):
+            left = 9 * column + 1 + 4 * channel
+            tile = grid[1:, left : left + 4, 0]
+            np.testing.assert_array_equal(tile, images[0, column, ..., channel])
+    assert pictures._tile(np.zeros((2, 2, 3, 4, 3))).shape == (8, 10, 3)
 
 
 METRICS = (
@@ -141,7 +155,54 @@ def test_pictures_do_not_depend_on_the_number_of_devices(tmp_path, name):
         np.testing.assert_allclose(four[file], one[file], rtol=0, atol=1.001, err_msg=file)
 
 
+@pytest.mark.parametrize("image_shape", [(6, 5, 2), (6, 5, 4), (3, 8, 8), (2, 2, 100)], ids=str)
+def test_any_number_of_channels_is_drawn(tmp_path, image_shape):
+    state = start(
+        make_spec(image_shape=image_shape, model={"label_in_decoder": True, "code_dim": 3})
+    )
+    test = {k: np.asarray(v) for k, v in make_dataset(40, image_shape=image_shape).items()}
+    given = figures.Given(test["image"], test, lines_of(METRICS), jax.random.key(0))
+    figures.draw_all(state, given, tmp_path)
+    assert figures.missing(state.spec, tmp_path) == []
+    assert {"samples.png", "reconstructions.png", "style.png", "walk.gif"} <= set(
+        os.listdir(tmp_path)
+    )
+
+
+def test_unlabelled_images_and_few_classes_are_drawn(tmp_path):
+    spec = make_spec(model={"label_in_discriminator": True}, prior={"name": "gaussian_mixture"})
+    state = start(dataclasses.replace(spec, num_classes=1))
+    given = given_of(metrics=lines_of(METRICS))
+    given.test["label"] = np.full(40, -1, np.int32)
+    figures.draw_all(state, given, tmp_path)
+    assert figures.missing(state.spec, tmp_path) == []
+
+
+def test_what_is_no_image_is_not_shown_as_one():
+    """And what decodes codes alone is left out where the decoder takes a condition too."""
+
+    def shown(image_shape, **model):
+        model = types.SimpleNamespace(**{"code_dim": 2, "label_in_decoder": False, **model})
+        algorithm = make_spec().algorithm._replace(figures=tuple(figures.FIGURES))
+        fields = {"image_shape": image_shape, "model": model, "prior": make_spec().prior}
+        return list(figures.drawings(types.SimpleNamespace(algorithm=algorithm, **fields)))
+
+    everywhere = ["code_marginals.png", "training_curves.png"]
+    assert shown((20,)) == [*everywhere, "codes.png"]
+    assert shown((20,), code_dim=5) == shown((20,), code_dim=5, label_in_decoder=True) == everywhere
+    images = ["samples.png", "reconstructions.png", *everywhere]
+    assert shown((8, 8, 1)) == [*images, "codes.png", "percentiles.png"]
+    conditional = {"condition_in_decoder": True}
+    assert shown((8, 8, 1), **conditional) == [*images, "codes.png"]
+    assert shown((8, 8, 1), code_dim=5, **conditional) == images
+    assert shown((8, 8, 1), code_dim=5, label_in_decoder=True, **conditional) == images
+
+
 # Figures of an algorithm's own.
+
+
+def broken(state, given):
+    raise RuntimeError("of\nmine")
 
 
 def histogram(state, given):
@@ -160,6 +221,22 @@ def test_figures_by_import_path_are_drawn(tmp_path):
     figures.draw_all(state, given_of(metrics=lines_of(METRICS)), tmp_path)
     assert imread(tmp_path / "histogram.png")[..., :3].std() > 0.01
     assert sorted(os.listdir(tmp_path)) == ["histogram.png", "training_curves.png"]
+
+
+def test_a_figure_that_fails_is_one_line_and_the_others_are_drawn(tmp_path):
+    names = (
+        "test_figures:broken",
+        "training_curves",
+        "test_figures:lines_of",
+        "test_figures:histogram",
+    )
+    state = start(make_spec(algorithm=make_spec().algorithm._replace(figures=names)))
+    with refused(
+        r"can't be drawn: broken.png \(RuntimeError: of mine\), lines_of.png \(TypeError.*done"
+    ):
+        figures.draw_all(state, given_of(metrics=lines_of(METRICS)), tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["histogram.png", "training_curves.png"]
+    assert figures.missing(state.spec, tmp_path) == ["broken.png", "lines_of.png"]
 
 
 def test_figures_that_need_what_an_algorithm_has_not_are_left_out():

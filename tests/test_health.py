@@ -81,3 +81,22 @@ def test_a_collapse_of_one_of_several_seeds_is_seen():
     lines = [{"step": step, **line, "by_seed": by_seed} for step in range(1, health.PATIENCE + 1)]
     (warning,) = health.Collapse(lines).warnings
     assert warning.startswith("seed 2 of 2: the codes have collapsed")
+
+
+def test_codes_that_are_far_from_the_prior_are_warned_of():
+    """In stds of the prior, the floor of a small sample taken out of it."""
+
+    def found(distance, floor, std=5.0):
+        names = ("prior/std", "prior/sliced_wasserstein", "prior/sliced_wasserstein_floor")
+        return dict(zip(names, (std, distance, floor)))
+
+    # What the digits end with, with their own rates and with a discriminator that does not learn.
+    assert health.far_from_prior([found(1.0, 0.7)]) == []
+    (warning,) = health.far_from_prior([found(5.35, 0.7)])
+    assert "far from the prior, 1.07 of its std (samples of the prior: 0.14)" in warning
+    near, far = found(3.1, 2.0), found(3.3, 2.0)  # √(3.1² − 2²) = 2.37, √(3.3² − 2²) = 2.62
+    (warning,) = health.far_from_prior([near, far])
+    assert warning.startswith("seed 2 of 2: ")
+    # No encoder; a prior that is a point; numbers that could not be had.
+    for without in ({}, found(1.0, 0.0, std=0.0), found(float("nan"), 0.1), found(None, 0.1)):
+        assert health.far_from_prior([without]) == []

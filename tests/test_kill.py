@@ -5,6 +5,8 @@ import signal
 import subprocess
 import time
 
+import jax
+import numpy as np
 import pytest
 from runs import (
     ROOT,
@@ -16,6 +18,9 @@ from runs import (
     results,
     write_part,
 )
+
+import aae_jax as aae
+from aae_jax.errors import UserError
 
 STEPS, DISPATCH, EVERY = 400, 10, 20
 FLAGS = (
@@ -101,6 +106,35 @@ def test_a_chain_killed_in_either_part_ends_bit_identical(tmp_path, monkeypatch)
     finish(tmp_path, *flags)
     for name in ("part", "run"):
         assert_same_training(killed / name, whole / name)
+
+
+@pytest.mark.slow
+def test_a_run_may_be_loaded_from_while_it_trains(tmp_path):
+    """Every 10 steps a checkpoint appears and an older one goes; the run ends as an undisturbed one."""
+    flags = "--config.run.checkpoint_every=10", "--mode=train"
+    flags = *[flag for flag in FLAGS if "checkpoint_every" not in flag], *flags
+    finish(tmp_path, f"--workdir={tmp_path / 'alone'}", *flags)
+    workdir, said = tmp_path / "read", []
+    process = subprocess.Popen(
+        command(f"--workdir={workdir}", *flags),
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    steps = []
+    while process.poll() is None or not steps:
+        try:
+            state = aae.load_state(str(workdir))
+        except UserError as error:
+            said.append(str(error))
+            continue
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+        assert (np.asarray(state.opt_state["generator"][0].count) == int(state.step)).all()
+        steps.append(int(state.step))
+    assert process.wait() == 0 and process.stderr.read() == ""
+    assert all(text.startswith("no checkpoint in ") and "\n" not in text for text in said), said[-1]
+    assert steps == sorted(steps) and all(step % 10 == 0 for step in steps)
+    assert_same_training(workdir, tmp_path / "alone")
 
 
 def test_a_full_disk_is_one_line_and_keeps_what_is_saved(tmp_path):

@@ -2,20 +2,23 @@
 
 import importlib
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
-from runs import ROOT, launch, metrics, results
+from runs import ROOT, command, environment, launch, metrics, results
 
 import aae_jax as aae
+import launch as launch_module
 from aae_jax import figures
 from aae_jax.config import parse_config, spec_from_config
-from experiments import digits
+from experiments import digits, files
 
 SMALL = (
     "--config.train.num_steps=20",
@@ -70,6 +73,13 @@ def assert_one_line(done, said):
         (["--mode=fly"], r"--mode=fly.*<run\|train\|evaluate\|figures>"),
         (["--confg=x"], "confg"),
         (["digits"], "'digits' is not a flag"),
+        (["--config.data.data_dir="], "data.data_dir is empty: give a value, or None"),
+        (
+            ["--workdir=~no_such_user/run"],
+            "--workdir is '~no_such_user/run': there is no such home directory",
+        ),
+        (["--config.train.num_steps=None"], "train.num_steps is None: it must be an integer"),
+        (["--config.trian.num_steps=None"], "--config.trian.num_steps is not a field"),
         (["--num_processes=2"], "--coordinator_address and --process_id missing"),
         (["--config.parallel.num_devices=2"], "parallel.num_devices is 2: there are 1"),
         (["--mode=evaluate"], "no checkpoint in 'runs/digits': train first"),
@@ -110,6 +120,42 @@ def test_the_main_job_from_anywhere(tmp_path):
     assert optimizer.clip_norm == 1.0 and optimizer.b1 == 0.5  # the phase's own, but for the norm
     again = launch(tmp_path, f"--config={ROOT}/experiments/digits.py", *arguments)
     assert again.returncode == 0 and "training is finished" in again.stdout
+
+
+def test_overrides_before_the_config_none_and_the_home_directory(tmp_path):
+    flags = ["--config.seed=1", "--config.train.ema_decay", "None", "--config.run.stream=None"]
+    flags += ["--config.data.data_dir=x", "--config.data.data_dir=None"]  # the last one counts
+    flags += [
+        "--config.optimizer.generator.clip_norm=None",
+        "--config",
+        f"{ROOT}/experiments/digits.py",
+    ]
+    done = launch(tmp_path, *flags, *SMALL, "--workdir=~/run", "--mode=train", HOME=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".cache"] == ["run"]
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["seed"] == 1 and config["optimizer"] == {"generator": {"clip_norm": None}}
+    assert config["train"]["ema_decay"] is config["data"]["data_dir"] is None
+
+
+def test_none_is_none_for_every_optional_field():
+    config = files.get_config()
+    optional = [f"{section}.{name}" for section in ("data", "model", "prior", "train", "parallel", "run")
+                for name, value in config[section].items() if value is None]  # fmt: skip
+    optional += ["start_from", "evaluation.num_validation"]
+    assert len(optional) > 15 and "data.data_dir" in optional
+    argv = [
+        "launch.py",
+        *(f"--config.{name}=None" for name in optional),
+        "--config.data.path=x.npz",
+    ]
+    for name in launch_module._take_nones(argv):
+        launch_module._set_none(config, name)
+    assert argv == ["launch.py", "--config.data.path=x.npz"]
+    assert config.data.path is None  # which the last of the flags will set
+    config.data.path = "x.npz"
+    settings = parse_config(config)
+    assert settings.data.data_dir is settings.run.max_steps is settings.spec.train.ema_decay is None
 
 
 def test_another_algorithm_by_its_name_alone(tmp_path):
@@ -200,6 +246,90 @@ def test_an_algorithm_of_the_users_is_trained_resumed_scored_and_drawn(tmp_path,
     assert_one_line(done, "options.weight was 2.0, now 3.0")
 
 
+@pytest.mark.parametrize("closed", ["", "2>&-", ">&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "cp1252", "ascii"])
+def test_output_is_never_a_reason_to_stop(tmp_path, encoding, closed):
+    code = (
+        "from aae_jax import streams; streams.protect(); import os, sys\n"
+        "opened = open('opened', 'w')\n"
+        "for stream in (sys.stdout, sys.stderr):\n"
+        "    for _ in range(1000): print('σ 0.2 ± 0.1', file=stream, flush=True)\n"
+        "os.write(2, b'of a library'); opened.write('done'); sys.exit(7)"
+    )
+    shell = f'set -o pipefail; "$@" {closed} | head -1'
+    done = subprocess.run(
+        ["bash", "-c", shell, "bash", sys.executable, "-c", code], cwd=tmp_path, capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding},
+    )  # fmt: skip
+    assert done.returncode == 7 and (tmp_path / "opened").read_text() == "done"
+    if not closed:
+        assert done.stdout == "σ 0.2 ± 0.1\n".encode(encoding, "replace")
+        assert b"Traceback" not in done.stderr and done.stderr.endswith(b"of a library")
+
+
+def test_a_run_whose_output_goes_nowhere_ends(tmp_path):
+    """A pipe that is closed after a line, no stderr, and no letter beyond ASCII."""
+    flags = *SMALL, f"--workdir={tmp_path / 'run'}"
+    done = subprocess.run(
+        ["bash", "-c", 'set -o pipefail; "$@" 2>&- | head -1', "bash", *command(*flags)],
+        env=environment(PYTHONIOENCODING="ascii"), capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 1
+    assert results(tmp_path / "run")["steps"] == 20
+    assert (tmp_path / "run" / "figures" / "samples.png").exists()
+
+
+def test_a_closed_terminal_saves(tmp_path):
+    """SIGHUP, as SIGTERM; the output is gone too."""
+    flags = *SMALL, "--config.train.num_steps=100_000", f"--workdir={tmp_path / 'run'}"
+    process = subprocess.Popen(
+        command(*flags),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while not process.stdout.readline().startswith("step"):
+        assert process.poll() is None
+    process.stdout.close()
+    process.send_signal(signal.SIGHUP)
+    assert process.wait() == 128 + signal.SIGHUP
+    assert aae.load_state(str(tmp_path / "run")).step == metrics(tmp_path / "run")[-1]["step"]
+
+
+def test_a_device_that_is_not_there_is_one_line(tmp_path):
+    for platforms in ("cuda", "nonsense"):
+        if platforms == "cuda" and any(d.platform == "gpu" for d in jax.devices()):
+            continue
+        done = launch(tmp_path, *SMALL, JAX_PLATFORMS=platforms)
+        assert_one_line(done, f"JAX_PLATFORMS is '{platforms}', and JAX can't use such a device")
+        assert not (tmp_path / "runs").exists()
+
+
+def test_compiled_programs_are_kept_in_a_home_that_can_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for home, cache, kept in (
+        (str(tmp_path), None, f"{tmp_path}/.cache/aae_jax"),
+        ("", str(tmp_path / "cache"), f"{tmp_path}/cache/aae_jax"),
+        (str(tmp_path), "relative", f"{tmp_path}/.cache/aae_jax"),
+        ("", None, None),
+        ("~", None, None),
+        (str(tmp_path / "none"), None, None),
+        (str(tmp_path / "file"), None, None),
+        (str(tmp_path), str(tmp_path / "file"), None),
+    ):
+        monkeypatch.setenv("HOME", home)
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        if cache is not None:
+            monkeypatch.setenv("XDG_CACHE_HOME", cache)
+        assert launch_module._cache_directory() == kept
+    # No HOME, and a user whom the system does not know.
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert launch_module._cache_directory() is None
+
+
 def test_importing_the_package_is_light():
     heavy = "tensorflow", "matplotlib", "orbax", "sklearn", "tensorflow_datasets", "ml_collections"
     code = (
@@ -209,6 +339,17 @@ def test_importing_the_package_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.split() == ["False", "[]"], done
+
+
+def test_a_system_without_locks_hangups_and_sysconf_can_import_everything():
+    """As Windows is."""
+    code = (
+        "import os, signal, sys; sys.modules['fcntl'] = None; del signal.SIGHUP, os.sysconf\n"
+        "from aae_jax import experiment; from aae_jax.workdir import memory, terminal\n"
+        "with terminal.Signals(): print(memory.device_bytes())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("None\n", "")
 
 
 def test_functions_are_not_hidden_by_modules():

@@ -375,6 +375,8 @@ LAUNCHERS = (
         ({}, True, True),
         ({"SLURM_NTASKS": "2", "SLURM_STEP_NODELIST": "n[1-2]"}, False, True),
         ({"SLURM_NTASKS": "1", "SLURM_STEP_NODELIST": "n1"}, False, False),  # srun --pty bash
+        ({"SLURM_NTASKS": "", "SLURM_STEP_NODELIST": "n1"}, False, False),
+        ({"OMPI_COMM_WORLD_SIZE": " "}, False, False),
         ({"SLURM_NTASKS": "2"}, False, False),  # within salloc, without srun
         ({"OMPI_MCA_orte_hnp_uri": "1.0;tcp://1.2.3.4:5", "OMPI_COMM_WORLD_SIZE": "2"}, False, True),
         ({"OMPI_MCA_orte_hnp_uri": "1.0;tcp://1.2.3.4:5", "OMPI_COMM_WORLD_SIZE": "1"}, False, False),
@@ -400,6 +402,11 @@ def test_open_mpi_that_jax_does_not_know_is_one_line(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
     with pytest.raises(UserError, match="give --coordinator_address, --num_processes=4"):
+        processes.initialize()
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "four")
+    with pytest.raises(
+        UserError, match="OMPI_COMM_WORLD_SIZE is 'four': it must be a whole number"
+    ):
         processes.initialize()
 
 

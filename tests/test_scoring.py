@@ -5,10 +5,13 @@ import pathlib
 import shutil
 import signal
 
+import numpy as np
 import pytest
 from runs import LONG, Killed, results, small_config
 
+import aae_jax as aae
 from aae_jax import evaluation, experiment
+from aae_jax.config import parse_config
 from aae_jax.workdir import records, scoring
 
 
@@ -126,3 +129,31 @@ def test_long_evaluations_show_progress(trained, tmp_path, monkeypatch, capsys, 
             "8000", "16000", "24000", "32000", "40000", "40500"
         ]  # fmt: skip
         assert "samples/s" in shown[-1] and "s left" in shown[-1]
+
+
+def test_what_fails_after_the_scores_does_not_lose_them(trained, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("of an algorithm's own")
+
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    (workdir / "results.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "diagnose", fail)
+        with pytest.raises(RuntimeError):
+            experiment.run(small_config(), str(workdir), "evaluate")
+    kept, whole = results(workdir), results(trained)
+    assert kept.items() <= whole.items() and np.isfinite(kept["parzen/log_likelihood"])
+    state = aae.load_state(trained)
+    settings = parse_config(small_config())
+    assert scoring.is_scored(state, settings, trained)
+    assert not scoring.is_scored(state, settings, str(workdir))  # it will be done again
+
+
+def test_a_number_that_a_seed_has_not_is_none_in_the_mean():
+    scores = [
+        {"seed": i, "a": float(i), "b": [1.0, b], "c": c}
+        for i, b, c in ((0, None, 1.0), (2, 3.0, None))
+    ]
+    found = scoring._over_seeds(scores)
+    assert (found["a"], found["b"], found["c"]) == (1.0, [1.0, None], None)
+    assert found["spread"] == {"a": 2**0.5}

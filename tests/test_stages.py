@@ -116,6 +116,13 @@ def test_a_finished_part_serves_other_runs_by_its_config_and_by_its_directory(
     assert f"training is finished: {PART_STEPS} steps" in capsys.readouterr().out
 
 
+def test_the_length_of_a_part_can_not_be_changed_afterwards(uncut, part):
+    config = finetuning_config(part, **{"run.max_steps": STEPS})
+    match = r"run.max_steps was None, now 8: the run in .* has started from .*part.py:0.2"
+    with pytest.raises(UserError, match=match):
+        experiment.run(config, str(uncut / "run"), "train")
+
+
 def test_a_part_may_start_from_a_part(uncut, part, tmp_path):
     """Layers, then all of them: three runs beside one another."""
     (tmp_path / "second.py").write_text(
@@ -176,7 +183,7 @@ def test_a_mistake_is_one_line_before_anything_is_trained(
         ({"seed": 4}, "seed was 3, now 4"),
         ({"num_seeds": 2}, "num_seeds was 1, now 2"),
         ({"data.num_labelled": 50}, "data.num_labelled was None, now 50"),
-        ({"run.max_steps": 4}, "run.max_steps was None, now 4"),
+        ({"run.max_steps": 4}, "run.max_steps is 4: the run in"),
         ({"part": "train.input_noise"}, "train.input_noise was 0.2, now 0.3"),
     ],
 )
@@ -187,7 +194,9 @@ def test_a_directory_that_holds_another_part_is_refused(uncut, tmp_path, part, c
         path.write_text(path.read_text().replace("float(noise)", "0.3"))
         part = f"{path}:0.2"
     before = metrics(uncut / "part-0.2")
-    with pytest.raises(UserError, match="start_from is '.*part-0.2' holds a run of .*") as error:
+    with pytest.raises(
+        UserError, match="start_from is '.*part-0.2' h(olds a run|as done)"
+    ) as error:
         experiment.run(finetuning_config(part, **changes), str(uncut / "other"))
     assert said in str(error.value) and "\n" not in str(error.value)
     assert not (uncut / "other").exists() and metrics(uncut / "part-0.2") == before

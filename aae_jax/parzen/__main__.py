@@ -16,7 +16,8 @@ import zlib
 import numpy as np
 from absl import app, flags, logging
 
-from aae_jax.checks import have_same_order
+from aae_jax import streams
+from aae_jax.checks import expand_home, have_same_order
 from aae_jax.errors import UserError
 from aae_jax.parzen import are_in_range
 
@@ -37,6 +38,7 @@ def _load(flag):
     value = flag.value
     if value is None:
         raise UserError(f"--{flag.name} is missing: give an npy or npz file")
+    value = expand_home(f"--{flag.name}", value)
     path, name = value, None
     if ".npz:" in value:
         path, _, name = value.rpartition(":")
@@ -261,4 +263,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
+    streams.protect()
     app.run(main, flags_parser=_parse_flags)

@@ -16,6 +16,7 @@ from aae_jax.train_state import TrainState
 from aae_jax.workdir import terminal
 
 _DIGESTS = "sha256.json"  # of a checkpoint's files, in its directory
+_ITEM = "default"  # orbax's name for what a checkpoint holds, where it is one thing
 
 
 class Checkpoints:
@@ -30,16 +31,19 @@ class Checkpoints:
     def __init__(self, directory: str, max_to_keep: int = 2, read_only: bool = False):
         """`read_only`: changes nothing on the disk, whoever else is writing there."""
         self._saving = None  # step of the newest write
-        self._manager = ocp.CheckpointManager(
-            os.path.abspath(directory),
+        self._directory = pathlib.Path(os.path.abspath(directory))
+        # Opening a manager fails where a run at work removes a checkpoint meanwhile.
+        self._manager = None if read_only else self._open_manager(max_to_keep)
+
+    def _open_manager(self, max_to_keep):
+        return ocp.CheckpointManager(
+            self._directory,
             # Orbax would guess them from the newest checkpoint, which may be empty.
             item_handlers=ocp.StandardCheckpointHandler(),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=None if read_only else max_to_keep,
-                save_interval_steps=0 if read_only else 1,
-                cleanup_tmp_directories=not read_only,
-                create=not read_only,
-                read_only=read_only,
+                max_to_keep=max_to_keep,
+                save_interval_steps=1,
+                cleanup_tmp_directories=True,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
             ),
         )
@@ -48,7 +52,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind, *exception):
-        if kind is PeerLost:  # closing would wait for it
+        if self._manager is None or kind is PeerLost:  # closing would wait for the peer
             return
         try:
             self._manager.close()
@@ -100,27 +104,45 @@ class Checkpoints:
             UserError: there is no checkpoint, or none that can be read.
         """
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _arrays(like))
-        damaged = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            arrays, damage = self._read(step, target)
-            if damage is None:
-                break
-            damaged.append(f"the checkpoint of step {step} is damaged ({damage})")
-        else:
-            if damaged:
-                raise UserError(
-                    f"{'; '.join(damaged)}, and there is none before: remove "
-                    f"{str(self._manager.directory)!r} to train anew"
-                )
-            raise UserError(f"no checkpoint in {self._manager.directory}: train first")
+        while True:
+            steps = self._steps()
+            try:
+                step, arrays, damaged = self._read_newest(steps, target)
+            except UserError:
+                if self._steps() == steps:
+                    raise
+            else:
+                if not damaged or self._steps() == steps:
+                    break
+            # A run at work has removed what was being read, and written a newer one.
         if damaged:
             terminal.say(f"warning: {'; '.join(damaged)}: taking that of step {step}")
         rng = jax.random.wrap_key_data(arrays.pop("rng"), impl=jax.random.key_impl(like.rng))
         return like.replace(rng=rng, **arrays)
 
+    def _steps(self):
+        """What is on the disk now, the newest first."""
+        names = (path.name for path in self._directory.iterdir())
+        return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+    def _read_newest(self, steps, target):
+        """The first that is whole: its step and arrays, and what is wrong with those before it."""
+        damaged = []
+        for step in steps:
+            arrays, damage = self._read(step, target)
+            if damage is None:
+                return step, arrays, damaged
+            damaged.append(f"the checkpoint of step {step} is damaged ({damage})")
+        if damaged:
+            raise UserError(
+                f"{'; '.join(damaged)}, and there is none before: remove "
+                f"{str(self._directory)!r} to train anew"
+            )
+        raise UserError(f"no checkpoint in {self._directory}: train first")
+
     def _read(self, step, target):
         """(arrays, None), or (None, what is wrong with the files)."""
-        directory = pathlib.Path(self._manager.directory / str(step))
+        directory = self._directory / str(step)
         try:
             recorded = json.loads((directory / _DIGESTS).read_bytes())
         except FileNotFoundError:
@@ -129,14 +151,19 @@ class Checkpoints:
             recorded = None
         if not isinstance(recorded, dict):
             return None, f"{_DIGESTS} is not as it was written"
-        found = _digests(directory)
+        try:
+            found = _digests(directory)
+        except FileNotFoundError as error:  # removed meanwhile
+            return None, f"{pathlib.Path(error.filename).name} is missing"
         for name in sorted(recorded.keys() | found.keys()):
             if name not in found:
                 return None, f"{name} is missing"
             if found[name] != recorded.get(name):
                 return None, f"{name} is not as it was written"
         try:
-            return self._manager.restore(step, args=ocp.args.StandardRestore(target)), None
+            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+                arguments = ocp.args.StandardRestore(target)
+                return reader.restore(directory / _ITEM, args=arguments), None
         except Exception as error:  # tensorstore and orbax raise whatever they like
             raise UserError(
                 f"the checkpoint {str(directory)!r} is whole but can't be read: {_first_line(error)}"
@@ -146,15 +173,15 @@ class Checkpoints:
         """Called by orbax when the files are complete, before the rename that shows them."""
         if not processes.is_first():
             return
-        step, directory = str(self._saving), pathlib.Path(self._manager.directory)
-        for path in directory.iterdir():
+        step = str(self._saving)
+        for path in self._directory.iterdir():
             if path.name == step or path.name.startswith(f"{step}.orbax-checkpoint-tmp"):
                 (path / _DIGESTS).write_text(json.dumps(_digests(path), indent=2) + "\n")
 
     def _write_error(self, error):
         return UserError(
             f"the checkpoint of step {self._saving} can't be written to "
-            f"{str(self._manager.directory)!r}: {_first_line(error)}; earlier ones are kept"
+            f"{str(self._directory)!r}: {_first_line(error)}; earlier ones are kept"
         )
 
 

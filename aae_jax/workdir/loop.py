@@ -17,7 +17,7 @@ from aae_jax.errors import UserError
 from aae_jax.settings import Settings
 from aae_jax.train_state import TrainState
 from aae_jax.training import train_batches, train_steps
-from aae_jax.workdir import health, records, terminal
+from aae_jax.workdir import health, memory, records, terminal
 
 _STREAMED_BYTES = 2**26  # of images that are handed to the device at a time
 
@@ -37,12 +37,8 @@ def is_streamed(images: Any, settings: Settings) -> bool:
     """Whether images are read from the host while training, as `run.stream` or their size says."""
     if settings.run.stream is not None:
         return settings.run.stream
-    statistics = jax.local_devices()[0].memory_stats()
-    if statistics and "bytes_limit" in statistics:
-        memory = statistics["bytes_limit"]
-    else:  # on a CPU the device's memory is the host's
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return len(images) * _num_bytes(images) > memory / 2
+    most = memory.device_bytes()
+    return most is not None and len(images) * _num_bytes(images) > most / 2
 
 
 def train(state: TrainState, job: Job, checkpoints: Any, signals: terminal.Signals) -> TrainState:

@@ -5,8 +5,8 @@ Of several processes only the first writes; all read.
 
 import contextlib
 import errno
-import fcntl
 import json
+import math
 import os
 import shutil
 import time
@@ -17,8 +17,15 @@ import jax
 import numpy as np
 
 from aae_jax import parzen, processes
+from aae_jax.config import named_config
 from aae_jax.errors import UserError
+from aae_jax.optimizers import bound_to_length
 from aae_jax.workdir import terminal
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 # What a disk says that is full, read-only, not the user's, or broken.
 _DISK_ERRORS = {
@@ -29,10 +36,10 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.
 
 # Fields that may change between two starts in one workdir: they don't touch the training.
 _FREE = ("evaluation.", "parallel.", "run.", "data.data_dir", "data.manual_dir", "data.fold")
-_BOUND = ("run.max_steps",)
+_LENGTH = ("train.num_steps", "run.max_steps")  # see _check_length
 
 
-def check(workdir, config_json):
+def check(workdir, config_json, spec):
     """Refuses a workdir that can't be used or holds another training, before data are loaded."""
     if os.path.exists(workdir) and not os.path.isdir(workdir):
         raise UserError(f"--workdir is {workdir!r}, which is a file: name a directory")
@@ -48,13 +55,51 @@ def check(workdir, config_json):
     differing = [
         f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and (name in _BOUND or not name.startswith(_FREE))
+        if before.get(name) != now.get(name) and not name.startswith(_FREE + _LENGTH)
     ]
     if differing:
         raise UserError(
             f"{workdir!r} holds a run of another config ({'; '.join(differing)}): "
             "name another --workdir, or remove that one"
         )
+    _check_length(workdir, before, now, spec)
+
+
+def _check_length(workdir, before, now, spec):
+    """A training may be made longer where nothing that it has done depends on its length."""
+    done = newest_step(workdir)
+    if done == 0:
+        return
+    start_from, most = now.get("start_from"), [flat.get("run.max_steps") for flat in (before, now)]
+    if start_from is not None and named_config(start_from) and most[0] != most[1]:
+        raise UserError(
+            f"run.max_steps was {most[0]}, now {most[1]}: the run in {workdir!r} has started from "
+            f"{start_from!r} of that length; name another --workdir"
+        )
+    lengths = (before.get("train.num_steps"), most[0])
+    was = min((length for length in lengths if length is not None), default=None)
+    num_steps = spec.train.num_steps
+    if num_steps < done:
+        raise UserError(
+            f"train.num_steps or run.max_steps is {num_steps}: the run in {workdir!r} has done "
+            f"{done} steps; name another --workdir"
+        )
+    bound = bound_to_length(spec)
+    if num_steps != was and bound:
+        raise UserError(
+            f"train.num_steps was {was}, now {num_steps}, and {done} steps are done in {workdir!r}: "
+            f"the 'cosine' schedule of {' and '.join(bound)} depends on it; name another --workdir "
+            "(runs with the schedules 'constant' and 'piecewise' can be made longer)"
+        )
+
+
+def newest_step(workdir):
+    """Of the checkpoints, told from their names alone; 0 where there is none."""
+    try:
+        names = os.listdir(os.path.join(workdir, "checkpoints"))
+    except FileNotFoundError:
+        return 0
+    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def _flatten(tree, prefix=""):
@@ -75,6 +120,8 @@ def at_work(workdir):
                 # The system takes the lock back however the process ends. On NFS it may hold on
                 # this machine only (mounted with nolock or local_lock).
                 if jax.process_index() == 0:  # for all processes of the run
+                    if fcntl is None:
+                        raise OSError(errno.ENOSYS, "this system has no fcntl")
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(
@@ -139,14 +186,15 @@ class MetricsLog:
         from tensorboardX.summary import Summary
 
         metrics = {name: np.asarray(values, np.float64) for name, values in metrics.items()}
-        line = {name: float(values.mean()) for name, values in sorted(metrics.items())}
-        # The kurtosis of a code that has collapsed to a point; JSON has no NaN.
-        line = {name: value if np.isfinite(value) else None for name, value in line.items()}
-        by_seed = {
-            name: [float(v) if np.isfinite(v) else None for v in values.mean(axis=1)]
-            for name, values in sorted(metrics.items())
-            if values.ndim == 2
-        }
+        # None: the kurtosis of a code that has collapsed to a point.
+        line = _finite({name: float(values.mean()) for name, values in sorted(metrics.items())})
+        by_seed = _finite(
+            {
+                name: values.mean(axis=1).tolist()
+                for name, values in sorted(metrics.items())
+                if values.ndim == 2
+            }
+        )
         line = {"step": step, "seconds": seconds(), **line}
         if by_seed:
             line["by_seed"] = by_seed
@@ -197,7 +245,16 @@ class MetricsLog:
 
 
 def write_json(path, value):
-    write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """JSON has no NaN: a number that is not finite is null."""
+    write_atomically(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path):

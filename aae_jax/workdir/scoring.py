@@ -39,12 +39,13 @@ def score(
     """Scores every seed and writes `results.json`; a signal saves what is done and exits."""
     terminal.say(f"scoring with {settings.evaluation.num_samples} samples")
     start = time.monotonic()
+    members = multi_seed.members(state)
     by_seed = []
     takes = settings.spec.model.condition_in_decoder
     conditions = dataset.train["condition"] if takes else None
     with terminal.Signals() as signals, processes.report_lost_peer():
-        for seed, alone in zip(settings.seeds, multi_seed.members(state), strict=True):
-            key = jax.random.fold_in(jax.random.key(seed), 1)
+        keys = [jax.random.fold_in(jax.random.key(seed), 1) for seed in settings.seeds]
+        for seed, key, alone in zip(settings.seeds, keys, members, strict=True):
             found = evaluation.evaluate(
                 sampler(alone, conditions=conditions),
                 dataset.folds,
@@ -58,8 +59,16 @@ def score(
                     f"warning: σ = {found['parzen/sigma']:.4g} lies on the edge of "
                     "evaluation.sigmas"
                 )
-            found |= evaluation.diagnose(processes.local_copy(alone), dataset.test, key)
             by_seed.append({"seed": seed, **found})
+        path = os.path.join(workdir, "results.json")
+        # Without the protocol they don't count as whole, but nothing that fails below loses them.
+        records.write_json(path, {"steps": int(state.step), **_over_seeds(by_seed)})
+        for scores, key, alone in zip(by_seed, keys, members, strict=True):
+            scores |= evaluation.diagnose(processes.local_copy(alone), dataset.test, key)
+        lines = records.MetricsLog.read(workdir)
+        far = health.far_from_prior(by_seed)
+        for warning in far:
+            terminal.say(f"warning: {warning}")
         results = {
             "data": settings.data.name,
             **({} if dataset.class_names is None else {"class_names": list(dataset.class_names)}),
@@ -67,12 +76,12 @@ def score(
             "seconds": records.MetricsLog.last_seconds(workdir),
             "evaluation_seconds": time.monotonic() - start,
             **_over_seeds(by_seed),
-            "warnings": health.Collapse(records.MetricsLog.read(workdir)).warnings,
+            "warnings": health.Collapse(lines).warnings + far,
             "evaluation": _evaluation_fields(settings),
             "devices": [str(device.device_kind) for device in mesh.devices.flat],
             "jax": jax.__version__,
         }
-        records.write_json(os.path.join(workdir, "results.json"), results)
+        records.write_json(path, results)
         if processes.is_first():
             shutil.rmtree(records.partial_directory(workdir), ignore_errors=True)
         signals.ask()
@@ -89,14 +98,19 @@ def _over_seeds(by_seed: list[dict[str, Any]]) -> dict[str, Any]:
     for name in by_seed[0].keys() - {"seed"}:
         values = [scores[name] for scores in by_seed]
         means[name] = _elementwise(np.mean, values)
-        if isinstance(values[0], float):
+        if isinstance(means[name], float):
             spread[name] = float(np.std(values, ddof=1))
     return {**means, "spread": spread, "by_seed": by_seed}
 
 
 def _elementwise(function, values):
-    """Of floats, in lists and dicts too; a warning is one where any is, and the rest is the first's."""
+    """Of floats, in lists and dicts too; a warning is one where any is, and the rest is the first's.
+
+    None where a seed's number could not be had.
+    """
     first = values[0]
+    if any(value is None for value in values):
+        return None
     if isinstance(first, dict):
         return {name: _elementwise(function, [value[name] for value in values]) for name in first}
     if isinstance(first, list):

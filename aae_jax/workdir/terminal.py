@@ -13,11 +13,23 @@ import jax
 
 from aae_jax import processes
 
+_SIGNALS = [  # Windows has no SIGHUP
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+
 
 def say(text: str) -> None:
     """Prints at once."""
     if processes.is_first():
         print(text, flush=True)
+
+
+def _num_columns(stream) -> int:
+    """Of a terminal; 0 where there is none, as some pseudo-terminals say of themselves."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns if stream.isatty() else 0
+    except (AttributeError, OSError, ValueError):  # no stream, closed, a terminal that is gone
+        return 0
 
 
 class Progress:
@@ -27,8 +39,7 @@ class Progress:
         self._bar, self._total, self._unit, self._label = None, total, unit, label
         self._begun = None  # step and time of the first report: the rate leaves out compilation
         self._next = 0
-        # Some pseudo-terminals say that they have no columns, and a bar would be nothing there.
-        self._wants_bar = sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns
+        self._wants_bar = _num_columns(sys.stderr) > 0
 
     def __enter__(self):
         return self
@@ -76,7 +87,9 @@ class Progress:
 
 
 class Signals:
-    """Notes SIGINT and SIGTERM, so that the loop can save first; a second one acts at once.
+    """Notes SIGINT, SIGTERM and SIGHUP, so that the loop can save first.
+
+    A second SIGINT or SIGTERM acts at once. One that is ignored, as `nohup` ignores SIGHUP, stays so.
 
     Several processes must stop at the same step, whichever of them got the signal: they `ask` at
     the same points, and then obey what `to_obey` says.
@@ -88,7 +101,9 @@ class Signals:
         self._previous = {}
         # Python delivers signals to its main thread only, and only there may handlers be set.
         with contextlib.suppress(ValueError):
-            for signum in (signal.SIGINT, signal.SIGTERM):
+            for signum in _SIGNALS:
+                if signal.getsignal(signum) is signal.SIG_IGN:
+                    continue
                 # None where a library set it, not Python.
                 self._previous[signum] = signal.signal(signum, self._note) or signal.SIG_DFL
         return self
@@ -108,4 +123,6 @@ class Signals:
     def _note(self, signum, frame):
         del frame
         self.received = signum
-        signal.signal(signum, self._previous[signum])
+        # A terminal that closes sends SIGHUP, and its shell sends it again.
+        if signum != getattr(signal, "SIGHUP", None):
+            signal.signal(signum, self._previous[signum])
