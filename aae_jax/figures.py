@@ -125,7 +125,7 @@ def _is_plane(spec):
 
 def _decodes_codes_alone(spec):
     """Whether a code, and at most a label, makes an image."""
-    return _is_image(spec) and not getattr(spec.model, "condition_in_decoder", False)
+    return _is_image(spec) and not spec.model.condition_in_decoder
 
 
 def _shows_prior(name, spec):
