@@ -12,6 +12,7 @@ _HOMES = {
     "evaluation": ("diagnose", "evaluate"),
     "experiment": ("load_state",),
     "networks": ("Network",),
+    "novelty": ("Scores", "score"),
     "parallel": ("make_mesh", "pmap_train_step"),
     "posteriors": ("Posterior",),
     "priors": ("Prior", "PriorSample", "sample_prior"),
