@@ -11,6 +11,7 @@ _HOMES = {
     "errors": ("UserError",),
     "evaluation": ("diagnose", "evaluate"),
     "experiment": ("load_state",),
+    "exporting": ("export",),
     "networks": ("Network",),
     "novelty": ("Scores", "score"),
     "parallel": ("make_mesh", "pmap_train_step"),
