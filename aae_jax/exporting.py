@@ -1,6 +1,6 @@
 """Encoder and decoder as StableHLO programs that run without this package.
 
-docs/programs.md shows how they are loaded.
+docs/using.md shows how they are loaded.
 """
 
 import functools

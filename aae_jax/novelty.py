@@ -13,6 +13,7 @@ from aae_jax.algorithms import autoencoder
 from aae_jax.arguments import as_array, as_condition, as_labels
 from aae_jax.errors import UserError
 from aae_jax.losses import half_squared_error
+from aae_jax.spec import Spec
 from aae_jax.train_state import TrainState, decode, encode, reconstruct, to_unit
 
 
@@ -54,7 +55,8 @@ def score(
     Raises:
         UserError: the algorithm encodes or decodes nothing, or an argument does not fit.
     """
-    judge, of_decoder = _judge(state.spec), _of_decoder(state.spec, label, condition)
+    judge = _judge(state.spec)
+    of_decoder = _of_decoder(state.spec, label=label, condition=condition)
     z = encode(state, images, key)
     if state.spec.algorithm.reconstruct is None:
         x_hat = decode(state, z, **of_decoder)
@@ -68,18 +70,19 @@ def score(
     )
 
 
-def _of_decoder(spec, label, condition):
-    """The part of the arguments that the decoder takes; what no network takes is refused."""
-    model, by_logit = spec.model, _judge(spec) is _minus_logit
-    given = {}
-    for name, value in (("label", label), ("condition", condition)):
-        in_decoder = getattr(model, f"{name}_in_decoder")
-        in_discriminator = getattr(model, f"{name}_in_discriminator")
-        taken = in_decoder or (in_discriminator and by_logit)
-        if value is not None and not taken:
+def takes(spec: Spec, name: str) -> bool:
+    """Whether a network that scores takes the "label" or the "condition"."""
+    in_discriminator = getattr(spec.model, f"{name}_in_discriminator")
+    judged = in_discriminator and _judge(spec) is _minus_logit
+    return judged or getattr(spec.model, f"{name}_in_decoder")
+
+
+def _of_decoder(spec, **given):
+    """The arguments that the decoder takes; what no network takes is refused."""
+    for name, value in given.items():
+        if value is not None and not takes(spec, name):
             raise UserError(f"a {name} is given, but no network that scores takes one")
-        given[name] = value if in_decoder else None
-    return given
+    return {n: v for n, v in given.items() if getattr(spec.model, f"{n}_in_decoder")}
 
 
 def _judge(spec):
