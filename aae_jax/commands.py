@@ -15,8 +15,6 @@ from aae_jax.errors import UserError
 from aae_jax.train_state import TrainState
 from aae_jax.workdir import records, terminal
 
-SPLITS = ("train", "validation", "test")
-
 _BLOCK = 1_000  # rows at a time
 
 
