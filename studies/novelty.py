@@ -24,14 +24,6 @@ from benchmarks import inputs
 from benchmarks.report import Report
 from experiments import mnist
 
-_OUTPUT = flags.DEFINE_string("output", None, "Directory of the results, a file a digit.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Of tensorflow-datasets; None: its default.")
-_DIGITS = flags.DEFINE_list("digits", [str(digit) for digit in range(10)], "Which are left out.")
-_NUM_STEPS = flags.DEFINE_integer("num_steps", 2_000, "Of each training.", lower_bound=1)
-_WIDTH = flags.DEFINE_integer("width", 500, "Of the hidden layers, two a network.", lower_bound=1)
-_SEEDS = flags.DEFINE_integer("seeds", 3, "How many models a digit.", lower_bound=1)
-flags.mark_flag_as_required("output")
-
 PARTS = ("reconstruction", "code", "both")
 COLUMNS = ("left out", *PARTS, "error, validation", "error, left out")
 _BLOCK = 1_000  # images that are scored at a time
@@ -142,13 +134,14 @@ def table(found_by_digit, digits):
 
 def main(argv):
     del argv
+    given = flags.FLAGS
     report = Report()
-    how = {"width": _WIDTH.value, "num_steps": _NUM_STEPS.value, "seeds": _SEEDS.value}
-    digits = [int(digit) for digit in _DIGITS.value]
-    output = os.path.expanduser(_OUTPUT.value)
+    how = {"width": given.width, "num_steps": given.num_steps, "seeds": given.seeds}
+    digits = [int(digit) for digit in given.digits]
+    output = os.path.expanduser(given.output)
     os.makedirs(output, exist_ok=True)
     try:
-        dataset = data.load(inputs.mnist_spec(_DATA_DIR.value))
+        dataset = data.load(inputs.mnist_spec(given.data_dir))
         found = rows(dataset, digits, output, how)
         report.table("AUROC of the left-out digit", COLUMNS, table(found, digits))
     except aae.UserError as error:
@@ -156,5 +149,17 @@ def main(argv):
     report.end()
 
 
+def define_flags():
+    """Not on import: tests import several scripts, whose flags have the same names."""
+    all_digits = [str(digit) for digit in range(10)]
+    flags.DEFINE_string("output", None, "Directory of the results, a file a digit.", required=True)
+    flags.DEFINE_string("data_dir", None, "Of tensorflow-datasets; None: its default.")
+    flags.DEFINE_list("digits", all_digits, "Which are left out.")
+    flags.DEFINE_integer("num_steps", 2_000, "Of each training.", lower_bound=1)
+    flags.DEFINE_integer("width", 500, "Of the two hidden layers of each network.", lower_bound=1)
+    flags.DEFINE_integer("seeds", 3, "How many models a digit.", lower_bound=1)
+
+
 if __name__ == "__main__":
+    define_flags()
     app.run(main)
