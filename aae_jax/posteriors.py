@@ -49,7 +49,8 @@ def universal(spec: Spec, encoder: Encoder, x: jax.Array, row_keys: jax.Array | 
     """z = f(x, η) with η ~ N(0, I): any distribution that the encoder can make of noise (Eq. 2)."""
     if row_keys is None:
         raise UserError(
-            "model.posterior is 'universal', which has no mean in closed form: give a key"
+            "model.posterior is 'universal', which has no mean in closed form: give a key, "
+            "or --seed on the command line"
         )
     return encoder(x, row_normal(row_keys, spec.model.noise_dim, x.dtype))
 

@@ -240,7 +240,7 @@ def encode(state: TrainState, images: jax.Array, key: jax.Array | None = None) -
         UserError: the algorithm encodes nothing; the images have another shape or range.
     """
     encode, x = _function(state, "encode"), to_inputs(state, images)
-    return encode(state.spec, inference_params(state), x, _row_keys(key, len(x)))
+    return encode(state.spec, inference_params(state), x, _row_keys(key, x.shape[0]))
 
 
 def decode(
@@ -270,7 +270,8 @@ def decode(
     check_shape("z", z, (spec.model.code_dim,))
     if label is not None and not spec.model.label_in_decoder:
         raise UserError("a label is given, but model.label_in_decoder is False")
-    label, conditions = _label_rows(spec, label, len(z)), _conditions(spec, condition, len(z))
+    num_rows = z.shape[0]  # not len(z), which a symbolic number of rows does not have
+    label, conditions = _label_rows(spec, label, num_rows), _conditions(spec, condition, num_rows)
     decode = _function(state, "decode")
     return _to_images(state, decode(spec, inference_params(state), z, label, **conditions))
 

@@ -41,8 +41,8 @@ class Block(NamedTuple):
         return found[1] if found and self.language == "python" else None
 
 
-def read_blocks():
-    page = PAGE.read_text()
+def read_blocks(path=PAGE):
+    page = path.read_text()
     found = re.finditer(r"^```(\w+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     return [Block(f[1], page[: f.start()].count("\n") + 1, f[2]) for f in found]
 

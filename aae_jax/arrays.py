@@ -1,0 +1,175 @@
+"""Arrays in npy and npz files, read as they are needed and written in blocks."""
+
+import contextlib
+import itertools
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy_format
+
+from aae_jax.errors import UserError
+
+SUFFIXES = (".npy", ".npz")
+
+
+def read(flag: str, value: str, main: str, beside: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """One array of numbers, and what a file says of its rows.
+
+    An npy file is memory-mapped, so it may be larger than the memory; an array of an npz file is
+    read whole.
+
+    Args:
+        flag: that names the file, for messages.
+        value: "file.npy", "file.npz" or "file.npz:name".
+        main: the array that is meant where an npz file has several and none is named.
+        beside: names of arrays of an npz file that are read too where they are there.
+
+    Returns:
+        Arrays by name; the one that is meant by the name `main`.
+
+    Raises:
+        UserError: there is no such file or array, or it can't be read.
+    """
+    path, name = os.path.expanduser(value), None
+    if ".npz:" in path:
+        path, _, name = path.rpartition(":")
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(6)
+        if magic != b"\x93NUMPY" and not magic.startswith(b"PK"):
+            raise UserError(f"--{flag} is {value!r}: it is neither an npy nor an npz file")
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(stored, np.lib.npyio.NpzFile):
+            with stored:
+                meant = _member(
+                    flag, path, name, main, [n for n in stored.files if n not in beside]
+                )
+                found = {n: stored[n] for n in beside if n in stored.files}
+                found[main] = stored[meant]
+        else:
+            found = {main: stored}
+    except FileNotFoundError:
+        raise UserError(f"--{flag} is {value!r}: there is no such file") from None
+    except UserError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"--{flag} is {value!r}, which can't be read: {error}") from None
+    for name, array in found.items():
+        if array.dtype.kind not in "biuf" or array.ndim == 0 or len(array) != len(found[main]):
+            raise UserError(
+                f"--{flag} is {value!r}: {name} are {array.dtype} of shape {array.shape}: they must "
+                f"be numbers, a row for each of {main}"
+            )
+    if len(found[main]) == 0:
+        raise UserError(f"--{flag} is {value!r}: it has no rows")
+    return found
+
+
+def _member(flag, path, name, main, names):
+    """Which array of an npz file is meant."""
+    if name in names:
+        return name
+    if name is None and (main in names or len(names) == 1):
+        return main if main in names else names[0]
+    wanted = f"no array {main if name is None else name!r}"
+    raise UserError(
+        f"--{flag}: {path!r} holds {wanted}: write {path}:NAME, with NAME one of "
+        f"{', '.join(names) or '(none)'}"
+    )
+
+
+def check_output(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> None:
+    """Raises unless a file of this name can be made, before anything is computed."""
+    directory = os.path.dirname(os.path.abspath(path))
+    if not path.endswith(suffixes):
+        raise UserError(f"--output is {path!r}: its name must end in {' or '.join(suffixes)}")
+    if not os.path.isdir(directory):
+        raise UserError(f"--output is {path!r}: there is no directory {directory!r}")
+    if os.path.isdir(path):
+        raise UserError(f"--output is {path!r}, which is a directory")
+
+
+def write(path: str, num_rows: int, blocks: Iterator[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Writes arrays as they come; the file is there, or replaced, when it is whole.
+
+    Args:
+        path: of an npz file with all arrays, or of an npy file with the first.
+        num_rows: of all blocks together.
+        blocks: arrays [n, …] by name, the same names in each. The first array goes to the disk
+            block by block. The others stay in memory until the end.
+
+    Returns:
+        By name, an array without rows that has the shape and type of what was written.
+
+    Raises:
+        UserError: the file can't be written.
+    """
+    # The first block is computed before there is a file: most mistakes show there.
+    first = {name: np.asarray(value) for name, value in next(blocks).items()}
+    write_rows = _write_npz if path.endswith(".npz") else _write_npy
+    with _replaced_when_whole(path) as file:
+        names = write_rows(file, num_rows, first, blocks)
+    return {name: first[name][:0] for name in names}
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Writes a file that is there, or replaced, when it is whole."""
+    with _replaced_when_whole(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def _replaced_when_whole(path):
+    part = path + ".part"
+    try:
+        with open(part, "wb") as file:
+            yield file
+        os.replace(part, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.remove(part)
+        if isinstance(error, OSError):
+            reason = error.strerror or error
+            raise UserError(f"{path!r} can't be written: {reason}") from error
+        raise
+
+
+def _write_npy(file, num_rows, first, blocks):
+    main = next(iter(first))
+    _write_rows(file, num_rows, first[main], (block[main] for block in blocks))
+    return [main]
+
+
+def _write_npz(file, num_rows, first, blocks):
+    main, *others = first
+    kept = {name: [first[name]] for name in others}
+
+    def rows():
+        for block in blocks:
+            for name in others:
+                kept[name].append(np.asarray(block[name]))
+            yield block[main]
+
+    with zipfile.ZipFile(file, "w") as archive:
+        with archive.open(f"{main}.npy", "w", force_zip64=True) as member:
+            _write_rows(member, num_rows, first[main], rows())
+        for name in others:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                npy_format.write_array(member, np.concatenate(kept[name]), allow_pickle=False)
+    return list(first)
+
+
+def _write_rows(file, num_rows, first, blocks):
+    """The npy format: a header that knows the number of rows, then the rows."""
+    header = {
+        "descr": npy_format.dtype_to_descr(first.dtype),
+        "fortran_order": False,
+        "shape": (num_rows, *first.shape[1:]),
+    }
+    npy_format.write_array_header_1_0(file, header)
+    for block in itertools.chain([first], blocks):
+        file.write(np.asarray(block, first.dtype).tobytes())

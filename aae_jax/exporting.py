@@ -1,0 +1,82 @@
+"""Encoder and decoder as StableHLO programs that run without this package.
+
+docs/using.md shows how they are loaded.
+"""
+
+import functools
+
+import jax
+from jax import export as jax_export
+
+from aae_jax.errors import UserError
+from aae_jax.train_state import TrainState, decode, encode
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def export(state: TrainState) -> dict[str, jax_export.Exported]:
+    """A trained model as programs by name, for any batch size and for CPUs, CUDA GPUs and TPUs.
+
+    The parameters and the pixel statistics are constants of the programs. Values are not checked
+    in them, as they are not under `jit`: images must be in [0, 1] where those of the training
+    were, and labels that are no class are none.
+
+    Args:
+        state: a trained state of one seed.
+
+    Returns:
+        "encode": images f[b, H, W, C], floats in [0, 1] → z f[b, D], the mean of the posterior.
+        "decode": z f[b, D] → images f[b, H, W, C]; where the decoder takes them with label i32[b]
+            and then condition f[b, K] as further arguments.
+        One that the algorithm does not have is left out. `Exported.serialize()` makes bytes of it,
+        `jax.export.deserialize(…).call(…)` runs them.
+
+    Raises:
+        UserError: the state is of several seeds, the algorithm has neither function, the posterior
+            has no mean, or a network of the user's can't be traced with a batch size that is not known.
+    """
+    if state.rng.ndim:
+        raise UserError(
+            "the state is of several seeds: export one of aae.load_state(workdir, seed)"
+        )
+    spec, algorithm = state.spec, state.spec.algorithm
+    model, dtype = spec.model, spec.model.param_dtype
+    (b,) = jax_export.symbolic_shape("b")
+
+    def rows(shape, dtype=dtype):
+        return jax.ShapeDtypeStruct((b, *shape), dtype)
+
+    wanted = {}
+    if algorithm.encode is not None:
+        wanted["encode"] = functools.partial(encode, state), [rows(spec.image_shape)]
+    if algorithm.decode is not None:
+        names, arguments = ["z"], [rows((model.code_dim,))]
+        if model.label_in_decoder:
+            names.append("label")
+            arguments.append(rows((), "int32"))
+        if model.condition_in_decoder:
+            names.append("condition")
+            arguments.append(rows((spec.condition_dim,)))
+
+        def decode_by_place(*values):
+            return decode(state, **dict(zip(names, values)))
+
+        wanted["decode"] = decode_by_place, arguments
+    if not wanted:
+        raise UserError(
+            f"algorithm {spec.algorithm_name} has no 'encode' and no 'decode' to export"
+        )
+    return {name: _export(name, *program) for name, program in wanted.items()}
+
+
+def _export(name, function, arguments):
+    try:
+        return jax_export.export(jax.jit(function), platforms=PLATFORMS)(*arguments)
+    except Exception as error:  # a network of the user's may need to know the batch size
+        reason = " ".join(str(error).split())[:300]
+        if "_DimExpr" in reason:
+            raise UserError(
+                f"{name!r} can't be exported for any batch size: {reason}; a network or a posterior "
+                "must take x.shape[0], not len(x)"
+            ) from error
+        raise

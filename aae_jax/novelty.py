@@ -1,0 +1,118 @@
+"""How unusual examples are to a trained model: in pixels, and in the place of their codes.
+
+docs/novelty.md shows how scores become a threshold, and what they find on MNIST.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from aae_jax import networks
+from aae_jax.algorithms import autoencoder
+from aae_jax.arguments import as_array, as_condition, as_labels
+from aae_jax.errors import UserError
+from aae_jax.losses import half_squared_error
+from aae_jax.spec import Spec
+from aae_jax.train_state import TrainState, decode, encode, reconstruct, to_unit
+
+
+class Scores(NamedTuple):
+    """Two scores of each example, which have different units; higher is more unusual."""
+
+    reconstruction: jax.Array  # f[N], half the squared error: half the sum of `by_pixel`
+    by_pixel: jax.Array  # f[N, H, W, C], squared errors
+    code: jax.Array | None  # f[N]; None: neither prior nor discriminator judges a code
+
+
+def score(
+    state: TrainState,
+    images: jax.Array,
+    label: jax.Array | None = None,
+    condition: jax.Array | None = None,
+    key: jax.Array | None = None,
+) -> Scores:
+    """How far images are from what the model was trained on.
+
+    `reconstruction` is half the squared error in the units of the data, whatever
+    `model.reconstruction` trained: so it can be compared between models, and its mean is
+    `reconstruction/half_squared_error` of results.json. `code` is −log p(z) in nats, of the whole
+    prior, where the prior has a density (`Prior.log_prob`). Where it has none, `code` is minus the
+    logit of the discriminator, log (1 − D(z)) / D(z). Where there is no discriminator of codes
+    either, `code` is None. The discriminator has no moving average: its last parameters are used.
+
+    Args:
+        state: a trained state.
+        images: [N, H, W, C] as `aae.encode` takes them.
+        label: i32[N], a scalar, or f[N, K] of soft classes, where the decoder takes one; i32 where
+            the discriminator that is used takes one, −1 or None there for none.
+        condition: f[N, K], or f[K] for all, where the model takes one.
+        key: a PRNG key, or a seed, where the posterior is stochastic; without one its mean is used.
+
+    Returns:
+        `Scores(reconstruction f[N], by_pixel f[N, H, W, C], code f[N] or None)`.
+
+    Raises:
+        UserError: the algorithm encodes or decodes nothing, or an argument does not fit.
+    """
+    judge = _judge(state.spec)
+    of_decoder = _of_decoder(state.spec, label=label, condition=condition)
+    z = encode(state, images, key)
+    if state.spec.algorithm.reconstruct is None:
+        x_hat = decode(state, z, **of_decoder)
+    else:
+        x_hat = reconstruct(state, images, key=key, **of_decoder)
+    x = _in_data_units(state, images)
+    return Scores(
+        half_squared_error(x_hat, x),
+        (x_hat - x) ** 2,
+        None if judge is None else judge(state, z, label, condition),
+    )
+
+
+def takes(spec: Spec, name: str) -> bool:
+    """Whether a network that scores takes the "label" or the "condition"."""
+    in_discriminator = getattr(spec.model, f"{name}_in_discriminator")
+    judged = in_discriminator and _judge(spec) is _minus_logit
+    return judged or getattr(spec.model, f"{name}_in_decoder")
+
+
+def _of_decoder(spec, **given):
+    """The arguments that the decoder takes; what no network takes is refused."""
+    for name, value in given.items():
+        if value is not None and not takes(spec, name):
+            raise UserError(f"a {name} is given, but no network that scores takes one")
+    return {n: v for n, v in given.items() if getattr(spec.model, f"{n}_in_decoder")}
+
+
+def _judge(spec):
+    """The function that tells codes of the prior from others, or None."""
+    if spec.prior.distribution.log_prob is not None:
+        return _minus_log_prob
+    discriminator = networks.build(spec).get("discriminator")
+    # Some algorithms have one of images.
+    if discriminator is None or discriminator.network.inputs[0] != (spec.model.code_dim,):
+        return None
+    return _minus_logit
+
+
+def _minus_log_prob(state, z, label, condition):
+    del label, condition
+    return -state.spec.prior.distribution.log_prob(state.spec, z)
+
+
+def _minus_logit(state, z, label, condition):
+    spec = state.spec
+    label = as_labels(-1 if label is None else label, len(z), spec.num_classes)
+    if label.ndim > 1 and spec.model.label_in_discriminator:
+        raise UserError("label is [N, K]: the discriminator takes integers, not soft classes")
+    if spec.model.condition_in_discriminator:
+        condition = as_condition(spec, condition, len(z))
+    return -autoencoder.discriminate(spec, state.params, z, label, condition=condition)
+
+
+def _in_data_units(state, images):
+    images, dtype = as_array("images", images), state.spec.model.param_dtype
+    if jnp.issubdtype(images.dtype, jnp.integer) and images.dtype != jnp.uint8:
+        images = images.astype(dtype)  # of units of their own: `encode` has checked
+    return to_unit(images, dtype)
