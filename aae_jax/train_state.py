@@ -13,6 +13,8 @@ from aae_jax.keys import row_keys
 from aae_jax.optimizers import make_optimizer
 from aae_jax.spec import Spec
 
+_NUM_STARTS = 10_000  # training images where Markov chains begin: 31 MB of MNIST in float32
+
 
 @functools.partial(
     jax.tree_util.register_dataclass,
@@ -243,8 +245,17 @@ def classify(state: TrainState, images: jax.Array) -> jax.Array:
     return classify(state.spec, inference_params(state), to_inputs(state, images))
 
 
+def chain_starts(state: TrainState, images: Any) -> Any | None:
+    """Training images for `start` below: the first 10,000, or None where no chain begins at them."""
+    return images[:_NUM_STARTS] if state.spec.algorithm.starts_from_images else None
+
+
 def generate(
-    state: TrainState, key: jax.Array, num_samples: int, label: jax.Array | None = None
+    state: TrainState,
+    key: jax.Array,
+    num_samples: int,
+    label: jax.Array | None = None,
+    start: jax.Array | None = None,
 ) -> jax.Array:
     """Samples of the model: f[num_samples, H, W, C], pixels of [0, 1].
 
@@ -255,10 +266,13 @@ def generate(
         label: i32[num_samples], a scalar, or f[num_samples, K] of soft classes: the component of
             the prior, and the decoder's label where it takes one; None for the full prior, and
             labels drawn uniformly.
+        start: images [M, H, W, C] where Markov chains begin, for algorithms that sample by them;
+            None: they begin at noise.
     """
     if label is not None:
         label = _label_rows(label, num_samples)
-    return _generate(state, None, key, num_samples, label)
+    start = None if start is None else to_inputs(state, jnp.asarray(start))
+    return _generate(state, start, key, num_samples, label)
 
 
 def _generate(state, start, key, num_samples, label):
@@ -276,7 +290,7 @@ def sampler(state: TrainState, start: jax.Array | None = None) -> jax.tree_util.
 
     Args:
         state: a trained state.
-        start: images [M, H, W, C] where Markov chains begin, for algorithms that sample by them.
+        start: as in `generate`; `chain_starts` chooses some.
     """
     model = state.replace(
         params=inference_params(state),

@@ -38,7 +38,9 @@ import math
 
 from experiments import default, mnist
 
-VARIANTS = ("aae", "gan", "gmmn", "gmmn_pixels", "autoencoder")
+VARIANTS = (
+    "aae", "gan", "gmmn", "gmmn_pixels", "autoencoder", "cae", "cae_layer", "dbn", "rbm", "gsn"
+)  # fmt: skip
 SIGMAS = tuple(round(0.1 + 0.005 * i, 3) for i in range(41))
 _GMMN = "aae_jax.algorithms.gmmn"
 
@@ -55,6 +57,11 @@ def get_config(row="aae"):
         "gmmn": _use_gmmn,
         "gmmn_pixels": _use_gmmn_pixels,
         "autoencoder": _use_autoencoder,
+        "cae": _use_cae,
+        "cae_layer": _use_cae_layer,
+        "dbn": _use_dbn,
+        "rbm": _use_rbm,
+        "gsn": _use_gsn,
     }[row](config)
     return config
 
@@ -126,3 +133,51 @@ def _use_autoencoder(config):
     _use_sigmoid_autoencoder(config)
     config.model.code_dim = 32
     config.train.num_steps = 9_000
+
+
+def _use_cae_layer(config):
+    config.algorithm = "cae"
+    config.train.num_steps = 10_000  # 20 epochs
+    default.change_optimizer(config, "contraction", schedule="cosine")
+
+
+def _use_cae(config):
+    _use_cae_layer(config)
+    config.algorithm = "stacked_cae"
+    config.start_from = "experiments/table1.py:cae_layer"
+
+
+def _use_rbm(config):
+    config.algorithm = "rbm"
+    config.train.num_steps = 25_000  # 50 epochs
+    default.change_optimizer(
+        config,
+        "divergence",
+        name="sgd",
+        learning_rate=0.05,
+        schedule="exponential",
+        decay=0.95 ** (-1 / 500),  # 0.95 an epoch
+        momentum=0.0,
+        momentum_steps=(2_499, 2_500),  # epoch 5
+        momentum_values=(0.5, 0.9),
+    )
+
+
+def _use_dbn(config):
+    _use_rbm(config)
+    config.algorithm = "dbn"
+    config.start_from = "experiments/table1.py:rbm"
+
+
+def _use_gsn(config):
+    config.algorithm = "gsn"
+    config.train.num_steps = 50_000  # 100 epochs
+    default.change_optimizer(
+        config,
+        "walkback",
+        name="sgd",
+        learning_rate=0.125,
+        momentum=0.5,
+        schedule="exponential",
+        decay=0.995 ** (-1 / 500),  # 0.995 an epoch
+    )

@@ -32,12 +32,14 @@ import aae_jax as aae
 from aae_jax import data, multi_seed
 from aae_jax.config import parse_config
 from aae_jax.evaluation import log_likelihoods
-from aae_jax.train_state import inference_params, take_networks
+from aae_jax.train_state import chain_starts, inference_params, take_networks
 from benchmarks import inputs
 from benchmarks.report import machine
 from experiments import table1
 
-_ROWS = flags.DEFINE_multi_enum("row", ["gan", "gmmn", "gmmn_pixels"], table1.VARIANTS, "Repeated.")
+_ROWS = flags.DEFINE_multi_enum(
+    "row", ["gan", "gmmn", "gmmn_pixels", "cae", "dbn", "gsn"], table1.VARIANTS, "Repeated."
+)
 _MNIST_DIR = flags.DEFINE_string("mnist_dir", None, "With the four original gz files.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Of tensorflow-datasets; None: its default.")
 _OUTPUT = flags.DEFINE_string("output", None, "Directory of parameters, samples and results.json.")
@@ -57,7 +59,16 @@ flags.register_validator(
     f"write ROW=STEPS, with a row among {', '.join(table1.VARIANTS)}",
 )
 
-PAPER = {"aae": "340 ± 2", "gan": "225 ± 2", "gmmn": "282 ± 2", "gmmn_pixels": "147 ± 2"}
+PAPER = {
+    "aae": "340 ± 2",
+    "gan": "225 ± 2",
+    "gmmn": "282 ± 2",
+    "gmmn_pixels": "147 ± 2",
+    "cae": "121 ± 1.6",
+    "dbn": "138 ± 2",
+    "gsn": "214 ± 1.1 (by the row below)",
+    "gsn_consecutive": "214 ± 1.1",
+}
 
 
 class Best(NamedTuple):
@@ -96,13 +107,27 @@ def length(row: str, num_steps: int) -> int:
     return int(given[row]) if row in given else max(1, round(num_steps * _STEPS_SCALE.value))
 
 
-def validate(state, images, settings, key):
+def sampler_of(state, dataset):
+    """The model as a function (key, n) → samples; chains begin at training images."""
+    return aae.sampler(state, chain_starts(state, dataset.train["image"]))
+
+
+def consecutive_states(state, dataset, key):
+    """A GSN's samples as its authors take them: one chain from the first test image, which counts."""
+    first = dataset.test["image"][:1]
+    options = dataclasses.replace(state.spec.options, burn_in=1, spacing=1, num_chains=1)
+    chain = state.replace(spec=dataclasses.replace(state.spec, options=options))
+    draw = jax.jit(lambda sampler: sampler(key, max(1, _NUM_SAMPLES.value - 1)))
+    states = draw(aae.sampler(chain, first))
+    return np.concatenate([np.float32(first.reshape(1, -1)) / 255, states])
+
+
+def validate(state, dataset, settings, key):
     """Validation log-likelihood at its best σ, and that σ."""
     spec = settings.evaluation
-    images = images[: spec.num_validation]
-    found = log_likelihoods(
-        aae.sampler(state), images, key, _NUM_SAMPLES.value, spec.sigmas, "validation"
-    )
+    images = dataset.validation["image"][: spec.num_validation]
+    sampler, num_samples = sampler_of(state, dataset), _NUM_SAMPLES.value
+    found = log_likelihoods(sampler, images, key, num_samples, spec.sigmas, "validation")
     means = found.astype(np.float64).mean(axis=1)
     return float(means.max()), float(spec.sigmas[means.argmax()])
 
@@ -131,17 +156,18 @@ def train(row, dataset, keys, log):
         yield step + size, state, metrics
 
 
-def save(state, key, name):
+def save(state, dataset, key, name):
     """Parameters that the model is used with, by path, and 64 samples."""
     path = os.path.join(_OUTPUT.value, name)
     leaves = jax.tree.leaves_with_path(inference_params(state))
     named = {jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(v) for p, v in leaves}
     np.savez(f"{path}.npz", **named)
-    np.save(f"{path}.npy", np.asarray(aae.generate(state, key, 64)))
+    samples = jax.jit(lambda sampler: sampler(key, 64))(sampler_of(state, dataset))
+    np.save(f"{path}.npy", np.asarray(samples).reshape(64, *state.spec.image_shape))
 
 
 def run(row, dataset):
-    """Trains and scores one row: results by seed, and the curve."""
+    """Trains and scores one row: results by seed, and the curve, by name of what is scored."""
     seeds = range(_SEED.value, _SEED.value + _NUM_SEEDS.value)
     keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 0) for seed in seeds])
     score_keys = [jax.random.fold_in(jax.random.key(seed), 1) for seed in seeds]
@@ -160,8 +186,7 @@ def run(row, dataset):
     for step, state, metrics in train(row, dataset, keys, log):
         members = multi_seed.members(state)
         found = [
-            validate(member, dataset.validation["image"], settings, key)
-            for member, key in zip(members, score_keys)
+            validate(member, dataset, settings, key) for member, key in zip(members, score_keys)
         ]
         for index, (nats, _) in enumerate(found):
             if best[index] is None or nats > best[index].validation:
@@ -172,16 +197,21 @@ def run(row, dataset):
         if _MAX_SECONDS.value and time.perf_counter() - started > _MAX_SECONDS.value:
             break
     seconds = time.perf_counter() - started
-    by_seed = []
+    spec = dataclasses.replace(settings.evaluation, num_samples=_NUM_SAMPLES.value)
+    protocols = {row: (lambda state, dataset, key: sampler_of(state, dataset), spec)}
+    if row == "gsn":
+        protocols["gsn_consecutive"] = consecutive_states, dataclasses.replace(spec, sigmas=(0.2,))
+    by_seed = {name: [{"seed": seed} for seed in seeds] for name in protocols}
     for index, seed in enumerate(seeds):
-        key, result = score_keys[index], {"seed": seed}
-        spec = dataclasses.replace(settings.evaluation, num_samples=_NUM_SAMPLES.value)
+        key = score_keys[index]
         for when, state in (("last", members[index]), ("best", best[index].state)):
-            found = aae.evaluate(aae.sampler(state), dataset.folds, spec, key)
-            result[when] = {"step": int(state.step), **found}
-            save(state, key, f"{row}-{seed}-{when}")
-        by_seed.append(result)
-    return {"seconds": seconds, "steps": step, "by_seed": by_seed, "curve": curve}
+            save(state, dataset, key, f"{row}-{seed}-{when}")
+            for name, (samples_of, protocol) in protocols.items():
+                samples = samples_of(state, dataset, key)
+                found = aae.evaluate(samples, dataset.folds, protocol, key)
+                by_seed[name][index][when] = {"step": int(state.step), **found}
+    common = {"seconds": seconds, "steps": step, "curve": curve}
+    return {name: {**common, "by_seed": results} for name, results in by_seed.items()}
 
 
 def cell(by_seed, when):
@@ -214,10 +244,11 @@ def main(argv):
     os.makedirs(_OUTPUT.value, exist_ok=True)
     dataset, results = load_mnist(), {}
     for row in _ROWS.value:
-        results[row] = run(row, dataset)
+        found = run(row, dataset)
+        results.update(found)
         with open(os.path.join(_OUTPUT.value, "results.json"), "w") as file:
             json.dump(results, file)
-        print(table({row: results[row]}), flush=True)
+        print(table(found), flush=True)
     print(f"\n{table(results)}")
 
 
