@@ -22,8 +22,8 @@ Step = Callable[[jax.Array, Any], tuple[Any, jax.Array]]
 class ChainOptions:
     """Fields of the config's section `options` that all samplers by Markov chains have."""
 
-    burn_in: int = 1_000  # steps of a chain up to its first sample
-    spacing: int = 20  # steps from one of its samples to the next
+    burn_in: int = 100  # steps of a chain up to its first sample
+    spacing: int = 10  # steps from one of its samples to the next
     num_chains: int = 100  # that share a call's samples; in scoring a call is for 1,000
 
     def __post_init__(self):

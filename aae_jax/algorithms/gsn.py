@@ -138,11 +138,7 @@ def sample(
 
 GENERATIVE_STOCHASTIC_NETWORK = Algorithm(
     networks=make_networks,
-    phases=(
-        Phase(
-            "walkback", ("gsn",), loss, OptimizerSpec(name="sgd", learning_rate=0.125, momentum=0.5)
-        ),
-    ),
+    phases=(Phase("walkback", ("gsn",), loss, OptimizerSpec(schedule="cosine")),),
     sample=sample,
     options=Options,
     starts_from_images=True,
