@@ -28,6 +28,11 @@ def fold_rows(row_keys: jax.Array, number: int) -> jax.Array:
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(row_keys)
 
 
+def row_uniform(row_keys: jax.Array, dim: int, dtype: jnp.dtype) -> jax.Array:
+    """Uniform noise on [0, 1) f[B, dim], each row from its own key."""
+    return jax.vmap(lambda key: jax.random.uniform(key, (dim,), dtype))(row_keys)
+
+
 def row_normal(row_keys: jax.Array, dim: int, dtype: jnp.dtype) -> jax.Array:
     """Standard normal noise f[B, dim], each row from its own key."""
     return jax.vmap(lambda key: jax.random.normal(key, (dim,), dtype))(row_keys)

@@ -133,6 +133,55 @@ class MLP(nn.Module):
         return Dropout(rate)(x) if rate else x
 
 
+class Tied(nn.Module):
+    """A stack of layers whose weights serve both ways, as those of a Boltzmann machine do.
+
+    `aae_jax.algorithms.tied` goes up and down. Called, it goes up from x f[B, …], with `activation`
+    between the layers, to the inputs of the top units, f[B, widths[-1]].
+
+    Attributes:
+        widths: of the visible units, and of every layer above them.
+        dtype, param_dtype: of products and of parameters.
+        kernel_init: a Flax initialiser of the weights, the same value at each call; biases are 0.
+        activation: of hidden units.
+    """
+
+    widths: tuple[int, ...]
+    dtype: Any
+    param_dtype: Any
+    kernel_init: Callable[..., jax.Array]
+    activation: Callable[[jax.Array], jax.Array] = nn.sigmoid
+
+    @nn.compact
+    def __call__(self, x):
+        shapes = list(zip(self.widths, self.widths[1:]))
+        kernels = [
+            self.param(f"kernel_{i}", self.kernel_init, shape, self.param_dtype)
+            for i, shape in enumerate(shapes)
+        ]
+        biases = [
+            self.param(f"bias_{i}", nn.initializers.zeros, (width,), self.param_dtype)
+            for i, width in enumerate(self.widths)
+        ]
+        x = x.reshape(x.shape[0], -1)
+        for i, (kernel, bias) in enumerate(zip(kernels, biases[1:])):
+            x = self.activation(x) if i else x
+            x = (x.astype(self.dtype) @ kernel.astype(self.dtype)).astype(self.param_dtype) + bias
+        return x
+
+
+class Stored(nn.Module):
+    """Numbers that are kept beside the layers, as the units of persistent Markov chains: "value"."""
+
+    shape: tuple[int, ...]
+    value_init: Callable[..., jax.Array]
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self):
+        return self.param("value", self.value_init, self.shape, self.param_dtype)
+
+
 class Conv(nn.Module):
     """One of `aae_jax.convolutions`, with a bias."""
 

@@ -13,7 +13,15 @@ from matplotlib.figure import Figure
 
 from aae_jax.parallel import by_rows
 from aae_jax.priors import sample_prior, swiss_roll_axis
-from aae_jax.train_state import TrainState, decode, encode, generate, reconstruct, to_unit
+from aae_jax.train_state import (
+    TrainState,
+    chain_starts,
+    decode,
+    encode,
+    generate,
+    reconstruct,
+    to_unit,
+)
 
 _BLOCK = 10_000  # training images that are searched at a time
 _GAP = 1  # pixels between two images of a grid
@@ -42,8 +50,9 @@ def samples(state: TrainState, given: Given, rows: int = 8, columns: int = 8) ->
         columns: of samples, beside the last.
     """
     condition = _conditions(state, given, rows * columns)
+    start = chain_starts(state, given.train_images)
     draw = jax.jit(generate, static_argnums=2)
-    drawn = np.asarray(draw(state, given.key, rows * columns, condition=condition))
+    drawn = np.asarray(draw(state, given.key, rows * columns, condition=condition, start=start))
     drawn = drawn.reshape(rows, columns, *state.spec.image_shape)
     nearest = _nearest(state, drawn[:, -1], given.train_images)
     left, right = _tile(drawn), _tile(nearest[:, None])

@@ -17,6 +17,11 @@ ALGORITHMS = {
     "gan": "aae_jax.algorithms.gan:GAN",
     "gmmn": "aae_jax.algorithms.gmmn:GMMN",
     "gmmn_autoencoder": "aae_jax.algorithms.gmmn:GMMN_AUTOENCODER",
+    "cae": "aae_jax.algorithms.contractive:CONTRACTIVE_AUTOENCODER",
+    "stacked_cae": "aae_jax.algorithms.contractive:STACKED_CONTRACTIVE_AUTOENCODER",
+    "rbm": "aae_jax.algorithms.dbn:RESTRICTED_BOLTZMANN_MACHINE",
+    "dbn": "aae_jax.algorithms.dbn:DEEP_BELIEF_NETWORK",
+    "gsn": "aae_jax.algorithms.gsn:GENERATIVE_STOCHASTIC_NETWORK",
 }
 ENCODERS = {"mlp": "aae_jax.networks:mlp_encoder", "conv": "aae_jax.networks:conv_encoder"}
 DECODERS = {"mlp": "aae_jax.networks:mlp_decoder", "conv": "aae_jax.networks:conv_decoder"}

@@ -23,6 +23,8 @@ from aae_jax.keys import row_keys
 from aae_jax.optimizers import make_optimizer
 from aae_jax.spec import Spec
 
+_NUM_STARTS = 10_000  # training images where Markov chains begin: 31 MB of MNIST in float32
+
 
 @functools.partial(
     jax.tree_util.register_dataclass,
@@ -300,12 +302,18 @@ def classify(state: TrainState, images: jax.Array) -> jax.Array:
     return classify(state.spec, inference_params(state), to_inputs(state, images))
 
 
+def chain_starts(state: TrainState, images: Any) -> Any | None:
+    """Training images for `start` below: the first 10,000, or None where no chain begins at them."""
+    return images[:_NUM_STARTS] if state.spec.algorithm.starts_from_images else None
+
+
 def generate(
     state: TrainState,
     key: jax.Array,
     num_samples: int,
     label: jax.Array | None = None,
     condition: jax.Array | None = None,
+    start: jax.Array | None = None,
 ) -> jax.Array:
     """Samples of the model: f[num_samples, H, W, C], pixels of [0, 1].
 
@@ -317,6 +325,8 @@ def generate(
             the prior, and the decoder's label where it takes one; None for the full prior, and
             labels drawn uniformly.
         condition: f[num_samples, K], or f[K] for all, where the decoder takes one.
+        start: images [M, H, W, C] where Markov chains begin, for algorithms that sample by them;
+            None: they begin at noise.
     """
     if isinstance(num_samples, bool) or not isinstance(num_samples, (int, np.integer)):
         raise UserError(f"num_samples is {num_samples!r}: it must be an integer")
@@ -324,7 +334,8 @@ def generate(
         raise UserError(f"num_samples is {num_samples}: it must be at least 1")
     label = _label_rows(state.spec, label, num_samples)
     conditions = _conditions(state.spec, condition, num_samples)
-    return _generate(state, None, as_key(key), num_samples, label, **conditions)
+    start = None if start is None else to_inputs(state, start)
+    return _generate(state, start, as_key(key), num_samples, label, **conditions)
 
 
 def _generate(state, start, key, num_samples, label, **conditions):
@@ -344,7 +355,7 @@ def sampler(
 
     Args:
         state: a trained state.
-        start: images [M, H, W, C] where Markov chains begin, for algorithms that sample by them.
+        start: as in `generate`; `chain_starts` chooses some.
         conditions: f[M, K] of which each sample takes one at random, where the decoder takes them:
             those of the training examples, say.
     """

@@ -72,6 +72,8 @@ class Algorithm(NamedTuple):
         starts_from: networks taken from an earlier run (`start_from`).
         posterior, reconstruction: what `model.posterior` and `model.reconstruction` stand for where
             they are None.
+        starts_from_images: whether `sample` begins its Markov chains at `start`: runs and figures
+            then give it training images (`aae_jax.train_state.chain_starts`).
         check: (spec) → None; raises `UserError` for combinations that make no sense.
         figures: names of `aae_jax.figures.FIGURES`, or import paths of functions like those. Where
             a figure can't show a model, it is left out.
@@ -89,6 +91,7 @@ class Algorithm(NamedTuple):
     starts_from: tuple[str, ...] = ()
     posterior: Any = "deterministic"
     reconstruction: Any = "squared_error"
+    starts_from_images: bool = False
     check: Callable[[Spec], None] = lambda spec: None
     figures: tuple[str, ...] = ("samples", "training_curves")
 

@@ -11,7 +11,7 @@ import numpy as np
 from aae_jax import evaluation, multi_seed, processes
 from aae_jax.data import Dataset
 from aae_jax.settings import Settings
-from aae_jax.train_state import TrainState, sampler
+from aae_jax.train_state import TrainState, chain_starts, sampler
 from aae_jax.workdir import health, records, terminal
 
 _DISPATCH_SECONDS = 1.0  # of a scoring pass: signals and progress wait for its end
@@ -47,7 +47,7 @@ def score(
         keys = [jax.random.fold_in(jax.random.key(seed), 1) for seed in settings.seeds]
         for seed, key, alone in zip(settings.seeds, keys, members, strict=True):
             found = evaluation.evaluate(
-                sampler(alone, conditions=conditions),
+                sampler(alone, chain_starts(alone, dataset.train["image"]), conditions),
                 dataset.folds,
                 settings.evaluation,
                 key,

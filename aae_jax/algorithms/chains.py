@@ -1,0 +1,72 @@
+"""Samples of Markov chains: many at once, from training images or from noise.
+
+A call of an algorithm's `sample` runs chains of its own, from their start to their end. So chunk i of
+a stream of samples is the same on any number of devices.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from aae_jax.checks import check_positive, check_types
+from aae_jax.spec import Spec
+
+# (key, units of all chains) → (units, x f[C, H, W, C'], means and no draws)
+Step = Callable[[jax.Array, Any], tuple[Any, jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ChainOptions:
+    """Fields of the config's section `options` that all samplers by Markov chains have."""
+
+    burn_in: int = 100  # steps of a chain up to its first sample
+    spacing: int = 10  # steps from one of its samples to the next
+    num_chains: int = 100  # that share a call's samples; in scoring a call is for 1,000
+
+    def __post_init__(self):
+        check_types(self, "options")
+        for name in ("burn_in", "spacing", "num_chains"):
+            check_positive(f"options.{name}", getattr(self, name))
+
+
+def start_images(
+    spec: Spec, key: jax.Array, num_samples: int, start: jax.Array | None
+) -> jax.Array:
+    """Where the chains of `num_samples` samples begin: f[C, P].
+
+    At rows of `start` f[M, H, W, C], drawn with replacement; without it at uniform noise on [0, 1).
+    """
+    num_chains = min(spec.options.num_chains, num_samples)
+    if start is None:
+        shape = (num_chains, spec.num_pixels)
+        return jax.random.uniform(key, shape, spec.model.param_dtype)
+    rows = jax.random.randint(key, (num_chains,), 0, len(start))
+    return start[rows].reshape(num_chains, -1)
+
+
+def run(options: ChainOptions, key: jax.Array, num_samples: int, units: Any, step: Step):
+    """Samples f[num_samples, …] of chains that begin at `units`: all chains' first, then second, ….
+
+    Step t of all chains draws with `fold_in(key, t)`.
+    """
+    shown = jax.eval_shape(step, key, units)[1]
+    num_rounds = -(-num_samples // len(shown))
+
+    def advance(carry, first, count):
+        def body(index, carry):
+            return step(jax.random.fold_in(key, index), carry[0])
+
+        return jax.lax.fori_loop(first, first + count, body, carry)
+
+    def sample_round(carry, index):
+        first = options.burn_in + index * options.spacing
+        carry = advance(carry, first, options.spacing)
+        return carry, carry[1]
+
+    carry = advance((units, jnp.zeros(shown.shape, shown.dtype)), 0, options.burn_in)
+    _, later = jax.lax.scan(sample_round, carry, jnp.arange(num_rounds - 1))
+    samples = jnp.concatenate([carry[1][None], later])
+    return samples.reshape(-1, *shown.shape[1:])[:num_samples]
