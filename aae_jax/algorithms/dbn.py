@@ -30,7 +30,7 @@ class Options(chains.ChainOptions):
     """The config's section `options`."""
 
     hidden: tuple[int, ...] = (1_000, 1_000)  # hidden units of the two machines
-    gibbs_steps: int = 1  # of the persistent chains, for each training step
+    gibbs_steps: int = 5  # of the persistent chains, for each training step
 
     def __post_init__(self):
         super().__post_init__()

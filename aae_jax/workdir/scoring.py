@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from aae_jax import evaluation, multi_seed, processes
+from aae_jax import evaluation, multi_seed, parallel, processes
 from aae_jax.data import Dataset
 from aae_jax.settings import Settings
 from aae_jax.train_state import TrainState, chain_starts, sampler
@@ -39,12 +39,13 @@ def score(
     """Scores every seed and writes `results.json`; a signal saves what is done and exits."""
     terminal.say(f"scoring with {settings.evaluation.num_samples} samples")
     start = time.monotonic()
+    starts = parallel.replicate(chain_starts(state, dataset.train["image"]), mesh)
     by_seed = []
     with terminal.Signals() as signals, processes.report_lost_peer():
         for seed, alone in zip(settings.seeds, multi_seed.members(state), strict=True):
             key = jax.random.fold_in(jax.random.key(seed), 1)
             found = evaluation.evaluate(
-                sampler(alone, chain_starts(alone, dataset.train["image"])),
+                sampler(alone, starts),
                 dataset.folds,
                 settings.evaluation,
                 key,
