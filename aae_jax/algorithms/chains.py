@@ -44,7 +44,8 @@ def start_images(
         shape = (num_chains, spec.num_pixels)
         return jax.random.uniform(key, shape, spec.model.param_dtype)
     rows = jax.random.randint(key, (num_chains,), 0, len(start))
-    return start[rows].reshape(num_chains, -1)
+    # Not start[rows], which JAX refuses where `shard_map` closes over images on every device.
+    return jnp.take(start, rows, axis=0).reshape(num_chains, -1)
 
 
 def run(options: ChainOptions, key: jax.Array, num_samples: int, units: Any, step: Step):

@@ -22,8 +22,8 @@ class Options(chains.ChainOptions):
     """The config's section `options`."""
 
     hidden: tuple[int, ...] = (1_000, 1_000)  # widths of the two layers
-    contraction: float = 0.1  # λ, the weight of ‖J‖²
-    noise: float = 1.0  # std of α: how far a step of a chain goes along J Jᵀ α
+    contraction: float = 0.5  # λ, the weight of ‖J‖²
+    noise: float = 1.5  # std of α: how far a step of a chain goes along J Jᵀ α
 
     def __post_init__(self):
         super().__post_init__()

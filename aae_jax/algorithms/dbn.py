@@ -7,7 +7,7 @@ Both learn by persistent chains (Tieleman 2008). The gradient is that of a diffe
 energies, F(images) − F(chains). The chains are a network without layers, and moving them is a phase: its
 gradient is the way back, its rate 1. So they are saved, resumed and trained for several seeds as all
 else is. Chains that begin at the images instead (CD-k) leave the model's other modes as they are: from
-machines that CD-5 had trained for 3 epochs, nine of ten chains came to blank images in 400 steps.
+a machine that CD-5 had trained for 3 epochs, ten of ten chains were at blank images after 400 steps.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ class Options(chains.ChainOptions):
     """The config's section `options`."""
 
     hidden: tuple[int, ...] = (1_000, 1_000)  # hidden units of the two machines
-    gibbs_steps: int = 1  # of the persistent chains, for each training step
+    gibbs_steps: int = 5  # of the persistent chains, for each training step
 
     def __post_init__(self):
         super().__post_init__()

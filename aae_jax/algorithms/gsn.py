@@ -138,7 +138,9 @@ def sample(
 
 GENERATIVE_STOCHASTIC_NETWORK = Algorithm(
     networks=make_networks,
-    phases=(Phase("walkback", ("gsn",), loss, OptimizerSpec(schedule="cosine")),),
+    phases=(
+        Phase("walkback", ("gsn",), loss, OptimizerSpec(learning_rate=3e-4, schedule="cosine")),
+    ),
     sample=sample,
     options=Options,
     starts_from_images=True,

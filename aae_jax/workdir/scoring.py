@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from aae_jax import evaluation, multi_seed, processes
+from aae_jax import evaluation, multi_seed, parallel, processes
 from aae_jax.data import Dataset
 from aae_jax.settings import Settings
 from aae_jax.train_state import TrainState, chain_starts, sampler
@@ -40,6 +40,7 @@ def score(
     terminal.say(f"scoring with {settings.evaluation.num_samples} samples")
     start = time.monotonic()
     members = multi_seed.members(state)
+    starts = parallel.replicate(chain_starts(state, dataset.train["image"]), mesh)
     by_seed = []
     takes = settings.spec.model.condition_in_decoder
     conditions = dataset.train["condition"] if takes else None
@@ -47,7 +48,7 @@ def score(
         keys = [jax.random.fold_in(jax.random.key(seed), 1) for seed in settings.seeds]
         for seed, key, alone in zip(settings.seeds, keys, members, strict=True):
             found = evaluation.evaluate(
-                sampler(alone, chain_starts(alone, dataset.train["image"]), conditions),
+                sampler(alone, starts, conditions),
                 dataset.folds,
                 settings.evaluation,
                 key,
