@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import sys
 import tempfile
 
@@ -38,6 +39,9 @@ from aae_jax import parzen
 # Of the runs that tests start: they share it, and leave the user's own alone.
 _CACHE = tempfile.TemporaryDirectory()
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
+
+# A shell ignores it for what it starts in the background, and so would the runs that tests stop.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 assert len(jax.devices()) == 8  # from here on, whatever a test does to XLA_FLAGS
 

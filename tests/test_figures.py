@@ -181,8 +181,10 @@ def test_unlabelled_images_and_few_classes_are_drawn(tmp_path):
 def test_what_is_no_image_is_not_shown_as_one():
     """And what decodes codes alone is left out where the decoder takes a condition too."""
 
+    plain = {"code_dim": 2, "label_in_decoder": False, "condition_in_decoder": False}
+
     def shown(image_shape, **model):
-        model = types.SimpleNamespace(**{"code_dim": 2, "label_in_decoder": False, **model})
+        model = types.SimpleNamespace(**{**plain, **model})
         algorithm = make_spec().algorithm._replace(figures=tuple(figures.FIGURES))
         fields = {"image_shape": image_shape, "model": model, "prior": make_spec().prior}
         return list(figures.drawings(types.SimpleNamespace(algorithm=algorithm, **fields)))
