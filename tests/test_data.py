@@ -152,7 +152,10 @@ def test_what_every_source_promises(image, match, monkeypatch):
         ({"name": "mnist", "resize": True}, "data.resize is True: it is of 'files'"),
         ({"name": "tfd", "label_column": "y"}, "data.label_column is 'y': it is of 'files'"),
         ({"name": "cifar10", "condition_dim": 2}, "data.condition_dim is 2: it is of 'files'"),
-        ({"name": "cifar10", "condition_dim": -1}, "data.condition_dim is -1: it must be 0 or more"),
+        (
+            {"name": "cifar10", "condition_dim": -1},
+            "data.condition_dim is -1: it must be 0 or more",
+        ),
         ({"name": "cifar10", "shape": (8, 0)}, r"data.image_shape is \(8, 0\): it must be"),
         ({"name": "cifar10", "shape": ()}, r"data.image_shape is \(\): it must be .*\(20,\)"),
         ({"name": "cifar10", "shape": (8, 8), "resize": True}, r"data.image_shape \(8, 8\)"),

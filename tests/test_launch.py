@@ -62,7 +62,10 @@ def assert_one_line(done, said):
             "optimizer.generator.clip_norm is -1.0: it must be positive",
         ),
         (["--config.options.code_noise=1.0"], "options.code_noise is not a field; .*: none"),
-        (["--config.algorithm=flow"], "algorithm is 'flow': it must be one of 'aae'.*an import path"),
+        (
+            ["--config.algorithm=flow"],
+            "algorithm is 'flow': it must be one of 'aae'.*an import path",
+        ),
         (["--config=experiments/none.py"], "'experiments/none.py': there is no such Python file"),
         (
             [f"--config={ROOT}/experiments/fig2.py:z"],
