@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -257,6 +258,46 @@ def test_any_number_of_devices_gives_the_same_answer(count, num_samples, bf16_sp
         run = jax.jit(run, static_argnums=(1, 3), static_argnames="mesh")
     found = run(x, draw, key, num_samples, sigmas, mesh=mesh)
     assert_exact(found, x, stored_stream(draw, key, num_samples), sigmas, bf16_split)
+
+
+@pytest.mark.parametrize("num_samples", [999, 3_500, 12_001])
+def test_the_tile_of_a_gpu_gives_the_same_answer(num_samples, bf16_split, monkeypatch):
+    x, _ = points(600, 1, 20)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("data",))
+
+    def score(mesh=None):
+        key = jax.random.key(1)
+        return parzen.log_likelihood_streamed(x, sampler_of(20), key, num_samples, 0.3, mesh)
+
+    def sampler_of(dim):
+        return lambda key, n: jax.random.uniform(key, (n, dim))
+
+    chunks = [sampler_of(20)(jax.random.fold_in(jax.random.key(1), i), 1_000) for i in range(13)]
+    samples = np.concatenate(chunks)[:num_samples]
+    monkeypatch.setattr(parzen.running, "tile", lambda: (10_000, 10))
+    assert parzen.samples_per_round(12_001) == 10_000 and parzen.num_rounds(12_001) == 2
+    assert parzen.samples_per_round(3_500, mesh) == 4_000 and parzen.num_rounds(3_500, mesh) == 1
+    for found in (score(), score(mesh), parzen.log_likelihood(x, samples, 0.3)):
+        assert_exact(found, x, samples, 0.3, bf16_split)
+
+
+@pytest.mark.parametrize(
+    "backend, capability, splits, tile",
+    [
+        ("gpu", "9.0", True, (10_000, 10)),
+        ("gpu", "10.0", True, (10_000, 10)),
+        ("gpu", "7.5", False, (10_000, 10)),
+        ("gpu", "gfx942", False, (10_000, 10)),
+        ("tpu", "", False, (500, 2)),
+    ],
+)
+def test_what_an_accelerator_is_given(backend, capability, splits, tile, monkeypatch):
+    """Products are split on GPUs that multiply bfloat16 several times as fast as float32."""
+    device = types.SimpleNamespace(compute_capability=capability)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    assert parzen.running._has_fast_bfloat16.__wrapped__() is splits
+    assert parzen.running.tile() == tile
 
 
 def test_a_decoder_that_is_closed_over_and_a_mesh_of_two_axes():

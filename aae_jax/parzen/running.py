@@ -18,7 +18,6 @@ from jax.sharding import Mesh, PartitionSpec
 Sampler = Callable[[jax.Array, int], jax.Array]
 
 CHUNK = 1_000  # samples that a sampler draws at a time: chunk i of a stream with fold_in(key, i)
-_BLOCK = 500  # test points at a time: 500 × 2,000 products are the fastest on a CPU
 _LEVELS = 255  # of an 8-bit pixel: integers up to 256 are exact in bfloat16
 
 
@@ -79,9 +78,10 @@ def can_bf16_split(x: np.ndarray | jax.Array) -> bool:
     """Whether products with test points f[T, D] are better split: `add_samples` says how.
 
     They are where all values are 8-bit pixels divided by 255, and this machine multiplies bfloat16
-    several times as fast as float32: a CPU with AMX. On GPU and TPU that has not been measured.
+    several times as fast as float32: a CPU with AMX, or a GPU of compute capability 8 or more. On a
+    TPU that has not been measured.
     """
-    if jax.default_backend() != "cpu" or not _has_fast_bfloat16() or x.dtype != np.float32:
+    if x.dtype != np.float32 or not _has_fast_bfloat16():
         return False
     x = np.asarray(x)
     for start in range(0, len(x), 100):  # rows that stay in the cache
@@ -96,7 +96,12 @@ def can_bf16_split(x: np.ndarray | jax.Array) -> bool:
 
 @functools.cache
 def _has_fast_bfloat16():
-    """AMX, and a jaxlib that uses it: from 0.9 bfloat16 products are five times as fast."""
+    """An NVIDIA A100 or later; or AMX, and a jaxlib that uses it: from 0.9 on."""
+    if jax.default_backend() == "gpu":
+        capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
+        return capability.partition(".")[0].isdigit() and float(capability) >= 8
+    if jax.default_backend() != "cpu":
+        return False
     if tuple(map(int, jaxlib.__version__.split(".")[:2])) < (0, 9):
         return False
     try:
@@ -143,13 +148,21 @@ def add_samples(
     return _add(sums, x, read, 0, rounds, sigma, columns, bf16_split)
 
 
+def tile() -> tuple[int, int]:
+    """Test points, and chunks of samples, that a device takes at a time: the fastest of several.
+
+    docs/performance.md has the times, on CPUs and on a GPU.
+    """
+    return (10_000, 10) if jax.default_backend() == "gpu" else (500, 2)
+
+
 def samples_per_round(num_samples: int, mesh: Mesh | None = None) -> int:
     """How many samples the devices add together in a round of `add_drawn`.
 
-    Each adds two chunks, or one where there are no more than a chunk for each.
+    Each adds as many chunks as `tile` says, or fewer where there are no more.
     """
     one_each = CHUNK * (1 if mesh is None else mesh.size)
-    return one_each if num_samples <= one_each else 2 * one_each
+    return one_each * min(tile()[1], -(-num_samples // one_each))
 
 
 def num_rounds(num_samples: int, mesh: Mesh | None = None) -> int:
@@ -256,7 +269,7 @@ def _add(sums, x, read, first, last, sigma, columns, bf16_split):
     kind, differences = type(sums), isinstance(sums, DifferenceSums)
     given, (x, centre, scale) = x, _prepare(x, sigma)
     num_points = len(x)
-    num_blocks = -(-num_points // _BLOCK)
+    num_blocks = -(-num_points // tile()[0])
     block = -(-num_points // num_blocks)
     padding = num_blocks * block - num_points
 

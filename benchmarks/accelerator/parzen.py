@@ -155,7 +155,9 @@ def tiled(tile, function, *arguments):
     """Compiles a function with another tile, (points, samples)."""
     points, samples = tile
     with mock.patch.multiple(
-        running, _BLOCK=points, samples_per_round=lambda num_samples, mesh=None: samples
+        running,
+        tile=lambda: (points, samples // running.CHUNK),
+        samples_per_round=lambda num_samples, mesh=None: samples,  # of which the number is traced
     ):
         # A new function, so that nothing of another tile is found compiled.
         return jax.jit(lambda *arguments: function(*arguments)).lower(*arguments).compile()
@@ -192,7 +194,7 @@ def tiles(setup):
 
     markdown(
         f"{num_points:,} points × {num_samples:,} stored samples, one σ, by tile "
-        f"({tile_name(USUAL)} is the package's)",
+        f"({tile_name(USUAL)} is the package's on a CPU)",
         ("products", "points × samples at a time", "ms", "TFLOP/s of the distances"),
         rows(),
     )
