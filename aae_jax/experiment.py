@@ -18,7 +18,7 @@ from aae_jax.settings import Settings
 from aae_jax.spec import Spec
 from aae_jax.train_state import TrainState, create_train_state, inference_params, take_networks
 from aae_jax.training import check_algorithm
-from aae_jax.workdir import health, loop, memory, records, scoring, terminal
+from aae_jax.workdir import loop, memory, records, scoring, summary, terminal
 
 
 class _Part(NamedTuple):
@@ -104,7 +104,7 @@ def _run(config, workdir, mode, dataset=None, later=()) -> None:
                 if mode == "figures" or (mode == "run" and not _is_drawn(state, workdir)):
                     _draw(state, dataset, settings, mesh, workdir)
             finally:  # a figure that fails does not hide the scores
-                _summarise(state, workdir)
+                summary.say(state, workdir)
 
 
 def _check_validation(settings, dataset):
@@ -301,7 +301,7 @@ def _read_settings(workdir) -> Settings:
     return parse_config(config)
 
 
-# Pictures, and what is said at the end.
+# Pictures.
 
 
 def _figures():
@@ -328,49 +328,3 @@ def _draw(state, dataset, settings, mesh, workdir) -> None:
 
 def _is_drawn(state, workdir):
     return _figures().missing(state.spec, os.path.join(workdir, "figures")) == []
-
-
-def _summarise(state, workdir) -> None:
-    lines = [f"{workdir}: {int(state.step)} of {state.spec.train.num_steps} steps"]
-    results = records.read_json(os.path.join(workdir, "results.json"))
-    if results:
-        by_fold = results.get("parzen/by_fold")
-        how = f"{len(by_fold)} folds" if by_fold else f"σ {_shown(results['parzen/sigma'], '.4g')}"
-        lines.append(
-            f"  results.json   test log-likelihood {_shown(results['parzen/log_likelihood'], '.1f')} "
-            f"± {_shown(results['parzen/standard_error'], '.1f')} nats (Parzen window, "
-            f"{results['parzen/num_samples']} samples, {how})"
-        )
-        if "spread" in results:
-            spread = _shown(results["spread"].get("parzen/log_likelihood"), ".1f")
-            lines.append(
-                f"                 mean of {len(results['by_seed'])} seeds, their standard deviation "
-                f"{spread} nats; the pictures are the first's"
-            )
-        match = _match(results, records.MetricsLog.read(workdir))
-        lines += [f"                 {match}"] if match else []
-    figures = os.path.join(workdir, "figures")
-    if os.path.isdir(figures):
-        lines.append(f"  figures/       {', '.join(sorted(os.listdir(figures)))}")
-    lines.append("  metrics.jsonl, tensorboard/, checkpoints/, config.json")
-    terminal.say("\n".join(lines))
-
-
-def _shown(number, form):
-    return "none" if number is None else format(number, form)
-
-
-def _match(results, metrics) -> str:
-    """How near the codes are to the prior, and what the discriminator still tells apart."""
-    distance, floor = health.match_to_prior(results)
-    if distance is None:
-        return ""
-    said = (
-        f"codes {distance:.2f} of the prior's std from the prior (sliced Wasserstein; samples of "
-        f"the prior {floor:.2f})"
-    )
-    last = metrics[-1] if metrics else {}
-    accuracies = [last.get(f"discriminator/accuracy_on_{name}") for name in ("prior", "codes")]
-    if None not in accuracies:
-        said += "; discriminator right on {:.2f} of prior, {:.2f} of codes".format(*accuracies)
-    return said

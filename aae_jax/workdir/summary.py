@@ -1,0 +1,53 @@
+"""What is said at the end of a run."""
+
+import os
+
+from aae_jax.train_state import TrainState
+from aae_jax.workdir import health, records, terminal
+
+
+def say(state: TrainState, workdir: str) -> None:
+    """Prints what a run's directory holds: steps, scores, the match to the prior, figures."""
+    lines = [f"{workdir}: {int(state.step)} of {state.spec.train.num_steps} steps"]
+    results = records.read_json(os.path.join(workdir, "results.json"))
+    if results:
+        by_fold = results.get("parzen/by_fold")
+        how = f"{len(by_fold)} folds" if by_fold else f"σ {_shown(results['parzen/sigma'], '.4g')}"
+        lines.append(
+            f"  results.json   test log-likelihood {_shown(results['parzen/log_likelihood'], '.1f')} "
+            f"± {_shown(results['parzen/standard_error'], '.1f')} nats (Parzen window, "
+            f"{results['parzen/num_samples']} samples, {how})"
+        )
+        if "spread" in results:
+            spread = _shown(results["spread"].get("parzen/log_likelihood"), ".1f")
+            lines.append(
+                f"                 mean of {len(results['by_seed'])} seeds, their standard deviation "
+                f"{spread} nats; the pictures are the first's"
+            )
+        match = _match(results, records.MetricsLog.read(workdir))
+        lines += [f"                 {match}"] if match else []
+    figures = os.path.join(workdir, "figures")
+    if os.path.isdir(figures):
+        lines.append(f"  figures/       {', '.join(sorted(os.listdir(figures)))}")
+    lines.append("  metrics.jsonl, tensorboard/, checkpoints/, config.json")
+    terminal.say("\n".join(lines))
+
+
+def _shown(number, form):
+    return "none" if number is None else format(number, form)
+
+
+def _match(results, metrics) -> str:
+    """How near the codes are to the prior, and what the discriminator still tells apart."""
+    distance, floor = health.match_to_prior(results)
+    if distance is None:
+        return ""
+    said = (
+        f"codes {distance:.2f} of the prior's std from the prior (sliced Wasserstein; samples of "
+        f"the prior {floor:.2f})"
+    )
+    last = metrics[-1] if metrics else {}
+    accuracies = [last.get(f"discriminator/accuracy_on_{name}") for name in ("prior", "codes")]
+    if None not in accuracies:
+        said += "; discriminator right on {:.2f} of prior, {:.2f} of codes".format(*accuracies)
+    return said
