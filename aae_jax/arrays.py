@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy_format
 
+from aae_jax.checks import expand_home
 from aae_jax.errors import UserError
 
 SUFFIXES = (".npy", ".npz")
@@ -34,14 +35,16 @@ def read(flag: str, value: str, main: str, beside: tuple[str, ...]) -> dict[str,
     Raises:
         UserError: there is no such file or array, or it can't be read.
     """
-    path, name = os.path.expanduser(value), None
+    path, name = expand_home(f"--{flag}", value), None
     if ".npz:" in path:
         path, _, name = path.rpartition(":")
     try:
         with open(path, "rb") as file:
             magic = file.read(6)
         if magic != b"\x93NUMPY" and not magic.startswith(b"PK"):
-            raise UserError(f"--{flag} is {value!r}: it is neither an npy nor an npz file")
+            raise UserError(
+                f"--{flag}: {path!r} is neither an npy nor an npz file; pickles are not read"
+            )
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(stored, np.lib.npyio.NpzFile):
             with stored:
@@ -57,12 +60,18 @@ def read(flag: str, value: str, main: str, beside: tuple[str, ...]) -> dict[str,
     except UserError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"--{flag} is {value!r}, which can't be read: {error}") from None
+        if "object" in str(error).lower():
+            raise UserError(
+                f"--{flag}: {value!r} holds Python objects, which are not read: store numbers"
+            ) from None
+        raise UserError(
+            f"--{flag}: {value!r} can't be read, it may be cut short or damaged ({error})"
+        ) from None
     for name, array in found.items():
         if array.dtype.kind not in "biuf" or array.ndim == 0 or len(array) != len(found[main]):
             raise UserError(
-                f"--{flag} is {value!r}: {name} are {array.dtype} of shape {array.shape}: they must "
-                f"be numbers, a row for each of {main}"
+                f"--{flag}: {value!r} holds {name} of {array.dtype}{array.shape}: it must hold numbers, "
+                f"a row for each of {main}"
             )
     if len(found[main]) == 0:
         raise UserError(f"--{flag} is {value!r}: it has no rows")
@@ -75,7 +84,7 @@ def _member(flag, path, name, main, names):
         return name
     if name is None and (main in names or len(names) == 1):
         return main if main in names else names[0]
-    wanted = f"no array {main if name is None else name!r}"
+    wanted = f"{len(names)} arrays" if name is None else f"no array {name!r}"
     raise UserError(
         f"--{flag}: {path!r} holds {wanted}: write {path}:NAME, with NAME one of "
         f"{', '.join(names) or '(none)'}"

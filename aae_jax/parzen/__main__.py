@@ -10,14 +10,12 @@ than the memory. Where σ is too small for float32, scores are computed in float
 
 import itertools
 import sys
-import zipfile
-import zlib
 
 import numpy as np
 from absl import app, flags, logging
 
-from aae_jax import streams
-from aae_jax.checks import expand_home, have_same_order
+from aae_jax import arrays, streams
+from aae_jax.checks import have_same_order
 from aae_jax.errors import UserError
 from aae_jax.parzen import are_in_range
 
@@ -35,51 +33,24 @@ _PIECE = 20_000  # samples that are in memory at a time
 
 def _load(flag):
     """The array of a file, memory-mapped where it is an npy file."""
-    value = flag.value
-    if value is None:
+    if flag.value is None:
         raise UserError(f"--{flag.name} is missing: give an npy or npz file")
-    value = expand_home(f"--{flag.name}", value)
-    path, name = value, None
-    if ".npz:" in value:
-        path, _, name = value.rpartition(":")
-    try:
-        with open(path, "rb") as file:
-            magic = file.read(6)
-        if magic != b"\x93NUMPY" and not magic.startswith(b"PK"):
-            raise UserError(
-                f"--{flag.name}: {path!r} is neither an npy nor an npz file; pickles are not read"
-            )
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(array, np.lib.npyio.NpzFile):
-            with array as members:
-                array = members[_member(flag, path, name, members.files)]
-    except FileNotFoundError:
-        raise UserError(f"--{flag.name} is {path!r}: there is no such file") from None
-    except UserError:
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        if "object" in str(error).lower():
-            raise UserError(
-                f"--{flag.name}: {value!r} holds Python objects, which are not read: store numbers"
-            ) from None
-        raise UserError(
-            f"--{flag.name}: {value!r} can't be read, it may be cut short or damaged ({error})"
-        ) from None
+    array = arrays.read(flag.name, flag.value, flag.name, ())[flag.name]
     if array.ndim < 2 or 0 in array.shape:
         raise UserError(
-            f"--{flag.name}: {value!r} has shape {array.shape}: it must be [N, D] or images "
+            f"--{flag.name}: {flag.value!r} has shape {array.shape}: it must be [N, D] or images "
             "[N, H, W, C], and not empty"
         )
-    if array.dtype.kind not in "iuf":
-        raise UserError(f"--{flag.name}: {value!r} holds {array.dtype}: it must hold numbers")
+    if array.dtype.kind == "b":
+        raise UserError(f"--{flag.name}: {flag.value!r} holds bool: it must hold numbers")
     return array
 
 
-def _rows(arrays):
+def _rows(found):
     """Arrays as rows [N, D], refused where they are not of one shape."""
-    samples = arrays["samples"].shape
-    rows = {name: array.reshape(len(array), -1) for name, array in arrays.items()}
-    for name, array in arrays.items():
+    samples = found["samples"].shape
+    rows = {name: array.reshape(len(array), -1) for name, array in found.items()}
+    for name, array in found.items():
         if rows[name].shape[1] != rows["samples"].shape[1]:
             raise UserError(
                 f"--{name} has {rows[name].shape[1]} numbers a row, --samples has "
@@ -87,26 +58,13 @@ def _rows(arrays):
                 f"{samples})"
             )
     # Pairwise, since rows [N, D] go with images of any order.
-    for (name, array), (other, beside) in itertools.combinations(arrays.items(), 2):
+    for (name, array), (other, beside) in itertools.combinations(found.items(), 2):
         if not have_same_order(array.shape, beside.shape):
             raise UserError(
                 f"--{other} has shape {beside.shape}, --{name} has shape {array.shape}: "
                 "images must have one order of axes, as [N, H, W, C]"
             )
     return rows
-
-
-def _member(flag, path, name, names):
-    """Which array of an npz file is meant."""
-    if name is None and len(names) == 1:
-        return names[0]
-    if name in names:
-        return name
-    wanted = f"no array {name!r}" if name is not None else f"{len(names)} arrays"
-    raise UserError(
-        f"--{flag.name}: {path!r} holds {wanted}: write {path}:NAME, with NAME one of "
-        f"{', '.join(names)}"
-    )
 
 
 def _check_values(flag, rows):
@@ -210,13 +168,13 @@ def report() -> list[str]:
     """
     sigmas = _grid()
     read = (_SAMPLES, _TEST) if _SIGMA.value is not None else (_SAMPLES, _TEST, _VALIDATION)
-    arrays = _rows({flag.name: _load(flag) for flag in read})
+    found = _rows({flag.name: _load(flag) for flag in read})
     for flag in read:
-        _check_values(flag, arrays[flag.name])
-    samples, test = arrays["samples"], arrays["test"]
+        _check_values(flag, found[flag.name])
+    samples, test = found["samples"], found["test"]
     sigma, how = sigmas[0], "given"
-    if "validation" in arrays:
-        means = _score(arrays["validation"], samples, sigmas).mean(axis=1)
+    if "validation" in found:
+        means = _score(found["validation"], samples, sigmas).mean(axis=1)
         best = int(means.argmax())
         sigma, how = sigmas[best], f"the best of {len(sigmas)} on validation data"
         if len(sigmas) > 1 and sigma in (sigmas.min(), sigmas.max()):
@@ -226,10 +184,8 @@ def report() -> list[str]:
             )
     scores = _score(test, samples, [sigma])[0]
     lines = [f"sigma           {sigma:.5g}  ({how})"]
-    if "validation" in arrays:
-        lines.append(
-            f"validation      {means[best]:.2f} nats  ({len(arrays['validation'])} points)"
-        )
+    if "validation" in found:
+        lines.append(f"validation      {means[best]:.2f} nats  ({len(found['validation'])} points)")
     mean, error = scores.mean(), scores.std() / np.sqrt(len(scores))
     return [
         *lines,
