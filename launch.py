@@ -86,6 +86,14 @@ def _take_nones(argv):
             name, _, value = argument.partition("=")
             values[name.partition(".")[2]] = value
     argv[:] = [a for a in argv if not re.fullmatch(r"--?config[.][\w.]+=None", a)]
+    # The last override of a field counts; ml_collections would join two tuples.
+    last = {argument.partition("=")[0].lstrip("-"): i for i, argument in enumerate(argv)}
+    argv[:] = [
+        argument
+        for i, argument in enumerate(argv)
+        if not re.match(r"--?config[.]", argument)
+        or last[argument.partition("=")[0].lstrip("-")] == i
+    ]
     return [name for name, value in values.items() if value == "None"]
 
 

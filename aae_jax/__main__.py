@@ -14,6 +14,8 @@ import sys
 
 from absl import flags, logging
 
+from aae_jax import streams
+from aae_jax.checks import expand_home
 from aae_jax.errors import UserError
 
 # The flags that each command takes beside --workdir, --run_seed and --output.
@@ -83,7 +85,7 @@ def _check(command, given):
     if given["input"] is not None and given["split"] is not None:
         raise UserError("--input and --split: give one of them")
     for name in ("workdir", "output"):
-        given[name] = os.path.expanduser(given[name])
+        given[name] = expand_home(f"--{name}", given[name])
     if given["condition"] is not None:
         try:
             given["condition"] = [float(part) for part in given["condition"].split(",")]
@@ -111,8 +113,10 @@ def run(argv: list[str]) -> None:
     """
     command, given = _parse(argv)
     _check(command, given)
-    from aae_jax import commands, experiment  # here, so that a mistyped flag is answered at once
+    # Here, so that a mistyped flag is answered at once.
+    from aae_jax import commands, experiment, processes
 
+    processes.check_devices()
     rows = None
     if given["input"] is not None:
         rows = commands.rows_of_file(given["input"], "codes" if command == "decode" else "images")
@@ -144,4 +148,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    streams.protect()
     sys.exit(main(sys.argv))

@@ -12,7 +12,7 @@ import numpy as np
 from aae_jax.errors import UserError, in_one_line
 from aae_jax.spec import Spec
 
-_SLACK = 1e-3  # by which pixels may leave [0, 1]: what resizing and half precision round to
+SLACK = 1e-3  # by which pixels may leave [0, 1]: what resizing and half precision round to
 
 
 def as_array(name: str, value: Any) -> jax.Array:
@@ -52,6 +52,12 @@ def as_key(key: Any) -> jax.Array:
     raise UserError(f"key is {shown}: it must be one PRNG key, as jax.random.key(0), or a seed")
 
 
+def check_count(name: str, value: Any) -> None:
+    """Raises unless a number of things is a whole one, at least 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise UserError(f"{name} is {value!r}: it must be an integer, at least 1")
+
+
 def is_known(value: Any) -> bool:
     """Whether the numbers of an array are at hand: it is neither traced nor on other machines."""
     return not isinstance(value, jax.core.Tracer) and getattr(value, "is_fully_addressable", True)
@@ -70,15 +76,20 @@ def check_shape(name: str, value: jax.Array, shape: tuple[int, ...]) -> None:
     raise UserError(f"{name} has shape {value.shape}: it must be {wanted}{hint}")
 
 
-def check_range(name: str, images: jax.Array, unit: bool) -> None:
-    """Raises where floats that are known are not finite, or with `unit` not in [0, 1]."""
-    floats = jnp.issubdtype(images.dtype, jnp.floating)
-    if not floats or images.size == 0 or not is_known(images):
+def check_range(name: str, values: jax.Array, beyond: float | None = None) -> None:
+    """Raises where values that are known are not finite, or lie outside of [0, 1].
+
+    Args:
+        name: of the argument.
+        values: f[B, …]; uint8 and bools are in range.
+        beyond: by how much they may lie outside; None: by any.
+    """
+    if values.dtype in (jnp.uint8, jnp.bool_) or values.size == 0 or not is_known(values):
         return
-    low, high = float(images.min()), float(images.max())
+    low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise UserError(f"{name} have NaN or inf among them: they must be finite")
-    if unit and not -_SLACK <= low <= high <= 1 + _SLACK:
+    if beyond is not None and not -beyond <= low <= high <= 1 + beyond:
         raise UserError(
             f"{name} go from {low:.4g} to {high:.4g}: floats must lie in [0, 1], and 0 … 255 must be "
             "uint8"
@@ -93,9 +104,13 @@ def as_labels(label: Any, num_rows: int, num_classes: int) -> jax.Array:
     """
     label = as_array("label", label)
     if label.ndim == 2 and label.shape == (num_rows, num_classes):
-        if not jnp.issubdtype(label.dtype, jnp.floating):
-            raise UserError(f"label is {label.dtype}[N, K]: soft classes must be floats")
-        return label
+        if is_known(label) and not bool((jnp.isfinite(label) & (label >= 0)).all()):
+            raise UserError(
+                "label [N, K] has numbers below 0, or NaN or inf: soft classes are shares"
+            )
+        return label if jnp.issubdtype(label.dtype, jnp.floating) else label.astype(jnp.float32)
+    if label.shape == (num_rows, 1):
+        label = label[:, 0]
     if label.shape not in ((), (num_rows,)):
         raise UserError(
             f"label has shape {label.shape}: it must be a number, ({num_rows},), or "

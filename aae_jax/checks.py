@@ -107,6 +107,8 @@ def have_same_order(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
 
 def expand_home(name: str, path: str) -> str:
     """A path with its leading "~" or "~user" replaced; refuses one that is empty."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise UserError(f"{name} is {path!r}: it must be a path")
     path = os.fspath(path)
     expanded = os.path.expanduser(path)
     if not path or (path.startswith("~") and not os.path.isabs(expanded)):

@@ -96,7 +96,7 @@ def decode(state: TrainState, rows: Rows, output: str) -> None:
     def block(index, part):
         z = jnp.asarray(part.values, spec.model.param_dtype)
         with _said_of(_place(rows, index)):
-            check_range("codes", z, unit=False)
+            check_range("codes", z)
         return {"images": program(state, z, **_given(part, names))}
 
     _write(output, rows, block, "code")
@@ -131,6 +131,8 @@ def sample(state: TrainState, rows: Rows, output: str, seed: int = 0) -> None:
         as_labels(first["label"], size, spec.num_classes)
     if "condition" in first and spec.model.condition_in_decoder:
         as_condition(spec, first["condition"], size)
+    elif spec.model.condition_in_decoder:
+        raise UserError("model.condition_in_decoder is True: give --condition")
     program = jax.jit(train_state.generate, static_argnums=2)
 
     def block(index, part):

@@ -13,13 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from aae_jax import code_metrics, parallel, parzen, processes
-from aae_jax.arguments import as_key
+from aae_jax.arguments import as_array, as_key, as_labels, check_range
 from aae_jax.checks import have_same_order
 from aae_jax.errors import UserError
 from aae_jax.priors import sample_prior
 from aae_jax.registry import path_of
 from aae_jax.settings import EvaluationSpec
-from aae_jax.train_state import TrainState, decode, encode, reconstruct, to_unit
+from aae_jax.train_state import (
+    TrainState,
+    beyond_unit,
+    decode,
+    encode,
+    reconstruct,
+    to_inputs,
+    to_unit,
+)
 
 Split = dict[str, np.ndarray]  # {"image": [N, H, W, C], "label": i32[N]}
 Samples = parzen.Sampler | np.ndarray | jax.Array  # (key, n) → f[n, P], or stored f[N, …]
@@ -195,7 +203,7 @@ def log_likelihoods(
         if key is None:
             raise UserError("key is None: a sampler draws with a PRNG key, as jax.random.key(0)")
         key = as_key(key)
-        _check_sampler(sampler, key, images.shape)
+        _check_sampler(sampler, key, images)
     columns, *chosen = parzen.choose_method(x, sigma)
     # Processes run one program, whatever each machine is good at.
     bf16_split, differences = (bool(flag) for flag in processes.broadcast_from_first(chosen))
@@ -260,9 +268,9 @@ def _check_folds(folds):
                 )
 
 
-def _check_sampler(sampler, key, shape):
-    """Refuses a sampler whose samples are not what images of a shape [T, H, W, C] are."""
-    dim = math.prod(shape[1:])
+def _check_sampler(sampler, key, images):
+    """Refuses a sampler whose samples are not what images [T, H, W, C] are."""
+    dim = math.prod(images.shape[1:])
     found = jax.eval_shape(lambda key: sampler(key, parzen.CHUNK), key)
     if getattr(found, "shape", None) != (parzen.CHUNK, dim):
         shape = getattr(found, "shape", type(found).__name__)
@@ -272,12 +280,13 @@ def _check_sampler(sampler, key, shape):
         )
     # The model's samples are flat, yet their axes are known.
     for state in getattr(sampler, "args", ()):
-        if isinstance(state, TrainState) and not have_same_order(
-            shape, (1, *state.spec.image_shape)
-        ):
+        if not isinstance(state, TrainState):
+            continue
+        if not have_same_order(images.shape, (1, *state.spec.image_shape)):
             raise UserError(
-                f"images have shape {shape}: the model makes images {state.spec.image_shape}"
+                f"images have shape {images.shape}: the model makes images {state.spec.image_shape}"
             )
+        check_range("images", images, beyond_unit(state))
 
 
 def _stored(samples, shape):
@@ -336,7 +345,7 @@ def diagnose(state: TrainState, test: Split, key: jax.Array) -> dict[str, Any]:
     Args:
         state: a trained state, on one device.
         test: `{"image": [N, H, W, C] uint8 or floats in [0, 1], "label": i32[N]}`.
-        key: a PRNG key for the posterior and for samples of the prior.
+        key: a PRNG key, or a seed, for the posterior and for samples of the prior.
 
     Returns:
         `reconstruction/*`, `code/*`, `prior/*`, `label/*` where the algorithm has an encoder, and
@@ -361,8 +370,10 @@ def _plain(value):
 
 
 def _diagnose_autoencoder(state, test, key):
-    spec = state.spec
-    images, label = jnp.asarray(test["image"]), jnp.asarray(test["label"])
+    spec, key = state.spec, as_key(key)
+    to_inputs(state, test["image"])  # which refuses what is out of range
+    images = as_array("images", test["image"])
+    label = as_labels(test.get("label", -1), len(images), spec.num_classes)
     keys = dict(zip(("encode", "prior", "floor", "cells", "directions"), jax.random.split(key, 5)))
     has_decoder = spec.algorithm.decode is not None or spec.algorithm.reconstruct is not None
 
@@ -390,6 +401,8 @@ def _diagnose_autoencoder(state, test, key):
         "code/mean_by_dimension": np.asarray(z, np.float64).mean(axis=0).tolist(),
         "code/std": float(np.asarray(z, np.float64).std()),
     }
+    if not spec.algorithm.matches_prior:
+        return found
     prior_z = sample_prior(spec, keys["prior"], len(z)).z
     floor_z = sample_prior(spec, keys["floor"], len(z)).z
     distance = functools.partial(code_metrics.sliced_wasserstein, key=keys["directions"])
@@ -403,7 +416,7 @@ def _diagnose_autoencoder(state, test, key):
         found["prior/empty_cells"] = code_metrics.empty_cells(z, cells_z)
         found["prior/empty_cells_floor"] = code_metrics.empty_cells(floor_z, cells_z)
     component_log_prob = spec.prior.distribution.component_log_prob
-    if component_log_prob is not None and (np.asarray(test["label"]) >= 0).any():
+    if component_log_prob is not None and bool((label >= 0).any()):
         labelled_z = sample_prior(spec, keys["floor"], len(z), label).z
         for name, value in (("codes", z), ("prior", labelled_z)):
             share = code_metrics.share_in_component(component_log_prob(spec, value), label)

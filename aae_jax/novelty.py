@@ -29,8 +29,8 @@ def score(
     state: TrainState,
     images: jax.Array,
     label: jax.Array | None = None,
-    condition: jax.Array | None = None,
     key: jax.Array | None = None,
+    condition: jax.Array | None = None,
 ) -> Scores:
     """How far images are from what the model was trained on.
 
@@ -39,15 +39,15 @@ def score(
     `reconstruction/half_squared_error` of results.json. `code` is −log p(z) in nats, of the whole
     prior, where the prior has a density (`Prior.log_prob`). Where it has none, `code` is minus the
     logit of the discriminator, log (1 − D(z)) / D(z). Where there is no discriminator of codes
-    either, `code` is None. The discriminator has no moving average: its last parameters are used.
+    either, and where the algorithm does not match codes to the prior, `code` is None. The discriminator has no moving average: its last parameters are used.
 
     Args:
         state: a trained state.
         images: [N, H, W, C] as `aae.encode` takes them.
         label: i32[N], a scalar, or f[N, K] of soft classes, where the decoder takes one; i32 where
             the discriminator that is used takes one, −1 or None there for none.
-        condition: f[N, K], or f[K] for all, where the model takes one.
         key: a PRNG key, or a seed, where the posterior is stochastic; without one its mean is used.
+        condition: f[N, K], or f[K] for all, where the model takes one.
 
     Returns:
         `Scores(reconstruction f[N], by_pixel f[N, H, W, C], code f[N] or None)`.
@@ -87,6 +87,8 @@ def _of_decoder(spec, **given):
 
 def _judge(spec):
     """The function that tells codes of the prior from others, or None."""
+    if not spec.algorithm.matches_prior:
+        return None
     if spec.prior.distribution.log_prob is not None:
         return _minus_log_prob
     discriminator = networks.build(spec).get("discriminator")

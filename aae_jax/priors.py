@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from aae_jax.arguments import as_key, as_labels
+from aae_jax.arguments import as_key, as_labels, check_count
 from aae_jax.errors import UserError, in_one_line
 from aae_jax.losses import gaussian_cross_entropy
 from aae_jax.spec import PriorSpec, Spec
@@ -195,6 +195,7 @@ def sample_prior(
         UserError: a label is given and the prior has no components, or the user's own function
             returns another shape.
     """
+    check_count("batch_size", batch_size)
     if label is not None and not spec.prior.has_components:
         raise UserError(f"a label is given, but prior {spec.prior.name!r} has no components")
     label = as_labels(-1 if label is None else label, batch_size, spec.num_classes)

@@ -10,10 +10,12 @@ import numpy as np
 
 from aae_jax import networks
 from aae_jax.arguments import (
+    SLACK,
     as_array,
     as_condition,
     as_key,
     as_labels,
+    check_count,
     check_range,
     check_shape,
     is_known,
@@ -81,6 +83,8 @@ def create_train_state(
         UserError: only one of mean and std is given, a sigmoid output is to produce standardised
             pixels, or a network of the user's can't be used.
     """
+    if not isinstance(spec, Spec):
+        raise UserError(f"spec is a {type(spec).__name__}: it must be an aae_jax.Spec")
     if (pixel_mean is None) != (pixel_std is None):
         raise UserError("pixel_mean and pixel_std: give both or none")
     if pixel_mean is not None:
@@ -156,28 +160,35 @@ def to_inputs(state: TrainState, images: jax.Array) -> jax.Array:
         UserError: another shape or type; known values that are not in [0, 1], where those that the
             model was trained on were.
     """
+    _check_state(state)
     images, spec = as_array("images", images), state.spec
     check_shape("images", images, spec.image_shape)
-    in_own_units = _has_own_units(state)
-    if in_own_units and jnp.issubdtype(images.dtype, jnp.integer) and images.dtype != jnp.uint8:
-        images = images.astype(spec.model.param_dtype)
-    check_range("images", images, unit=not in_own_units)
+    if state.pixel_mean is not None and jnp.issubdtype(images.dtype, jnp.signedinteger):
+        images = images.astype(spec.model.param_dtype)  # counts
     x = to_unit(images, spec.model.param_dtype)
+    check_range("images", images, beyond_unit(state))
     return x if state.pixel_mean is None else (x - state.pixel_mean) / state.pixel_std
 
 
-def _has_own_units(state: TrainState) -> bool:
-    """Whether the model was trained on other numbers than pixels of [0, 1], or may have been.
+def _check_state(state):
+    if not isinstance(state, TrainState):
+        raise UserError(f"state is a {type(state).__name__}: it must be an aae_jax.TrainState")
 
-    Numbers of [0, 1] have a variance of at most mean · (1 − mean) (Bhatia and Davis 2000).
+
+def beyond_unit(state: TrainState) -> float | None:
+    """How far examples may lie outside of [0, 1]; None: anywhere.
+
+    Models of pixels are not standardised, or have seen numbers whose variance is at most
+    mean · (1 − mean), as it is of all numbers in [0, 1] (Bhatia and Davis 2000). Of other numbers
+    that may hold too: they may lie outside, but not as far as pixels of 0 … 255 do.
     """
     if state.pixel_mean is None:
-        return False
+        return SLACK
     if not (is_known(state.pixel_mean) and is_known(state.pixel_std)):
-        return True
+        return None
     mean, std = (np.asarray(v, np.float64) for v in (state.pixel_mean, state.pixel_std))
     variance = np.where(std == 1, 0, std**2)  # 1 stands for pixels that never change
-    return not (variance <= mean * (1 - mean) + 1e-5).all()
+    return 16.0 if (variance <= mean * (1 - mean) + 1e-5).all() else None
 
 
 def _to_images(state: TrainState, x: jax.Array) -> jax.Array:
@@ -200,6 +211,7 @@ def inference_params(state: TrainState) -> networks.Params:
 
 def _function(state, name):
     """A function of the state's algorithm, refused in one line where it has none."""
+    _check_state(state)
     function = getattr(state.spec.algorithm, name)
     if function is None:
         raise UserError(f"algorithm {state.spec.algorithm_name} has no {name!r}")
@@ -268,13 +280,14 @@ def decode(
         UserError: the decoder takes labels or conditions and none are given, or the other way
             round; codes of another shape.
     """
+    decode = _function(state, "decode")
     spec, z = state.spec, as_array("z", z)
     check_shape("z", z, (spec.model.code_dim,))
+    check_range("z", z)
     if label is not None and not spec.model.label_in_decoder:
         raise UserError("a label is given, but model.label_in_decoder is False")
     num_rows = z.shape[0]  # not len(z), which a symbolic number of rows does not have
     label, conditions = _label_rows(spec, label, num_rows), _conditions(spec, condition, num_rows)
-    decode = _function(state, "decode")
     return _to_images(state, decode(spec, inference_params(state), z, label, **conditions))
 
 
@@ -286,6 +299,7 @@ def reconstruct(
     condition: jax.Array | None = None,
 ) -> jax.Array:
     """`decode(encode(images))`, or what the algorithm does instead: f[B, H, W, C] in [0, 1]."""
+    _check_state(state)
     reconstruct = state.spec.algorithm.reconstruct
     if reconstruct is None:
         return decode(state, encode(state, images, key), label, condition)
@@ -328,10 +342,8 @@ def generate(
         start: images [M, H, W, C] where Markov chains begin, for algorithms that sample by them;
             None: they begin at noise.
     """
-    if isinstance(num_samples, bool) or not isinstance(num_samples, (int, np.integer)):
-        raise UserError(f"num_samples is {num_samples!r}: it must be an integer")
-    if num_samples < 1:
-        raise UserError(f"num_samples is {num_samples}: it must be at least 1")
+    _check_state(state)
+    check_count("num_samples", num_samples)
     label = _label_rows(state.spec, label, num_samples)
     conditions = _conditions(state.spec, condition, num_samples)
     start = None if start is None else to_inputs(state, start)
@@ -359,6 +371,7 @@ def sampler(
         conditions: f[M, K] of which each sample takes one at random, where the decoder takes them:
             those of the training examples, say.
     """
+    _check_state(state)
     model = state.replace(
         params=inference_params(state),
         ema_params=None,
@@ -366,6 +379,12 @@ def sampler(
     )
     start = None if start is None else to_inputs(state, start)
     if conditions is not None or state.spec.model.condition_in_decoder:
+        if conditions is not None:
+            conditions = as_array("conditions", conditions)
+            if conditions.ndim != 2 or len(conditions) == 0:
+                raise UserError(
+                    f"conditions have shape {conditions.shape}: they must be [M, condition_dim]"
+                )
         num_rows = 0 if conditions is None else len(conditions)
         conditions = _conditions(state.spec, conditions, num_rows)["condition"]
     return jax.tree_util.Partial(_flat_samples, model, start, conditions)

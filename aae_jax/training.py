@@ -141,16 +141,17 @@ def check_algorithm(spec: Spec, axis_name: str | None = None) -> None:
 
 def _inputs(state, batch, prior_sample, axis_name):
     """What the phases of this step share."""
-    if not isinstance(batch, dict) or "image" not in batch:
-        raise UserError(
-            f"batch is {_described(batch)}: it must be a dict with 'image' [B, H, W, C] and 'label' "
-            "[B]"
-        )
+    _check_examples("batch", batch)
     spec, x = state.spec, to_inputs(state, batch["image"])
     label = as_labels(batch.get("label", -1), len(x), spec.num_classes)
     condition = None
     if spec.condition_dim:
         condition = as_condition(spec, batch.get("condition"), len(x))
+    if not isinstance(prior_sample, PriorSample):
+        raise UserError(
+            f"prior_sample is a {type(prior_sample).__name__}: it must be a PriorSample, as "
+            "sample_prior gives it"
+        )
     if prior_sample.z.shape != (len(x), spec.model.code_dim):
         raise UserError(
             f"prior_sample.z is {prior_sample.z.shape}: batch and code need "
@@ -168,10 +169,16 @@ def _inputs(state, batch, prior_sample, axis_name):
     return Inputs(x, x_noisy, label, posterior_keys, prior_sample, dropout_keys, condition)
 
 
-def _described(batch):
-    if isinstance(batch, dict):
-        return f"a dict with {', '.join(map(repr, batch)) or 'nothing'}"
-    return f"a {type(batch).__name__}"
+def _check_examples(name, examples):
+    """Raises unless a batch or a data set is a dict with images."""
+    if isinstance(examples, dict) and "image" in examples:
+        return
+    found = f"a {type(examples).__name__}"
+    if isinstance(examples, dict):
+        found = f"a dict with {', '.join(map(repr, examples)) or 'nothing'}"
+    raise UserError(
+        f"{name} is {found}: it must be a dict with 'image' [B, H, W, C] and 'label' [B]"
+    )
 
 
 def _check_loss(phase, found, num_rows, axis_name):
@@ -221,6 +228,7 @@ def train_steps(
     Raises:
         UserError: the data set is empty or its size times the batch size is out of range.
     """
+    _check_examples("dataset", dataset)
     if num_steps < 1:
         raise UserError(f"num_steps is {num_steps}: it must be positive")
 

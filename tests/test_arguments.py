@@ -387,3 +387,80 @@ def test_a_state_takes_conditions_under_every_runner(x64):
     for state in found.values():
         for left, right in zip(jax.tree.leaves(state.params), jax.tree.leaves(expected.params)):
             np.testing.assert_allclose(left, right, rtol=0, atol=1e-9)
+
+
+def test_numbers_about_1_of_a_table_are_no_pixels():
+    """Their mean and variance could be those of pixels."""
+    x = np.random.default_rng(0).normal(0.5, 0.25, (400, 5)).astype(np.float32)
+    assert x.min() < 0 and x.max() > 1
+    state = aae.create_train_state(vectors_spec(), 0, x.mean(axis=0), x.std(axis=0))
+    assert np.isfinite(aae.encode(state, x)).all()
+    with refused("images go from .* to [23].*: floats must lie in"):
+        aae.encode(state, 255 * x)
+
+
+WRONG_KINDS = {
+    "a state": (
+        lambda: aae.encode("x", IMAGES),
+        "state is a str: it must be an aae_jax.TrainState",
+    ),
+    "a state to sample": (lambda: aae.sampler("x"), "state is a str"),
+    "a spec": (lambda: aae.create_train_state("x", 0), "spec is a str: it must be an aae_jax.Spec"),
+    "a prior sample": (
+        lambda: aae.train_step(plain(), {"image": IMAGES}, np.zeros((4, 2))),
+        "prior_sample is a ndarray: it must be a PriorSample",
+    ),
+    "a data set": (lambda: aae.train_steps(plain(), [IMAGES], 1), "dataset is a list: it must be"),
+    "a data set of images": (
+        lambda: aae.train_steps(plain(), IMAGES, 1),
+        "dataset is a .*Tracer: it must be",
+    ),
+    "a number of codes": (lambda: aae.sample_prior(plain().spec, 0, 4.0), "batch_size is 4.0"),
+    "conditions": (
+        lambda: aae.sampler(start(conditional_spec()), conditions=5),
+        r"conditions have shape \(\): they must be \[M, condition_dim\]",
+    ),
+    "codes of NaN": (lambda: aae.decode(plain(), np.full((1, 2), np.nan)), "z have NaN or inf"),
+    "soft classes": (
+        lambda: aae.decode(labelled(), np.zeros((1, 2)), np.full((1, 10), -1.0)),
+        "label .N, K. has numbers below 0",
+    ),
+    "a workdir": (lambda: aae.load_state(None), "workdir is None: it must be a path"),
+    "a file for a workdir": (
+        lambda: aae.load_state(__file__),
+        "no checkpoint in .*workdir of a run",
+    ),
+    "images to diagnose": (
+        lambda: aae.diagnose(plain(), {"image": IMAGES.astype(np.float32)}, 0),
+        "images go from 4 to 248",
+    ),
+    "images to score by a model": (
+        lambda: aae.evaluate(
+            aae.sampler(plain()),
+            [({"image": IMAGES.astype(np.float32)}, {"image": IMAGES})],
+            aae.EvaluationSpec(10, num_validation=None, sigmas=(0.2,)),
+            0,
+        ),
+        "images go from 4 to 248",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_KINDS)
+def test_arguments_of_a_wrong_kind_are_one_line(wrong):
+    call, match = WRONG_KINDS[wrong]
+    with refused(match):
+        call()
+
+
+def test_diagnose_takes_a_seed_and_images_without_labels():
+    found = aae.diagnose(plain(), {"image": IMAGES}, 0)
+    expected = aae.diagnose(plain(), {"image": IMAGES, "label": np.full(4, -1)}, jax.random.key(0))
+    assert found == expected
+
+
+def test_one_hot_integers_are_soft_classes():
+    one_hot = np.eye(10, dtype=int)[[7, 7, 7, 7]]
+    expected = aae.decode(labelled(), np.zeros((4, 2)), [7, 7, 7, 7])
+    for label in (one_hot, [[7], [7], [7], [7]]):
+        np.testing.assert_allclose(aae.decode(labelled(), np.zeros((4, 2)), label), expected)

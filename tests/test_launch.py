@@ -161,6 +161,14 @@ def test_none_is_none_for_every_optional_field():
     assert settings.data.data_dir is settings.run.max_steps is settings.spec.train.ema_decay is None
 
 
+def test_the_last_override_of_a_field_counts():
+    argv = ["launch.py", "--config.model.encoder_hidden=(16,)", "--config.seed=1", "--mode=train"]
+    argv += ["-config.model.encoder_hidden=(8,)", "--config.model.encoder_hidden=(8,)"]
+    assert launch_module._take_nones(argv) == []
+    kept = ["--config.seed=1", "--mode=train", "--config.model.encoder_hidden=(8,)"]
+    assert argv == ["launch.py", *kept]
+
+
 def test_another_algorithm_by_its_name_alone(tmp_path):
     arguments = "--config.algorithm=vae", "--config.optimizer.elbo.clip_norm=1.0"
     done = launch(tmp_path, *SMALL, *arguments, "--mode=train", f"--workdir={tmp_path / 'run'}")

@@ -76,6 +76,26 @@ def test_real_command(run, runs):
     assert np.load("samples.npy").shape == (3, *SHAPE)
 
 
+def test_output_that_goes_nowhere_costs_no_work(run, runs):
+    """A closed pipe, and an encoding that lacks characters."""
+    variables = {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    arguments = "sample --workdir=plain --num_samples=3 --output=samples.npy".split()
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "aae_jax", *arguments], env=environment(**variables), stdout=writer,
+        stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(writer)
+    assert done.returncode == 0 and done.stderr == "", done
+    assert np.load("samples.npy").shape == (3, *SHAPE)
+    done = subprocess.run(
+        [sys.executable, "-m", "aae_jax", "--help"], env=environment(**variables),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done
+
+
 @pytest.mark.parametrize("split", [None, "train", "validation"])
 def test_codes_of_the_runs_own_data(run, state, dataset, split):
     arguments = [] if split is None else [f"--split={split}"]

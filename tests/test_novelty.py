@@ -104,6 +104,13 @@ def test_nobody_judges_codes():
     assert found.code is None and found.reconstruction.shape == (20,)
 
 
+def test_codes_that_nothing_matches_to_the_prior_are_not_judged():
+    state = start(make_spec(algorithm="autoencoder"))
+    assert aae.score(state, IMAGES).code is None
+    found = aae.diagnose(state, {"image": IMAGES}, 0)
+    assert "code/std" in found and not any(name.startswith("prior/") for name in found)
+
+
 def test_a_discriminator_of_images_judges_no_codes():
     def networks(spec):
         named = autoencoder.with_discriminator(spec)

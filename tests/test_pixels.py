@@ -151,6 +151,21 @@ def test_what_is_not_converted(image, match):
         pixels.convert(image, (4, 4, 1), "x")
 
 
+def test_floats_in_image_files_are_refused(tmp_path):
+    Image.fromarray(np.full((4, 6), 0.5, np.float32)).save(tmp_path / "a.tif")
+    for resize in (False, True):
+        with refused(
+            r"a.tif' holds float32: image files must have 8 or 16 bits; save floats in an"
+        ):
+            data.load(DataSpec("files", (4, 6, 1), 2, path=str(tmp_path), resize=resize))
+
+
+def test_lazy_images_are_uint8_however_they_are_read():
+    images = data.LazyImages(lambda rows: np.zeros((len(rows), 2, 2, 1), np.float32), 3, (2, 2, 1))
+    with pytest.raises(TypeError, match="decoded to float32, not to uint8"):
+        np.asarray(images)
+
+
 def test_a_directory_of_all_kinds(tmp_path):
     """Without the field each is refused, and the error names it."""
     images = [

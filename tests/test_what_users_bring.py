@@ -462,7 +462,7 @@ REFUSED = {
     ),
     "a column of names": (
         lambda p: csv(p, {"file": [f"f{i}" for i in range(N)], **pixel_columns(IMAGES[:, 1:])}),
-        "could not convert string 'f0'", {"image_shape": (26,)},
+        "column 'file' has 'f0': all columns but the labels' must be numbers", {"image_shape": (26,)},
     ),
     "columns too many": (
         lambda p: csv(p, {"label": LABELS, "id": LABELS, **pixel_columns(IMAGES)}),

@@ -72,6 +72,8 @@ class Algorithm(NamedTuple):
         starts_from: networks taken from an earlier run (`start_from`).
         posterior, reconstruction: what `model.posterior` and `model.reconstruction` stand for where
             they are None.
+        matches_prior: whether the codes of a trained model are to be distributed as the prior: then
+            runs say how near they came.
         starts_from_images: whether `sample` begins its Markov chains at `start`: runs and figures
             then give it training images (`aae_jax.train_state.chain_starts`).
         check: (spec) → None; raises `UserError` for combinations that make no sense.
@@ -91,6 +93,7 @@ class Algorithm(NamedTuple):
     starts_from: tuple[str, ...] = ()
     posterior: Any = "deterministic"
     reconstruction: Any = "squared_error"
+    matches_prior: bool = True
     starts_from_images: bool = False
     check: Callable[[Spec], None] = lambda spec: None
     figures: tuple[str, ...] = ("samples", "training_curves")

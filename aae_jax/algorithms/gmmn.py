@@ -177,6 +177,7 @@ AUTOENCODER = Algorithm(
     encode=autoencoder.encode,
     decode=autoencoder.decode,
     reconstruction="bernoulli",
+    matches_prior=False,
     figures=("reconstructions", "training_curves"),
 )
 GMMN = Algorithm(

@@ -43,7 +43,10 @@ class LazyImages:
         blocks = [slice(start, start + _BLOCK) for start in range(0, len(self), _BLOCK)]
 
         def decode(block):
-            found[block] = self[block]
+            images = self[block]
+            if images.dtype != self.dtype:
+                raise TypeError(f"images are decoded to {images.dtype}, not to {self.dtype}")
+            found[block] = images
 
         with ThreadPoolExecutor(1 if is_small(self.shape[1:]) else None) as pool:
             list(pool.map(decode, blocks))

@@ -3,6 +3,7 @@
 import os
 
 from aae_jax import data
+from aae_jax.checks import expand_home
 from aae_jax.data import arrays, folders
 from aae_jax.data.division import divide
 from aae_jax.errors import UserError
@@ -25,7 +26,7 @@ def load(spec: DataSpec) -> "data.Dataset":
     Raises:
         UserError: naming the file, what is wrong with it and what would be right.
     """
-    path = os.path.abspath(os.path.expanduser(spec.path))
+    path = os.path.abspath(expand_home("data.path", spec.path))
     if os.path.isdir(path):
         if spec.label_column is not None or spec.condition_dim:
             raise UserError(

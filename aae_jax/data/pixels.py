@@ -42,6 +42,10 @@ def decode(encoded: bytes, shape: tuple[int, ...], name: str, resize: bool = Fal
         raise UserError(f"{name} is no image, or damaged or cut off")
     if pixels.ndim == 2:
         pixels = pixels[..., None]
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise UserError(
+            f"{name} holds {pixels.dtype}: image files must have 8 or 16 bits; save floats in an .npz"
+        )
     if pixels.shape[2] == 3 and pixels.dtype == np.uint8:  # OpenCV has blue first
         pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
     elif pixels.shape[2] == 3:

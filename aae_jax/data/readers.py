@@ -205,10 +205,28 @@ def read_csv(path: str, label_column: str | None) -> dict[str, np.ndarray]:
             found["labels"] = np.loadtxt(path, str, usecols=label, ndmin=1, **options)
         return found
 
+    _check_numbers(path, names, columns, options)
     found = _readable(path, table)
     if label is not None and all(map(_is_number, found["labels"])):
         found["labels"] = found["labels"].astype(float)
     return found
+
+
+def _check_numbers(path, names, columns, options):
+    """Refuses a column of words by its name, from the first lines."""
+
+    def first_rows():
+        lines = {**options, "max_rows": 5}
+        return {"rows": np.loadtxt(path, str, ndmin=2, **lines)}
+
+    rows = _readable(path, first_rows)["rows"]
+    for column in columns if rows.shape[1] == len(names) else ():
+        words = [word for word in rows[:, column].tolist() if not _is_number(word)]
+        if words:
+            raise UserError(
+                f"{path!r}: column {names[column]!r} has {words[0]!r}: all columns but the labels' "
+                "must be numbers; name the labels' with data.label_column, and leave others out"
+            )
 
 
 def _label_of(path, names, label_column):

@@ -118,7 +118,7 @@ def log_likelihood_streamed(
     Args:
         x: f[T, D], test points.
         sampler: (key, n) → f[n, D]; pure JAX.
-        key: a PRNG key.
+        key: a PRNG key, or a seed.
         num_samples: N.
         sigma: f[] or f[S], bandwidths from 1e-15 to 1e15.
         mesh: the devices to use, all of its axes; None for one device.
@@ -132,6 +132,8 @@ def log_likelihood_streamed(
     """
     given, x, sigma = (x, sigma), _array("x", x), jnp.asarray(sigma)
     _check(x, sigma, given[-1])
+    if isinstance(key, int):
+        key = jax.random.key(key)
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}: it must be at least 1")
     drawn = jax.eval_shape(lambda key: sampler(key, CHUNK), key)

@@ -135,8 +135,9 @@ def _score(points, samples, sigmas):
     """Log-likelihoods f64[S, T], the samples read a piece at a time."""
     import jax  # here, so that a mistake is answered at once
 
-    from aae_jax import parzen
+    from aae_jax import parzen, processes
 
+    processes.check_devices()
     if parzen.products_hold(_floats(points, np.float32), sigmas):
         return _score_as(np.float32, points, samples, sigmas)
     with jax.enable_x64(True):
