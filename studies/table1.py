@@ -17,7 +17,8 @@ authors score it. Chains cost most of the scoring: `--intervals=4` saves two thi
 `--mnist_dir` has the four original gz files; without it MNIST comes through tensorflow-datasets.
 `--max_seconds` ends the training of a row at the first interval that is over it; the row is scored
 all the same. `--output` gets, for each row and seed, the parameters (npz, by path) and 64 samples
-(npy) at the end and at the best, and all numbers (results.json, after each row).
+(npy) at the end and at the best, all numbers (results.json, after each row), and the first seed's
+samples of the rows that are there, one above the other (samples.png).
 """
 
 import ast
@@ -36,6 +37,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
+from PIL import Image
 
 import aae_jax as aae
 from aae_jax import data, multi_seed
@@ -258,6 +260,19 @@ def table(results):
     return "\n".join(lines)
 
 
+def draw(directory, seed, lines=2, columns=16):
+    """Samples of all rows that a directory has, one above the other, with a line between them."""
+    paths = [os.path.join(directory, f"{row}-{seed}-best.npy") for row in table1.VARIANTS]
+    blocks = []
+    for path in filter(os.path.exists, paths):
+        images = np.load(path)[: lines * columns, :, :, 0]
+        height, width = images.shape[1:]
+        block = images.reshape(lines, columns, height, width).transpose(0, 2, 1, 3)
+        blocks += [np.ones((4, columns * width)), block.reshape(lines * height, -1)]
+    picture = np.clip(255 * np.concatenate(blocks[1:]), 0, 255).astype(np.uint8)
+    Image.fromarray(picture).save(os.path.join(directory, "samples.png"))
+
+
 def main(argv):
     del argv
     print(machine(), flush=True)
@@ -274,6 +289,7 @@ def main(argv):
         with open(os.path.join(_OUTPUT.value, "results.json"), "w") as file:
             json.dump(results, file)
         print(table(found), flush=True)
+    draw(_OUTPUT.value, _SEED.value)
     print(f"\n{table(results)}")
 
 
