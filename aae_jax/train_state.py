@@ -394,5 +394,6 @@ def _flat_samples(model, start, conditions, key, num_samples):
     drawn = {}
     if conditions is not None:
         rows = jax.random.randint(jax.random.fold_in(key, 3), num_samples, 0, len(conditions))
-        drawn = {"condition": conditions[rows]}
+        # Indexing would ask for a mesh where the conditions lie on several devices.
+        drawn = {"condition": jnp.take(conditions, rows, axis=0)}
     return _generate(model, start, key, num_samples, None, **drawn).reshape(num_samples, -1)

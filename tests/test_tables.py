@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 from reference import parzen_window
-from runs import assert_same_training, final_arrays, interrupt, results, small_config
+from runs import assert_close, assert_same_training, final_arrays, interrupt, results, small_config
 
 import aae_jax as aae
-from aae_jax import data, experiment
+from aae_jax import data, experiment, parallel
 from aae_jax.config import parse_config
 from tests.small import refused
 
@@ -68,6 +68,18 @@ def test_a_run_is_scored_in_the_units_of_the_data(trained, table):
     expected = parzen_window(dataset.test["image"], samples, found["parzen/sigma"]).mean()
     np.testing.assert_allclose(found["parzen/log_likelihood"], expected, atol=0.01)
     assert "nan" not in str(found).lower()
+
+
+def test_any_number_of_devices_scores_the_same_samples(trained, table):
+    dataset = data.load(parse_config(config(table)).data)
+    mesh = parallel.make_mesh(jax.devices()[:4])
+    state, conditions = aae.load_state(trained), dataset.train["condition"]
+    spec = aae.EvaluationSpec(num_samples=5_000, num_validation=None, sigmas=(300.0, 600.0))
+    alone = aae.evaluate(aae.sampler(state, conditions=conditions), dataset.folds, spec, 0)
+    spread = jax.device_put(state, parallel.replicated(mesh))
+    sampler = aae.sampler(spread, conditions=parallel.replicate(conditions, mesh))
+    together = aae.evaluate(sampler, dataset.folds, spec, 0, mesh)
+    assert_close(together, alone, 1e-4)
 
 
 def test_pictures_that_need_images_are_left_out(trained):
