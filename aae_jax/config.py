@@ -10,10 +10,10 @@ from typing import Any
 from aae_jax import registry
 from aae_jax.checks import expand_home
 from aae_jax.errors import UserError, in_one_line
+from aae_jax.optimizers import OptimizerSpec
 from aae_jax.settings import DataSpec, EvaluationSpec, ParallelSpec, RunSpec, Settings
 from aae_jax.spec import (
     ModelSpec,
-    OptimizerSpec,
     PriorSpec,
     Spec,
     TrainSpec,

@@ -25,10 +25,9 @@ from aae_jax.checks import (
 )
 from aae_jax.errors import UserError, in_one_line
 from aae_jax.losses import Reconstruction
+from aae_jax.optimizers import OptimizerSpec
 
 OUTPUTS = ("sigmoid", "linear")
-OPTIMIZERS = ("adam", "sgd")
-SCHEDULES = ("constant", "cosine", "exponential", "piecewise")
 PARAM_DTYPES = ("float32", "float64")
 COMPUTE_DTYPES = ("float32", "float64", "bfloat16")
 
@@ -174,116 +173,6 @@ class PriorSpec:
     def has_components(self) -> bool:
         """Whether a label selects a part of the prior."""
         return self.distribution.has_components(self)
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerSpec:
-    """One optax chain and its schedules; one a phase.
-
-    Schedules of the learning rate: "constant"; "cosine" falls to `floor` times the rate at
-    `train.num_steps`; "exponential" divides the rate by `decay` every step, down to `floor` times
-    the rate; "piecewise" multiplies the rate by `factors[i]` from step `boundaries[i]` on.
-
-    "sgd" is the heavy ball (Polyak 1964; Sutskever et al. 2013, Eqs 1 and 2): the velocity is
-    multiplied by the momentum and takes up −rate × gradient, and the parameters move by it. A step
-    that a later rate or momentum meets keeps the rate that it was made with.
-    """
-
-    name: str = "adam"
-    learning_rate: float = 1e-3
-    b1: float = 0.9  # adam: decay of the first moment
-    b2: float = 0.999  # adam: decay of the second moment
-    momentum: float = 0.0  # sgd
-    # sgd: the momentum is `momentum_values[i]` at step `momentum_steps[i]`, on straight lines
-    # between these steps, and constant before and after them; (): it is `momentum` throughout.
-    momentum_steps: tuple[int, ...] = ()
-    momentum_values: tuple[float, ...] = ()
-    schedule: str = "constant"
-    decay: float | None = None  # exponential
-    boundaries: tuple[int, ...] = ()
-    factors: tuple[float, ...] = ()
-    floor: float | None = None  # cosine, exponential: the least share of the rate; None: none
-    # The global norm that a phase's gradient is scaled down to where it is larger; None: never.
-    clip_norm: float | None = None
-
-    def __post_init__(self):
-        check_types(self, "optimizer")
-        check_choice("optimizer.name", self.name, OPTIMIZERS)
-        check_choice("optimizer.schedule", self.schedule, SCHEDULES)
-        check_positive("optimizer.learning_rate", self.learning_rate, least=1e-30, most=1e3)
-        if self.clip_norm is not None:
-            check_positive("optimizer.clip_norm", self.clip_norm, least=1e-30, most=1e30)
-        for name in ("b1", "b2", "momentum"):
-            check_share(f"optimizer.{name}", getattr(self, name))
-        if self.name == "adam" and self.momentum:
-            raise UserError(f"optimizer.momentum is {self.momentum}: it is of 'sgd', not of 'adam'")
-        if self.floor is not None and not 0 <= self.floor <= 1:
-            raise UserError(f"optimizer.floor is {self.floor}: it must be from 0 to 1")
-        if self.floor is not None and self.schedule not in ("cosine", "exponential"):
-            raise UserError(
-                f"optimizer.floor is {self.floor}: it is of 'cosine' and 'exponential', not of "
-                f"{self.schedule!r}"
-            )
-        if (self.schedule == "exponential") != (self.decay is not None):
-            raise UserError(
-                f"optimizer.schedule is {self.schedule!r} with decay {self.decay}: 'exponential' "
-                "needs a decay, and the other schedules take none"
-            )
-        if self.decay is not None and not 1 < self.decay <= 10:
-            raise UserError(
-                f"optimizer.decay is {self.decay}: the rate is divided by it every step, so it must "
-                "be above 1, and at most 10"
-            )
-        self._check_momentum()
-        self._check_boundaries()
-
-    def _check_momentum(self):
-        steps, values = self.momentum_steps, self.momentum_values
-        if steps and (self.name != "sgd" or self.momentum):
-            raise UserError(
-                f"optimizer.momentum_steps is {steps} with name {self.name!r} and momentum "
-                f"{self.momentum}: they are of 'sgd', in place of a constant momentum"
-            )
-        if len(steps) != len(values):
-            raise UserError(
-                f"optimizer.momentum_steps {steps} and momentum_values {values} must be of the same "
-                "length"
-            )
-        if any(later <= earlier for earlier, later in zip((-1, *steps), steps)):
-            raise UserError(
-                f"optimizer.momentum_steps is {steps}: steps must be 0 or more, and ascending"
-            )
-        if steps and steps[-1] >= 2**31:
-            raise UserError(f"optimizer.momentum_steps is {steps}: steps must be below 2^31")
-        for value in values:
-            check_share("optimizer.momentum_values", value)
-
-    def _check_boundaries(self):
-        if (self.schedule == "piecewise") != bool(self.boundaries):
-            raise UserError(
-                f"optimizer.schedule is {self.schedule!r} with boundaries {self.boundaries}: "
-                "'piecewise' needs boundaries, and the other schedules take none"
-            )
-        if len(self.boundaries) != len(self.factors):
-            raise UserError(
-                f"optimizer.boundaries {self.boundaries} and factors {self.factors} must be "
-                "of the same length"
-            )
-        if self.boundaries and self.boundaries[-1] >= 2**31:
-            raise UserError(f"optimizer.boundaries is {self.boundaries}: steps must be below 2^31")
-        if any(later <= earlier for earlier, later in zip((0,) + self.boundaries, self.boundaries)):
-            raise UserError(
-                f"optimizer.boundaries is {self.boundaries}: steps must be positive and ascending"
-            )
-        rate = self.learning_rate
-        for factor in self.factors:
-            check_positive("optimizer.factors", factor, self.factors, least=1e-30, most=1e30)
-            rate *= factor
-            if not 1e-30 <= rate <= 1e3:
-                raise UserError(
-                    f"optimizer.factors is {self.factors}: with them the learning rate becomes "
-                    f"{rate:g}, and it must be from 1e-30 to 1000"
-                )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -111,7 +111,7 @@ def create_train_state(
         rng=rng,
         params=params,
         opt_state={
-            phase.name: make_optimizer(spec, phase.name).init(
+            phase.name: make_optimizer(dict(spec.optimizer)[phase.name], spec.train.num_steps).init(
                 {name: params[name] for name in phase.trains}
             )
             for phase in spec.algorithm.phases

@@ -69,7 +69,7 @@ def train_step(
         grads, phase_metrics = jax.grad(mean_loss, has_aux=True)(trained)
         if axis_name is not None:
             grads, phase_metrics = jax.lax.pmean((grads, phase_metrics), axis_name)
-        optimizer = make_optimizer(spec, phase.name)
+        optimizer = make_optimizer(dict(spec.optimizer)[phase.name], spec.train.num_steps)
         updates, opt_state[phase.name] = optimizer.update(grads, opt_state[phase.name], trained)
         scale = state.learning_rate_scale[phase.name]
         updates = jax.tree.map(lambda update: scale * update, updates)

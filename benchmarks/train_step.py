@@ -55,7 +55,7 @@ class Part(NamedTuple):
 
 def update(state, phase):
     """An optimiser's update of the networks of one phase, in place."""
-    optimizer = make_optimizer(state.spec, phase.name)
+    optimizer = make_optimizer(dict(state.spec.optimizer)[phase.name], state.spec.train.num_steps)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def apply(params, opt_state, grads):

@@ -10,7 +10,7 @@ import pytest
 from runs import LONG, Killed, results, small_config
 
 import aae_jax as aae
-from aae_jax import evaluation, experiment
+from aae_jax import evaluation, experiment, measures
 from aae_jax.config import parse_config
 from aae_jax.workdir import records, scoring
 
@@ -138,7 +138,7 @@ def test_what_fails_after_the_scores_does_not_lose_them(trained, tmp_path, monke
     workdir = shutil.copytree(trained, tmp_path / "run")
     (workdir / "results.json").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "diagnose", fail)
+        patch.setattr(measures, "diagnose", fail)
         with pytest.raises(RuntimeError):
             experiment.run(small_config(), str(workdir), "evaluate")
     kept, whole = results(workdir), results(trained)

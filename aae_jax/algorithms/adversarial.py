@@ -7,7 +7,8 @@ from aae_jax.algorithms import autoencoder
 from aae_jax.algorithms.base import Algorithm, Inputs, Metrics, Phase, raw_moments
 from aae_jax.keys import fold_rows
 from aae_jax.networks import Params
-from aae_jax.spec import OptimizerSpec, Spec
+from aae_jax.optimizers import OptimizerSpec
+from aae_jax.spec import Spec
 
 _ADVERSARIAL = OptimizerSpec(learning_rate=2e-4, b1=0.5, schedule="cosine")
 

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from aae_jax.networks import Network, Params
+from aae_jax.optimizers import OptimizerSpec
 from aae_jax.priors import PriorSample
-from aae_jax.spec import OptimizerSpec, Spec
+from aae_jax.spec import Spec
 
 # f[B], or f[] for the whole batch: the training step takes the means.
 Metrics = dict[str, jax.Array]

@@ -22,7 +22,8 @@ from aae_jax.checks import check_positive
 from aae_jax.errors import UserError
 from aae_jax.keys import fold_rows, row_keys
 from aae_jax.networks import Network, Params
-from aae_jax.spec import OptimizerSpec, Spec
+from aae_jax.optimizers import OptimizerSpec
+from aae_jax.spec import Spec
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,8 @@ from aae_jax.algorithms.base import Algorithm, Inputs, Metrics, Phase
 from aae_jax.checks import check_length, check_types
 from aae_jax.keys import fold_rows, row_normal
 from aae_jax.networks import Params
-from aae_jax.spec import OptimizerSpec, Spec
+from aae_jax.optimizers import OptimizerSpec
+from aae_jax.spec import Spec
 
 
 @dataclasses.dataclass(frozen=True)

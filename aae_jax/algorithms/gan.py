@@ -12,7 +12,8 @@ from aae_jax.algorithms import autoencoder
 from aae_jax.algorithms.base import Algorithm, Inputs, Metrics, Phase
 from aae_jax.keys import fold_rows
 from aae_jax.networks import Network, Params
-from aae_jax.spec import OptimizerSpec, Spec
+from aae_jax.optimizers import OptimizerSpec
+from aae_jax.spec import Spec
 
 _GENERATOR_WEIGHTS = networks.symmetric_uniform(0.05)
 _DISCRIMINATOR_WEIGHTS = networks.symmetric_uniform(0.005)

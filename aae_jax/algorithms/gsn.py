@@ -16,7 +16,8 @@ from aae_jax.checks import check_positive, check_share
 from aae_jax.errors import UserError
 from aae_jax.keys import fold_rows, row_keys, row_normal, row_uniform
 from aae_jax.networks import Network, Params
-from aae_jax.spec import OptimizerSpec, Spec
+from aae_jax.optimizers import OptimizerSpec
+from aae_jax.spec import Spec
 
 Units = tuple[jax.Array, ...]  # of each layer f[B, N], the corrupted visible ones first
 

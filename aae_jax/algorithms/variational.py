@@ -11,8 +11,9 @@ from aae_jax.algorithms.base import Algorithm, Inputs, Metrics, Phase, raw_momen
 from aae_jax.errors import UserError
 from aae_jax.keys import row_normal
 from aae_jax.networks import Params
+from aae_jax.optimizers import OptimizerSpec
 from aae_jax.registry import POSTERIORS, name_of
-from aae_jax.spec import OptimizerSpec, Spec
+from aae_jax.spec import Spec
 
 
 def elbo(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:

@@ -133,7 +133,7 @@ def far_from_prior(by_seed: list[dict[str, Any]]) -> list[str]:
     """Warnings of codes that do not match the prior.
 
     Args:
-        by_seed: what `evaluation.diagnose` found for each seed; without an encoder there is no
+        by_seed: what `measures.diagnose` found for each seed; without an encoder there is no
             distance.
     """
     warnings = []

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from aae_jax import evaluation, multi_seed, parallel, processes
+from aae_jax import evaluation, measures, multi_seed, parallel, processes
 from aae_jax.data import Dataset
 from aae_jax.settings import Settings
 from aae_jax.train_state import TrainState, chain_starts, sampler
@@ -65,7 +65,7 @@ def score(
         # Without the protocol they don't count as whole, but nothing that fails below loses them.
         records.write_json(path, {"steps": int(state.step), **_over_seeds(by_seed)})
         for scores, key, alone in zip(by_seed, keys, members, strict=True):
-            scores |= evaluation.diagnose(processes.local_copy(alone), dataset.test, key)
+            scores |= measures.diagnose(processes.local_copy(alone), dataset.test, key)
         lines = records.MetricsLog.read(workdir)
         far = health.far_from_prior(by_seed)
         for warning in far:
