@@ -9,7 +9,7 @@ from reference import Momentum, as_layers, backward, forward, sigmoid
 from small import SHAPE, inputs_of_step, make_dataset, make_spec, refused, start, train_step
 
 import aae_jax as aae
-from aae_jax import data, experiment, keys, networks, parallel
+from aae_jax import data, experiment, keys, layers, networks, parallel
 from aae_jax.algorithms import gan
 from aae_jax.config import parse_config
 from aae_jax.training import check_algorithm
@@ -20,7 +20,7 @@ UNIFORM = {"name": "uniform", "radius": 1.0}
 
 
 def maxout_discriminator(spec):
-    return networks.MLP((4, 5), (), pieces=PIECES, **networks.dtypes(spec))
+    return layers.MLP((4, 5), (), pieces=PIECES, **networks.dtypes(spec))
 
 
 def make_gan(dtype="float32", optimizer=None, model=None, **train):
@@ -166,7 +166,7 @@ def test_a_game_with_dropout_is_the_same_on_one_device_a_mesh_and_under_pmap(x64
 
 
 def test_maxout_by_hand():
-    module = networks.MLP((2,), (1,), jnp.float32, jnp.float32, pieces=2)
+    module = layers.MLP((2,), (1,), jnp.float32, jnp.float32, pieces=2)
     params = {
         # Unit 1 is the larger of a and −a, unit 2 of b − 1 and 2.
         "Dense_0": {
@@ -188,7 +188,7 @@ def test_dropout_of_inputs_and_of_hidden_units():
         ({"input_dropout": 0.2}, (), 0.8),
         ({"hidden_dropout": 0.5}, (1_000,), 0.5),
     ):
-        module = networks.MLP(hidden, (1_000,), jnp.float32, jnp.float32, **fields)
+        module = layers.MLP(hidden, (1_000,), jnp.float32, jnp.float32, **fields)
         params = {f"Dense_{i}": eye for i in range(len(hidden) + 1)}
         np.testing.assert_array_equal(module.apply({"params": params}, ones), ones)
         found = module.apply({"params": params}, ones, rngs={"dropout": jax.random.key(0)})

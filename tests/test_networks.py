@@ -12,7 +12,7 @@ from reference import convolve, convolve_transposed, forward, group_norm, layers
 from small import SHAPE, inputs_of_step, make_dataset, make_spec, refused, start, train_step
 
 import aae_jax as aae
-from aae_jax import convolutions, keys, networks, parallel
+from aae_jax import convolutions, keys, layers, networks, parallel
 from aae_jax.algorithms import autoencoder
 from aae_jax.training import check_algorithm
 
@@ -146,7 +146,7 @@ class Dropping(nn.Module):
     def __call__(self, x, y=None):
         x = x.reshape(len(x), -1)
         x = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, param_dtype=self.dtype)(x))
-        x = networks.Dropout(self.rate)(x)
+        x = layers.Dropout(self.rate)(x)
         x = nn.Dense(int(np.prod(self.output_shape)), dtype=self.dtype, param_dtype=self.dtype)(x)
         return x.reshape(len(x), *self.output_shape)
 
@@ -179,7 +179,7 @@ class Mask(nn.Module):
 
     @nn.compact
     def __call__(self, x, eta=None):
-        return networks.Dropout(self.rate)(jnp.ones((len(x), self.num_outputs), x.dtype))
+        return layers.Dropout(self.rate)(jnp.ones((len(x), self.num_outputs), x.dtype))
 
 
 def mask_encoder(spec, num_outputs):
@@ -387,7 +387,7 @@ BAD = {
     ),
     "dropout that is never off": (
         {"encoder": lambda spec, n: AlwaysDropping()},
-        "^model.encoder asks for random numbers outside training: use .*networks.Dropout",
+        "^model.encoder asks for random numbers outside training: use .*layers.Dropout",
     ),
 }
 

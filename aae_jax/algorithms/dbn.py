@@ -15,7 +15,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from aae_jax import networks
+from aae_jax import layers
 from aae_jax.algorithms import chains, tied
 from aae_jax.algorithms.base import Algorithm, Inputs, Metrics, Phase
 from aae_jax.checks import check_positive
@@ -46,7 +46,7 @@ _weights = jax.nn.initializers.normal(0.01)  # Hinton 2010, section 8
 def _machine(spec, index, visible):
     """A machine, and its persistent chains, as many as a batch has rows, from random units."""
     size, dtype = spec.train.batch_size, spec.model.param_dtype
-    units = networks.Stored((size, visible), _random_units, jnp.dtype(dtype))
+    units = layers.Stored((size, visible), _random_units, jnp.dtype(dtype))
     hidden = spec.options.hidden[index - 1]
     return {
         f"rbm_{index}": tied.make(spec, (visible, hidden), _weights),

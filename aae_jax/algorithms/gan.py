@@ -7,7 +7,7 @@ code does: one phase, in which each network's loss stops at the other.
 import jax
 import jax.numpy as jnp
 
-from aae_jax import losses, networks
+from aae_jax import layers, losses, networks
 from aae_jax.algorithms import autoencoder
 from aae_jax.algorithms.base import Algorithm, Inputs, Metrics, Phase
 from aae_jax.keys import fold_rows
@@ -15,13 +15,13 @@ from aae_jax.networks import Network, Params
 from aae_jax.optimizers import OptimizerSpec
 from aae_jax.spec import Spec
 
-_GENERATOR_WEIGHTS = networks.symmetric_uniform(0.05)
-_DISCRIMINATOR_WEIGHTS = networks.symmetric_uniform(0.005)
+_GENERATOR_WEIGHTS = layers.symmetric_uniform(0.05)
+_DISCRIMINATOR_WEIGHTS = layers.symmetric_uniform(0.005)
 
 
 def generator(spec: Spec):
     """`model.decoder` of the authors' MNIST model: ReLU, weights U(±0.05)."""
-    return networks.MLP(
+    return layers.MLP(
         spec.model.decoder_hidden,
         spec.image_shape,
         kernel_init=_GENERATOR_WEIGHTS,
@@ -31,7 +31,7 @@ def generator(spec: Spec):
 
 def discriminator(spec: Spec):
     """`model.discriminator` of the authors' MNIST model: maxout of 5 pieces, dropout, U(±0.005)."""
-    return networks.MLP(
+    return layers.MLP(
         spec.model.discriminator_hidden,
         (),
         kernel_init=_DISCRIMINATOR_WEIGHTS,
@@ -48,7 +48,7 @@ def make_networks(spec: Spec) -> dict[str, Network]:
     The output biases of an MLP start so that an output of 0 gives the mean image.
     """
     decoder = autoencoder.decoder(spec, spec.model.code_dim)
-    if isinstance(decoder.module, networks.MLP):
+    if isinstance(decoder.module, layers.MLP):
 
         def start_at_the_mean(params, mean):
             bias = mean.reshape(-1)

@@ -10,7 +10,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from aae_jax import losses, networks
+from aae_jax import layers, losses, networks
 from aae_jax.algorithms import adversarial, autoencoder
 from aae_jax.algorithms.base import Algorithm, Inputs, Metrics, Phase
 from aae_jax.checks import check_length, check_positive, check_types
@@ -52,20 +52,20 @@ class CodeOptions(Options):
 
 def generator(spec: Spec):
     """`model.decoder` of the authors' model of images: ReLU, weights N(0, 1 / fan_in)."""
-    return networks.MLP(
+    return layers.MLP(
         spec.model.decoder_hidden,
         spec.image_shape,
-        kernel_init=networks.unit_normal,
+        kernel_init=layers.unit_normal,
         **networks.dtypes(spec),
     )
 
 
 def sigmoid_encoder(spec: Spec, num_outputs: int):
     """`model.encoder` of the authors' autoencoder: sigmoids to the code, with dropout."""
-    return networks.MLP(
+    return layers.MLP(
         spec.model.encoder_hidden,
         (num_outputs,),
-        kernel_init=networks.unit_normal,
+        kernel_init=layers.unit_normal,
         activation=jax.nn.sigmoid,
         output_activation=jax.nn.sigmoid,
         input_dropout=0.2,
@@ -76,10 +76,10 @@ def sigmoid_encoder(spec: Spec, num_outputs: int):
 
 def sigmoid_decoder(spec: Spec):
     """`model.decoder` of the authors' autoencoder: sigmoids."""
-    return networks.MLP(
+    return layers.MLP(
         spec.model.decoder_hidden,
         spec.image_shape,
-        kernel_init=networks.unit_normal,
+        kernel_init=layers.unit_normal,
         activation=jax.nn.sigmoid,
         **networks.dtypes(spec),
     )
@@ -117,10 +117,10 @@ def decoder_alone(spec: Spec) -> dict[str, Network]:
 def with_autoencoder(spec: Spec) -> dict[str, Network]:
     """The autoencoder's two networks, and the generator of its codes from z."""
     code_dim, model, options = spec.options.autoencoder_dim, spec.model, spec.options
-    generator = networks.MLP(
+    generator = layers.MLP(
         options.generator_hidden,
         (code_dim,),
-        kernel_init=networks.unit_normal,
+        kernel_init=layers.unit_normal,
         output_activation=jax.nn.sigmoid,
         **networks.dtypes(spec),
     )

@@ -1,11 +1,11 @@
-"""What models with tied weights share (`aae_jax.networks.Tied`): up, down, draws, and a check."""
+"""What models with tied weights share (`aae_jax.layers.Tied`): up, down, draws, and a check."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from aae_jax import networks
+from aae_jax import layers, networks
 from aae_jax.checks import check_positive
 from aae_jax.errors import UserError
 from aae_jax.keys import row_uniform
@@ -15,7 +15,7 @@ from aae_jax.spec import Spec
 
 def make(spec: Spec, widths: tuple[int, ...], kernel_init, **fields: Any) -> Network:
     """A stack of layers with so many units, from the visible ones up."""
-    module = networks.Tied(widths, kernel_init=kernel_init, **networks.dtypes(spec), **fields)
+    module = layers.Tied(widths, kernel_init=kernel_init, **networks.dtypes(spec), **fields)
     return Network(module, inputs=((widths[0],),), output=(widths[-1],))
 
 

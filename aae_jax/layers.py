@@ -1,0 +1,243 @@
+"""Flax modules that networks are made of: perceptrons, convolutions, tied weights, dropout."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from aae_jax import convolutions
+from aae_jax.errors import UserError
+
+
+class Dropout(nn.Module):
+    """Zeroes a share `rate` of its input and scales the rest up; off outside training.
+
+    Training hands keys to the networks, one for each row of the global batch; without them nothing
+    is dropped.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dropout(self.rate)(x, deterministic=not self.has_rng("dropout"))
+
+
+he_normal = nn.initializers.he_normal()
+# N(0, 1 / fan_in)
+unit_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+
+
+def symmetric_uniform(limit: float) -> nn.initializers.Initializer:
+    """Weights U(−limit, limit). A new value at each call: make it once."""
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+    return init
+
+
+class MLP(nn.Module):
+    """Dense layers with an activation between them, ReLU (footnote 1), and a linear last layer.
+
+    Both arguments are flattened and joined; the output is [B, *output_shape].
+
+    Attributes:
+        hidden: widths.
+        output_shape: without the batch.
+        dtype, param_dtype: of products and of parameters.
+        kernel_init: a Flax initialiser of the weights, the same value at each call; biases are 0.
+        activation: of hidden units.
+        pieces: where more than 1, a hidden unit is instead the largest of so many linear ones
+            (maxout, Goodfellow et al. 2013).
+        output_activation: of the last layer; None: it is linear.
+        input_dropout, hidden_dropout: the share of the inputs, and of every hidden layer's units,
+            that is dropped while training.
+    """
+
+    hidden: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    dtype: Any
+    param_dtype: Any
+    kernel_init: Callable[..., jax.Array] = he_normal
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    pieces: int = 1
+    output_activation: Callable[[jax.Array], jax.Array] | None = None
+    input_dropout: float = 0.0
+    hidden_dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x, y=None):
+        x = x.reshape(x.shape[0], -1)
+        if y is not None:
+            x = jnp.concatenate([x, y], axis=1)
+        x = self._drop(x, self.input_dropout)
+        for width in self.hidden:
+            x = self._dense(width * self.pieces)(x)
+            if self.pieces > 1:
+                x = x.reshape(x.shape[0], width, self.pieces).max(axis=2)
+            else:
+                x = self.activation(x)
+            x = self._drop(x, self.hidden_dropout)
+        x = self._dense(math.prod(self.output_shape))(x).astype(self.param_dtype)
+        if self.output_activation is not None:
+            x = self.output_activation(x)
+        return x.reshape(x.shape[0], *self.output_shape)
+
+    def _dense(self, width):
+        return _dense(width, self.dtype, self.param_dtype, self.kernel_init)
+
+    @staticmethod
+    def _drop(x, rate):
+        return Dropout(rate)(x) if rate else x
+
+
+class Tied(nn.Module):
+    """A stack of layers whose weights serve both ways, as those of a Boltzmann machine do.
+
+    `aae_jax.algorithms.tied` goes up and down. Called, it goes up from x f[B, …], with `activation`
+    between the layers, to the inputs of the top units, f[B, widths[-1]].
+
+    Attributes:
+        widths: of the visible units, and of every layer above them.
+        dtype, param_dtype: of products and of parameters.
+        kernel_init: a Flax initialiser of the weights, the same value at each call; biases are 0.
+        activation: of hidden units.
+    """
+
+    widths: tuple[int, ...]
+    dtype: Any
+    param_dtype: Any
+    kernel_init: Callable[..., jax.Array]
+    activation: Callable[[jax.Array], jax.Array] = nn.sigmoid
+
+    @nn.compact
+    def __call__(self, x):
+        shapes = list(zip(self.widths, self.widths[1:]))
+        kernels = [
+            self.param(f"kernel_{i}", self.kernel_init, shape, self.param_dtype)
+            for i, shape in enumerate(shapes)
+        ]
+        biases = [
+            self.param(f"bias_{i}", nn.initializers.zeros, (width,), self.param_dtype)
+            for i, width in enumerate(self.widths)
+        ]
+        x = x.reshape(x.shape[0], -1)
+        for i, (kernel, bias) in enumerate(zip(kernels, biases[1:])):
+            x = self.activation(x) if i else x
+            x = (x.astype(self.dtype) @ kernel.astype(self.dtype)).astype(self.param_dtype) + bias
+        return x
+
+
+class Stored(nn.Module):
+    """Numbers that are kept beside the layers, as the units of persistent Markov chains: "value"."""
+
+    shape: tuple[int, ...]
+    value_init: Callable[..., jax.Array]
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self):
+        return self.param("value", self.value_init, self.shape, self.param_dtype)
+
+
+class Conv(nn.Module):
+    """One of `aae_jax.convolutions`, with a bias."""
+
+    channels: int
+    convolve: Callable[[jax.Array, jax.Array], jax.Array]
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (4, 4, x.shape[-1], self.channels)
+        kernel = self.param("kernel", he_normal, shape, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,), self.param_dtype)
+        x, kernel, bias = (value.astype(self.dtype) for value in (x, kernel, bias))
+        return self.convolve(x, kernel) + bias
+
+
+class ConvEncoder(nn.Module):
+    """Convolutions of stride 2 with GroupNorm and ReLU, then one linear layer to [B, *output_shape].
+
+    The second argument joins at the linear layer.
+    """
+
+    channels: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    dtype: Any
+    param_dtype: Any
+    field: str = "model.encoder"
+
+    @nn.compact
+    def __call__(self, x, y=None):
+        if x.ndim != 4:
+            raise UserError(
+                f"{self.field} is 'conv': its input is {x.shape[1:]} an example, not (height, width, "
+                "channels); use 'mlp'"
+            )
+        _check_strides(self.channels, x.shape[1:])
+        for channels in self.channels:
+            x = Conv(channels, convolutions.halve, self.dtype, self.param_dtype)(x)
+            x = nn.relu(_group_norm(channels, self.dtype, self.param_dtype)(x))
+        x = x.reshape(x.shape[0], -1)
+        if y is not None:
+            x = jnp.concatenate([x, y.astype(x.dtype)], axis=1)
+        x = _dense(math.prod(self.output_shape), self.dtype, self.param_dtype)(x)
+        return x.astype(self.param_dtype).reshape(x.shape[0], *self.output_shape)
+
+
+class ConvDecoder(nn.Module):
+    """The mirror image: a linear layer, then transposed convolutions of stride 2 to [B, H, W, C]."""
+
+    channels: tuple[int, ...]
+    image_shape: tuple[int, ...]
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, z, y=None):
+        _check_strides(self.channels, self.image_shape)
+        height, width, image_channels = self.image_shape
+        stride = 2 ** len(self.channels)
+        first = (height // stride, width // stride, self.channels[-1])
+        if y is not None:
+            z = jnp.concatenate([z, y], axis=1)
+        x = _dense(math.prod(first), self.dtype, self.param_dtype)(z).reshape(-1, *first)
+        x = nn.relu(_group_norm(first[2], self.dtype, self.param_dtype)(x))
+        outputs = (*self.channels[-2::-1], image_channels)
+        for index, channels in enumerate(outputs):
+            name = f"ConvTranspose_{index}"
+            x = Conv(channels, convolutions.double, self.dtype, self.param_dtype, name=name)(x)
+            if index < len(outputs) - 1:
+                x = nn.relu(_group_norm(channels, self.dtype, self.param_dtype)(x))
+        return x.astype(self.param_dtype)
+
+
+def _dense(width, dtype, param_dtype, kernel_init=he_normal):
+    return nn.Dense(width, dtype=dtype, param_dtype=param_dtype, kernel_init=kernel_init)
+
+
+def _group_norm(channels, dtype, param_dtype):
+    return nn.GroupNorm(math.gcd(8, channels), dtype=dtype, param_dtype=param_dtype)
+
+
+def _check_strides(channels, image_shape):
+    if len(image_shape) != 3:
+        raise UserError(
+            f"image_shape is {image_shape}: 'conv' takes images, (height, width, channels); use 'mlp'"
+        )
+    height, width, _ = image_shape
+    if not channels:
+        raise UserError("model.conv_channels is (): 'conv' needs at least one number of channels")
+    if height % 2 ** len(channels) or width % 2 ** len(channels):
+        most = (math.gcd(height, width) & -math.gcd(height, width)).bit_length() - 1
+        fewer = f", or {most} numbers of channels" if most else ""
+        raise UserError(
+            f"model.conv_channels is {channels}, {len(channels)} strides of 2: {image_shape} divides "
+            f"by 2 only {most} times; give sides that are multiples of {2 ** len(channels)}{fewer}"
+        )
