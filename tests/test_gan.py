@@ -261,6 +261,21 @@ def test_a_run_starts_its_generator_at_the_mean_of_its_training_images(tmp_path)
     np.testing.assert_allclose(bias, np.log(mean / (1 - mean)), atol=1e-4)
 
 
+def test_samples_come_from_moving_averages_of_the_generator():
+    """A decay of 0.1, which (1 + step) / (10 + step) never is below."""
+    spec, dataset = make_gan(ema_decay=0.1), make_dataset()
+    state = start(spec)
+    average = state.params["decoder"]
+    for _ in range(5):
+        state, _ = aae.train_steps(state, dataset, 1)
+        average = jax.tree.map(lambda v, new: 0.1 * v + 0.9 * new, average, state.params["decoder"])
+    alone = state.replace(params={**state.params, "decoder": average}, ema_params=None)
+    expected = aae.generate(alone, jax.random.key(3), 4)
+    np.testing.assert_allclose(aae.generate(state, jax.random.key(3), 4), expected, rtol=1e-5)
+    assert state.ema_params.keys() == {"decoder"}
+    assert parse_config(table1.get_config("gan")).spec.train.ema_decay == 0.9998
+
+
 # Refusals.
 
 
