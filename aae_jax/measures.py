@@ -4,13 +4,19 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from aae_jax import code_metrics
 from aae_jax.arguments import as_array, as_key, as_labels
 from aae_jax.priors import sample_prior
-from aae_jax.train_state import TrainState, decode, encode, reconstruct, to_inputs, to_unit
+from aae_jax.train_state import (
+    TrainState,
+    decode,
+    encode,
+    in_data_units,
+    reconstruct,
+    to_inputs,
+)
 
 
 def diagnose(state: TrainState, test: dict[str, np.ndarray], key: jax.Array) -> dict[str, Any]:
@@ -25,7 +31,7 @@ def diagnose(state: TrainState, test: dict[str, np.ndarray], key: jax.Array) -> 
         `reconstruction/*`, `code/*`, `prior/*`, `label/*` where the algorithm has an encoder, and
         what the algorithm's own `diagnose` gives.
     """
-    algorithm = state.spec.algorithm
+    algorithm, key = state.spec.algorithm, as_key(key)
     found = {} if algorithm.encode is None else _diagnose_autoencoder(state, test, key)
     if algorithm.diagnose is not None:
         found.update(_plain(algorithm.diagnose(state, test, key)))
@@ -44,7 +50,7 @@ def _plain(value):
 
 
 def _diagnose_autoencoder(state, test, key):
-    spec, key = state.spec, as_key(key)
+    spec = state.spec
     to_inputs(state, test["image"])  # which refuses what is out of range
     images = as_array("images", test["image"])
     label = as_labels(test.get("label", -1), len(images), spec.num_classes)
@@ -53,7 +59,7 @@ def _diagnose_autoencoder(state, test, key):
 
     given = {"label": label} if spec.model.label_in_decoder else {}
     if spec.model.condition_in_decoder:
-        given["condition"] = jnp.asarray(test["condition"])
+        given["condition"] = test.get("condition")
 
     @jax.jit
     def measure(state, images, given):
@@ -64,7 +70,9 @@ def _diagnose_autoencoder(state, test, key):
             x_hat = decode(state, z, **given)
         else:
             x_hat = reconstruct(state, images, key=keys["encode"], **given)
-        return z, 0.5 * ((x_hat - to_unit(images)) ** 2).reshape(len(images), -1).sum(axis=1)
+        return z, 0.5 * ((x_hat - in_data_units(state, images)) ** 2).reshape(len(images), -1).sum(
+            axis=1
+        )
 
     z, error = measure(state, images, given)
     found = {}

@@ -6,7 +6,6 @@ docs/novelty.md shows how scores become a threshold, and what they find on MNIST
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from aae_jax import networks
 from aae_jax.algorithms import autoencoder
@@ -14,7 +13,7 @@ from aae_jax.arguments import as_array, as_condition, as_labels
 from aae_jax.errors import UserError
 from aae_jax.losses import half_squared_error
 from aae_jax.spec import Spec
-from aae_jax.train_state import TrainState, decode, encode, reconstruct, to_unit
+from aae_jax.train_state import TrainState, decode, encode, in_data_units, reconstruct
 
 
 class Scores(NamedTuple):
@@ -62,7 +61,7 @@ def score(
         x_hat = decode(state, z, **of_decoder)
     else:
         x_hat = reconstruct(state, images, key=key, **of_decoder)
-    x = _in_data_units(state, images)
+    x = in_data_units(state, as_array("images", images))
     return Scores(
         half_squared_error(x_hat, x),
         (x_hat - x) ** 2,
@@ -111,10 +110,3 @@ def _minus_logit(state, z, label, condition):
     if spec.model.condition_in_discriminator:
         condition = as_condition(spec, condition, len(z))
     return -autoencoder.discriminate(spec, state.params, z, label, condition=condition)
-
-
-def _in_data_units(state, images):
-    images, dtype = as_array("images", images), state.spec.model.param_dtype
-    if jnp.issubdtype(images.dtype, jnp.integer) and images.dtype != jnp.uint8:
-        images = images.astype(dtype)  # of units of their own: `encode` has checked
-    return to_unit(images, dtype)

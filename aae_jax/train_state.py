@@ -153,6 +153,14 @@ def to_unit(images: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
     return images.astype(dtype)
 
 
+def in_data_units(state: TrainState, images: jax.Array) -> jax.Array:
+    """Examples as numbers that decoded ones are compared with; standardised integers are counts."""
+    dtype = state.spec.model.param_dtype
+    if state.pixel_mean is not None and jnp.issubdtype(images.dtype, jnp.signedinteger):
+        return images.astype(dtype)
+    return to_unit(images, dtype)
+
+
 def to_inputs(state: TrainState, images: jax.Array) -> jax.Array:
     """Images [B, H, W, C] (uint8, or floats in [0, 1]) as the networks see them.
 
@@ -161,11 +169,9 @@ def to_inputs(state: TrainState, images: jax.Array) -> jax.Array:
             model was trained on were.
     """
     _check_state(state)
-    images, spec = as_array("images", images), state.spec
-    check_shape("images", images, spec.image_shape)
-    if state.pixel_mean is not None and jnp.issubdtype(images.dtype, jnp.signedinteger):
-        images = images.astype(spec.model.param_dtype)  # counts
-    x = to_unit(images, spec.model.param_dtype)
+    images = as_array("images", images)
+    check_shape("images", images, state.spec.image_shape)
+    x = in_data_units(state, images)
     check_range("images", images, beyond_unit(state))
     return x if state.pixel_mean is None else (x - state.pixel_mean) / state.pixel_std
 

@@ -465,3 +465,14 @@ def test_one_hot_integers_are_soft_classes():
     expected = aae.decode(labelled(), np.zeros((4, 2)), [7, 7, 7, 7])
     for label in (one_hot, [[7], [7], [7], [7]]):
         np.testing.assert_allclose(aae.decode(labelled(), np.zeros((4, 2)), label), expected)
+
+
+def test_counts_are_measured_as_floats_are():
+    counts = np.random.default_rng(0).poisson(30, (40, 5))
+    state = aae.create_train_state(vectors_spec(), 0, counts.mean(axis=0), counts.std(axis=0))
+    floats = counts.astype(np.float32)
+    assert aae.diagnose(state, {"image": counts}, 0) == aae.diagnose(state, {"image": floats}, 0)
+    for found, expected in zip(aae.score(state, counts), aae.score(state, floats), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    with refused("condition is None: the model takes conditions"):
+        aae.diagnose(start(conditional_spec()), {"image": np.zeros((4, 5), np.float32)}, 0)
