@@ -2,13 +2,15 @@
 
     python -m studies.table1 --mnist_dir=DIR --output=DIR [--row=gan … --row=gsn] \\
         [--num_seeds=3] [--steps_scale=1.0] [--max_seconds=100] [--intervals=12] \\
+        [--more_samples=10_000_000] \\
         [--set=gan:train.num_steps=60000 --set=gmmn:optimizer.mmd.learning_rate=1.0]
 
 The recipes are those of `experiments/table1.py`; `--set` changes a field of a row's config. After
 each of `--intervals` equal parts of a training the validation log-likelihood is logged: of 10,000
 samples, at the best σ, over the first 1,000 validation images. The table gives the test
 log-likelihood (all test images; σ from the same validation images) of the last parameters, and of
-those that were best on validation.
+those that were best on validation; with `--more_samples` that of the last parameters with so many
+samples as well.
 
 Models that sample by Markov chains begin them at training images. The row gsn gives a second line,
 `gsn_consecutive`: 10,000 states of one chain from the first test image, which counts, at σ = 0.2, as its
@@ -63,6 +65,9 @@ _STEPS_SCALE = flags.DEFINE_float(
 )
 _SET = flags.DEFINE_multi_string("set", [], "ROW:FIELD=VALUE, of a row's config; repeated.")
 _MAX_SECONDS = flags.DEFINE_float("max_seconds", None, "Of a row's training; None: no limit.")
+_MORE_SAMPLES = flags.DEFINE_integer(
+    "more_samples", None, "Scored too, besides 10,000; None: no others.", lower_bound=10_001
+)
 _INTERVALS = flags.DEFINE_integer("intervals", 12, "Scores on validation images.", lower_bound=1)
 flags.mark_flag_as_required("output")
 _CHANGE = rf"({'|'.join(table1.VARIANTS)}):([\w.]+)=(.+)"
@@ -232,13 +237,21 @@ def run(row, dataset):
                 samples = samples_of(state, dataset, key)
                 found = aae.evaluate(samples, dataset.folds, protocol, key)
                 by_seed[name][index][when] = {"step": int(state.step), **found}
+        if _MORE_SAMPLES.value:
+            protocol = dataclasses.replace(spec, num_samples=_MORE_SAMPLES.value)
+            started = time.perf_counter()
+            found = aae.evaluate(sampler_of(members[index], dataset), dataset.folds, protocol, key)
+            more = {"step": int(members[index].step), **found}
+            by_seed[row][index]["more"] = {"seconds": time.perf_counter() - started, **more}
     common = {"seconds": seconds, "steps": step, "curve": curve}
     return {name: {**common, "by_seed": results} for name, results in by_seed.items()}
 
 
 def cell(by_seed, when):
     """Each seed's nats ± their standard error (σ, step), and the mean ± std over the seeds."""
-    found = [seed[when] for seed in by_seed]
+    found = [seed[when] for seed in by_seed if when in seed]
+    if not found:
+        return " | "
     each = ", ".join(
         f"{one['parzen/log_likelihood']:.1f} ± {one['parzen/standard_error']:.1f} "
         f"(σ {one['parzen/sigma']:.3g}, {one['step']:,})"
@@ -251,10 +264,13 @@ def cell(by_seed, when):
 
 def table(results):
     """Markdown: the last parameters and those best on validation, beside the paper's number."""
-    head = "row", "last, by seed (σ, step)", "mean ± std", "best on validation", "mean ± std"
-    lines = [f"| {' | '.join((*head, 'paper', 's'))} |", "|---" * 7 + "|"]
+    scored = {"last": "last, by seed (σ, step)", "best": "best on validation"}
+    if _MORE_SAMPLES.value:
+        scored["more"] = f"last, {_MORE_SAMPLES.value:,} samples"
+    head = ["row", *(part for name in scored.values() for part in (name, "mean ± std"))]
+    lines = [f"| {' | '.join((*head, 'paper', 's'))} |", "|---" * (len(head) + 2) + "|"]
     for row, result in results.items():
-        cells = [row, *(cell(result["by_seed"], when) for when in ("last", "best"))]
+        cells = [row, *(cell(result["by_seed"], when) for when in scored)]
         cells += [PAPER.get(row, ""), f"{result['seconds']:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
