@@ -141,6 +141,28 @@ class EvaluationSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class AnnealedSpec:
+    """How long chains of annealed importance sampling are, and how many: see `aae_jax.annealed`."""
+
+    num_chains: int = 16  # for each image
+    num_temperatures: int = 200  # from the start to the posterior; one transition at each
+    num_leapfrog: int = 10  # steps of a transition
+    acceptance: float = 0.65  # at which step sizes aim
+    block_size: int = 64  # images that are run together; memory grows with it
+
+    def __post_init__(self):
+        check_types(self, "annealed")
+        check_positive("annealed.num_chains", self.num_chains, most=10**6)
+        check_positive("annealed.num_temperatures", self.num_temperatures, most=10**7)
+        check_positive("annealed.num_leapfrog", self.num_leapfrog, most=10**6)
+        check_positive("annealed.block_size", self.block_size)
+        if not 0.0 < self.acceptance < 1.0:
+            raise UserError(
+                f"annealed.acceptance is {self.acceptance}: it must be above 0 and below 1"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """A whole config, checked."""
 
