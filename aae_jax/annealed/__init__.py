@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jax.tree_util import Partial
 
 from aae_jax import parallel, processes
-from aae_jax.annealed.running import Chains, Images, run_block, schedule
+from aae_jax.annealed.running import Chains, Images, run_block
 from aae_jax.annealed.targets import Prior, density, normal, uniform
 from aae_jax.arguments import as_array, as_key, check_count, check_range, is_known
 from aae_jax.checks import check_positive
@@ -42,7 +42,6 @@ __all__ = [
     "lower",
     "normal",
     "sample_posterior",
-    "schedule",
     "simulate",
     "uniform",
     "upper",

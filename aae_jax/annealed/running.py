@@ -30,10 +30,13 @@ except ImportError as error:
         "aae_jax.annealed needs blackjax: install the extra, as in pip install 'aae-jax[likelihood]'"
     ) from error
 
-_STEEPNESS = 4  # of the sigmoid that β follows (Wu et al. 2017)
+# The pilot's β: linear up to about exp(−12), then logarithmic. Where a posterior is n times as narrow
+# as the start in each direction, the path changes from β = 1 / n² on, by as much in each e-fold.
+_E_FOLDS = 12
 # The pilot run: its chains, the transitions at the first temperature that find the scale of the
 # step, and how strongly the log of the step follows the acceptance.
 _PILOT_CHAINS, _SEARCH, _GAIN = 4, 20, 1.0
+_OWN = 0.2  # the share of the temperatures that are spaced as the pilot's
 # A step of one length can take a chain of a Gaussian once around and back to where it was: each
 # transition has a step of its own (Neal 2011, section 3.2).
 _JITTER = 0.2
@@ -49,6 +52,7 @@ class Chains(NamedTuple):
     z: jax.Array  # f[T, C, D]
     log_weight: jax.Array  # f[T, C], nats
     acceptance: jax.Array  # f[T, K], mean over the chains at each temperature
+    beta: jax.Array  # f[T, K], the temperatures: the last is 1
     step_size: jax.Array  # f[T, K], of u
     failed: jax.Array  # i32[T, C], the first temperature at which NaN was met, 0 … K; −1: none
 
@@ -69,12 +73,6 @@ class _Chain(NamedTuple):
     u: jax.Array
     ell: jax.Array
     grad: jax.Array
-
-
-def schedule(num_temperatures: int) -> np.ndarray:
-    """β from 0 to 1, f64[K + 1], along a sigmoid."""
-    s = 1 / (1 + np.exp(-np.linspace(-_STEEPNESS, _STEEPNESS, num_temperatures + 1)))
-    return (s - s[0]) / (s[-1] - s[0])
 
 
 @functools.partial(jax.jit, static_argnames=("code_dim", "spec", "mesh"))
@@ -117,14 +115,13 @@ def _one_image(decoder, prior, key, sigma, code_dim, spec, image):
     dtype = image.x.dtype
     density = functools.partial(_ell, decoder, prior, sigma, image)
     pilot_key, start_key, key = jax.random.split(jax.random.fold_in(key, image.index), 3)
-    betas = jnp.asarray(schedule(spec.num_temperatures), dtype)
     log_volume = image.x.size * (jnp.log(sigma) + 0.5 * math.log(2 * math.pi))
 
     def begin(key, num_chains):
         u = jax.random.normal(key, (num_chains, code_dim), dtype)
         return _Chain(u, *_evaluate(density, u))
 
-    step_sizes = _pilot(density, begin, pilot_key, betas, spec)
+    betas, step_sizes = _pilot(density, begin(pilot_key, _PILOT_CHAINS), pilot_key, spec)
     if image.u is None:
         chains = begin(start_key, spec.num_chains)
     else:
@@ -153,7 +150,7 @@ def _one_image(decoder, prior, key, sigma, code_dim, spec, image):
         reverse=image.u is not None,
     )
     z = jax.vmap(lambda u: prior.to_code(_place(image, u)))(chains.u)
-    return Chains(z, log_weight - log_volume, acceptance, step_sizes, failed)
+    return Chains(z, log_weight - log_volume, acceptance, betas[1:], step_sizes, failed)
 
 
 def _place(image, u):
@@ -180,26 +177,46 @@ def _evaluate(density, u):
     return jax.vmap(jax.value_and_grad(density))(u)
 
 
-def _pilot(density, begin, key, betas, spec):
-    """Step sizes f[K] with which a few chains of their own accept as often as asked for.
+def _pilot(density, chains, key, spec):
+    """Temperatures β f[K + 1] and step sizes f[K] for an image, from a few chains of their own.
 
-    The chains that count take them as they are: adapting to themselves they would be biased.
+    Steps are such that these chains accept as often as asked for. Temperatures are such that the
+    standard deviation of ℓ over chains, times the distance to the next β, is the same everywhere:
+    the log weights then vary least (Gelman and Meng 1998, section 4.1). The chains that count take
+    both as they are: adapting to themselves they would be biased.
     """
-    key, start_key = jax.random.split(key)
-    chains = begin(start_key, _PILOT_CHAINS)
+    num = spec.num_temperatures
+    betas = np.expm1(_E_FOLDS * np.linspace(0, 1, num + 1)) / np.expm1(_E_FOLDS)
+    betas = jnp.asarray(betas, chains.u.dtype)
 
     def one_temperature(carry, inputs):
         chains, log_step = carry
         beta, key = inputs
         chains, acceptance, _ = _transitions(density, chains, beta, jnp.exp(log_step), key, spec)
         log_step += _GAIN * (acceptance.mean() - spec.acceptance)
-        return (chains, log_step), log_step
+        return (chains, log_step), (log_step, chains.ell.var(ddof=1))
 
     visited = jnp.concatenate([jnp.repeat(betas[1], _SEARCH), betas[1:]])
-    keys = jax.random.split(key, len(visited))
-    start = chains, jnp.zeros((), betas.dtype)
-    _, log_steps = jax.lax.scan(one_temperature, start, (visited, keys))
-    return jnp.exp(log_steps[_SEARCH:])
+    keys = jax.random.split(jax.random.fold_in(key, 1), len(visited))
+    at_start = chains, jnp.zeros((), betas.dtype)
+    _, found = jax.lax.scan(one_temperature, at_start, (visited, keys))
+    log_steps, variance = (_smooth(values[_SEARCH:]) for values in found)
+    # ℓ may be −∞, or vary without bounds: the pilot's own temperatures are always a part.
+    lengths = jnp.nan_to_num(jnp.sqrt(variance) * jnp.diff(betas), nan=0.0, posinf=0.0)
+    own = jnp.linspace(0, 1, num + 1, dtype=betas.dtype)[1:]
+    travelled = jnp.cumsum(lengths) / jnp.maximum(lengths.sum(), jnp.finfo(betas.dtype).tiny)
+    travelled = _OWN * own + (1 - _OWN) * travelled
+    travelled = jnp.concatenate([jnp.zeros(1, betas.dtype), travelled / travelled[-1]])
+    chosen = jnp.interp(own, travelled, betas).at[-1].set(1)
+    log_steps = jnp.interp(jnp.log(chosen), jnp.log(betas[1:]), log_steps)
+    return jnp.concatenate([betas[:1], chosen]), jnp.exp(log_steps)
+
+
+def _smooth(values):
+    """Running means over about 4 % of the values f[K]."""
+    window = jnp.ones(len(values) // 50 * 2 + 1, values.dtype)
+    counts = jnp.convolve(jnp.ones_like(values), window, mode="same")
+    return jnp.convolve(values, window, mode="same") / counts
 
 
 def _transitions(density, chains, beta, step_size, key, spec):
