@@ -12,6 +12,7 @@ _HOMES = {
     "evaluation": ("evaluate",),
     "experiment": ("load_state",),
     "exporting": ("export",),
+    "likelihood": ("annealed_arguments", "decoder_of"),
     "measures": ("diagnose",),
     "networks": ("Network",),
     "novelty": ("Scores", "score"),

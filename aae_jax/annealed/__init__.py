@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jax.tree_util import Partial
 
 from aae_jax import parallel, processes
-from aae_jax.annealed.running import Chains, Images, run_block
+from aae_jax.annealed.running import PILOT_CHAINS, Chains, Images, run_block
 from aae_jax.annealed.targets import Prior, density, normal, uniform
 from aae_jax.arguments import as_array, as_key, check_count, check_range, is_known
 from aae_jax.checks import check_positive
@@ -28,6 +28,7 @@ from aae_jax.errors import UserError
 from aae_jax.settings import AnnealedSpec
 
 __all__ = [
+    "PILOT_CHAINS",
     "Blocks",
     "Bracket",
     "Chains",

@@ -35,7 +35,7 @@ except ImportError as error:
 _E_FOLDS = 12
 # The pilot run: its chains, the transitions at the first temperature that find the scale of the
 # step, and how strongly the log of the step follows the acceptance.
-_PILOT_CHAINS, _SEARCH, _GAIN = 4, 20, 1.0
+PILOT_CHAINS, _SEARCH, _GAIN = 4, 20, 1.0
 _OWN = 0.2  # the share of the temperatures that are spaced as the pilot's
 # A step of one length can take a chain of a Gaussian once around and back to where it was: each
 # transition has a step of its own (Neal 2011, section 3.2).
@@ -121,7 +121,7 @@ def _one_image(decoder, prior, key, sigma, code_dim, spec, image):
         u = jax.random.normal(key, (num_chains, code_dim), dtype)
         return _Chain(u, *_evaluate(density, u))
 
-    betas, step_sizes = _pilot(density, begin(pilot_key, _PILOT_CHAINS), pilot_key, spec)
+    betas, step_sizes = _pilot(density, begin(pilot_key, PILOT_CHAINS), pilot_key, spec)
     if image.u is None:
         chains = begin(start_key, spec.num_chains)
     else:
