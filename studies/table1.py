@@ -2,13 +2,15 @@
 
     python -m studies.table1 --mnist_dir=DIR --output=DIR [--row=gan … --row=gsn] \\
         [--num_seeds=3] [--steps_scale=1.0] [--max_seconds=100] [--intervals=12] \\
+        [--more_samples=10_000_000] \\
         [--set=gan:train.num_steps=60000 --set=gmmn:optimizer.mmd.learning_rate=1.0]
 
 The recipes are those of `experiments/table1.py`; `--set` changes a field of a row's config. After
 each of `--intervals` equal parts of a training the validation log-likelihood is logged: of 10,000
 samples, at the best σ, over the first 1,000 validation images. The table gives the test
 log-likelihood (all test images; σ from the same validation images) of the last parameters, and of
-those that were best on validation.
+those that were best on validation; with `--more_samples` that of the last parameters with so many
+samples as well.
 
 Models that sample by Markov chains begin them at training images. The row gsn gives a second line,
 `gsn_consecutive`: 10,000 states of one chain from the first test image, which counts, at σ = 0.2, as its
@@ -18,7 +20,8 @@ authors score it. Chains cost most of the scoring: `--intervals=4` saves two thi
 `--max_seconds` ends the training of a row at the first interval that is over it; the row is scored
 all the same. `--output` gets, for each row and seed, the parameters (npz, by path) and 64 samples
 (npy) at the end and at the best, all numbers (results.json, after each row), and the first seed's
-samples of the rows that are there, one above the other (samples.png).
+samples of the rows that are there, one above the other (samples.png, and faces.png of the rows tfd_…,
+whose validation images are the first fold's).
 """
 
 import ast
@@ -55,6 +58,7 @@ _ROWS = flags.DEFINE_multi_enum(
 )
 _MNIST_DIR = flags.DEFINE_string("mnist_dir", None, "With the four original gz files.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Of tensorflow-datasets; None: its default.")
+_MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "With TFD_48x48.mat, for the rows tfd_….")
 _OUTPUT = flags.DEFINE_string("output", None, "Directory of parameters, samples and results.json.")
 _SEED = flags.DEFINE_integer("seed", 0, "The first.")
 _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 3, "Trained in one program.", lower_bound=1)
@@ -63,6 +67,9 @@ _STEPS_SCALE = flags.DEFINE_float(
 )
 _SET = flags.DEFINE_multi_string("set", [], "ROW:FIELD=VALUE, of a row's config; repeated.")
 _MAX_SECONDS = flags.DEFINE_float("max_seconds", None, "Of a row's training; None: no limit.")
+_MORE_SAMPLES = flags.DEFINE_integer(
+    "more_samples", None, "Scored too, besides 10,000; None: no others.", lower_bound=10_001
+)
 _INTERVALS = flags.DEFINE_integer("intervals", 12, "Scores on validation images.", lower_bound=1)
 flags.mark_flag_as_required("output")
 _CHANGE = rf"({'|'.join(table1.VARIANTS)}):([\w.]+)=(.+)"
@@ -81,6 +88,9 @@ PAPER = {
     "dbn": "138 ± 2",
     "gsn": "214 ± 1.1 (by the row below)",
     "gsn_consecutive": "214 ± 1.1",
+    "tfd_aae": "2252 ± 16 on TFD",
+    "tfd_gan": "2057 ± 26 on TFD",
+    "tfd_gmmn": "2204 ± 20 on TFD",
 }
 
 
@@ -91,10 +101,18 @@ class Best(NamedTuple):
     state: aae.TrainState
 
 
+def load(row: str) -> data.Dataset:
+    """What a row is trained on and scored with."""
+    if not row.startswith("tfd_"):
+        return load_mnist() if _MNIST_DIR.value else data.load(inputs.mnist_spec(_DATA_DIR.value))
+    spec = settings_of(row).data
+    return data.load(
+        dataclasses.replace(spec, data_dir=_DATA_DIR.value, manual_dir=_MANUAL_DIR.value)
+    )
+
+
 def load_mnist() -> data.Dataset:
     """The first 50,000 training images, the other 10,000, and the test images."""
-    if _MNIST_DIR.value is None:
-        return data.load(inputs.mnist_spec(_DATA_DIR.value))
 
     def read(name, header):
         with gzip.open(os.path.join(_MNIST_DIR.value, f"{name}-ubyte.gz")) as file:
@@ -147,7 +165,7 @@ def consecutive_states(state, dataset, key, num_samples=10_000):
 def validate(state, dataset, settings, key):
     """Validation log-likelihood at its best σ, and that σ."""
     spec = settings.evaluation
-    images = dataset.validation["image"][: spec.num_validation]
+    images = dataset.validation["image"][: spec.num_validation]  # of the first fold
     sampler = sampler_of(state, dataset)
     found = log_likelihoods(sampler, images, key, spec.num_samples, spec.sigmas, "validation")
     means = found.astype(np.float64).mean(axis=1)
@@ -157,9 +175,10 @@ def validate(state, dataset, settings, key):
 def train(row, dataset, keys, log):
     """Trains a row and what it starts from; yields (step, state of all seeds, metrics)."""
     settings = settings_of(row)
-    mean, _ = data.pixel_statistics(dataset.train["image"])
+    mean, std = data.pixel_statistics(dataset.train["image"])
+    statistics = (mean, std, mean) if settings.data.standardise else (None, None, mean)
     create = jax.jit(multi_seed.create, static_argnums=0)
-    state = create(settings.spec, keys, image_mean=mean)
+    state = create(settings.spec, keys, *statistics)
     if settings.start_from is not None:
         part = settings.start_from.partition(":")[2]
         for _, earlier, metrics in train(part, dataset, keys, log):
@@ -232,13 +251,21 @@ def run(row, dataset):
                 samples = samples_of(state, dataset, key)
                 found = aae.evaluate(samples, dataset.folds, protocol, key)
                 by_seed[name][index][when] = {"step": int(state.step), **found}
+        if _MORE_SAMPLES.value:
+            protocol = dataclasses.replace(spec, num_samples=_MORE_SAMPLES.value)
+            started = time.perf_counter()
+            found = aae.evaluate(sampler_of(members[index], dataset), dataset.folds, protocol, key)
+            more = {"step": int(members[index].step), **found}
+            by_seed[row][index]["more"] = {"seconds": time.perf_counter() - started, **more}
     common = {"seconds": seconds, "steps": step, "curve": curve}
     return {name: {**common, "by_seed": results} for name, results in by_seed.items()}
 
 
 def cell(by_seed, when):
     """Each seed's nats ± their standard error (σ, step), and the mean ± std over the seeds."""
-    found = [seed[when] for seed in by_seed]
+    found = [seed[when] for seed in by_seed if when in seed]
+    if not found:
+        return " | "
     each = ", ".join(
         f"{one['parzen/log_likelihood']:.1f} ± {one['parzen/standard_error']:.1f} "
         f"(σ {one['parzen/sigma']:.3g}, {one['step']:,})"
@@ -251,45 +278,53 @@ def cell(by_seed, when):
 
 def table(results):
     """Markdown: the last parameters and those best on validation, beside the paper's number."""
-    head = "row", "last, by seed (σ, step)", "mean ± std", "best on validation", "mean ± std"
-    lines = [f"| {' | '.join((*head, 'paper', 's'))} |", "|---" * 7 + "|"]
+    scored = {"last": "last, by seed (σ, step)", "best": "best on validation"}
+    if _MORE_SAMPLES.value:
+        scored["more"] = f"last, {_MORE_SAMPLES.value:,} samples"
+    head = ["row", *(part for name in scored.values() for part in (name, "mean ± std"))]
+    lines = [f"| {' | '.join((*head, 'paper', 's'))} |", "|---" * (len(head) + 2) + "|"]
     for row, result in results.items():
-        cells = [row, *(cell(result["by_seed"], when) for when in ("last", "best"))]
+        cells = [row, *(cell(result["by_seed"], when) for when in scored)]
         cells += [PAPER.get(row, ""), f"{result['seconds']:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def draw(directory, seed, lines=2, columns=16):
-    """Samples of all rows that a directory has, one above the other, with a line between them."""
-    paths = [os.path.join(directory, f"{row}-{seed}-best.npy") for row in table1.VARIANTS]
+def draw(directory, rows, seed, name, lines=2, columns=16):
+    """Samples of those rows that a directory has, one above the other, with a line between them."""
+    paths = [os.path.join(directory, f"{row}-{seed}-best.npy") for row in rows]
     blocks = []
     for path in filter(os.path.exists, paths):
         images = np.load(path)[: lines * columns, :, :, 0]
         height, width = images.shape[1:]
         block = images.reshape(lines, columns, height, width).transpose(0, 2, 1, 3)
         blocks += [np.ones((4, columns * width)), block.reshape(lines * height, -1)]
-    picture = np.clip(255 * np.concatenate(blocks[1:]), 0, 255).astype(np.uint8)
-    Image.fromarray(picture).save(os.path.join(directory, "samples.png"))
+    if blocks:
+        picture = np.clip(255 * np.concatenate(blocks[1:]), 0, 255).astype(np.uint8)
+        Image.fromarray(picture).save(os.path.join(directory, name))
 
 
 def main(argv):
     del argv
     print(machine(), flush=True)
     os.makedirs(_OUTPUT.value, exist_ok=True)
-    dataset, results = load_mnist(), {}
+    results = {}
     try:
         for row in _ROWS.value:  # all of them before the first is trained
             check_algorithm(settings_of(row).spec)
+        datasets = {row: load(row) for row in _ROWS.value}
     except aae.UserError as error:
         sys.exit(f"error: {error}")
     for row in _ROWS.value:
-        found = run(row, dataset)
+        found = run(row, datasets[row])
         results.update(found)
         with open(os.path.join(_OUTPUT.value, "results.json"), "w") as file:
             json.dump(results, file)
         print(table(found), flush=True)
-    draw(_OUTPUT.value, _SEED.value)
+    faces = {row for row in table1.VARIANTS if row.startswith("tfd_")}
+    for name, rows in (("samples.png", faces ^ set(table1.VARIANTS)), ("faces.png", faces)):
+        shown = [row for row in table1.VARIANTS if row in rows]
+        draw(_OUTPUT.value, shown, _SEED.value, name)
     print(f"\n{table(results)}")
 
 
