@@ -116,31 +116,6 @@ class RunSpec:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationSpec:
-    """The Parzen protocol of Table 1: see `aae_jax.evaluation`."""
-
-    num_samples: int = 10_000
-    num_validation: int | None = 1_000  # images that choose σ, the first of them; None: all
-    # The grid that σ is chosen from; None: Goodfellow's for pixels in [0, 1], and for other numbers
-    # twenty from 0.03 to 3 times their standard deviation.
-    sigmas: tuple[float, ...] | None = None
-
-    def __post_init__(self):
-        check_types(self, "evaluation")
-        check_positive("evaluation.num_samples", self.num_samples, most=10**12)
-        if self.num_validation is not None:
-            check_positive("evaluation.num_validation", self.num_validation)
-        if self.sigmas is None:
-            return
-        if not self.sigmas:
-            raise UserError(
-                "evaluation.sigmas is empty: give the grid that σ is chosen from, or None"
-            )
-        for sigma in self.sigmas:
-            check_positive("evaluation.sigmas", sigma, self.sigmas, least=1e-15, most=1e15)
-
-
-@dataclasses.dataclass(frozen=True)
 class AnnealedSpec:
     """How long chains of annealed importance sampling are, and how many: see `aae_jax.annealed`."""
 
@@ -160,6 +135,49 @@ class AnnealedSpec:
             raise UserError(
                 f"annealed.acceptance is {self.acceptance}: it must be above 0 and below 1"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class AnnealedScoring(AnnealedSpec):
+    """The config's section `evaluation.annealed`: see `aae_jax.likelihood.score_annealed`."""
+
+    num_images: int | None = None  # test images that are scored, the first of them; None: none
+    num_validation: int = 16  # images that σ is fitted to, the first of them
+    sigma: float | None = None  # None: the best for the validation images
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.num_images is not None:
+            check_positive("annealed.num_images", self.num_images)
+        check_positive("annealed.num_validation", self.num_validation)
+        if self.sigma is not None:
+            check_positive("annealed.sigma", self.sigma, least=1e-15, most=1e15)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSpec:
+    """The Parzen protocol of Table 1: see `aae_jax.evaluation`."""
+
+    num_samples: int = 10_000
+    num_validation: int | None = 1_000  # images that choose σ, the first of them; None: all
+    # The grid that σ is chosen from; None: Goodfellow's for pixels in [0, 1], and for other numbers
+    # twenty from 0.03 to 3 times their standard deviation.
+    sigmas: tuple[float, ...] | None = None
+    annealed: AnnealedScoring = AnnealedScoring()  # the limit of many samples
+
+    def __post_init__(self):
+        check_types(self, "evaluation")
+        check_positive("evaluation.num_samples", self.num_samples, most=10**12)
+        if self.num_validation is not None:
+            check_positive("evaluation.num_validation", self.num_validation)
+        if self.sigmas is None:
+            return
+        if not self.sigmas:
+            raise UserError(
+                "evaluation.sigmas is empty: give the grid that σ is chosen from, or None"
+            )
+        for sigma in self.sigmas:
+            check_positive("evaluation.sigmas", sigma, self.sigmas, least=1e-15, most=1e15)
 
 
 @dataclasses.dataclass(frozen=True)
