@@ -148,9 +148,9 @@ def score_annealed(
     if spec.sigma is not None:
         sigma = spec.sigma
     else:
-        x = _pixels(state, validation[: spec.num_validation])
+        x = as_rows(state, validation[: spec.num_validation])
         sigma = fit_sigma(state, x, fit_key, sigma, spec, mesh, run)
-    x = _pixels(state, test[: spec.num_images])
+    x = as_rows(state, test[: spec.num_images])
     found = estimate(state, x, key, sigma, spec, mesh, run)
     values = found.log_likelihood.astype(np.float64)
     return {
@@ -223,7 +223,8 @@ def fit_sigma(
     return sigma
 
 
-def _pixels(state, images):
+def as_rows(state: TrainState, images: np.ndarray) -> jax.Array:
+    """Images [T, H, W, C] of a data set as the decoder's outputs are: f[T, P]."""
     return in_data_units(state, jnp.asarray(images)).reshape(len(images), -1)
 
 
