@@ -86,7 +86,7 @@ def assert_near(found, truth, tolerance):
 @pytest.mark.parametrize("from_code", [False, True], ids=["from the prior", "from the code"])
 @pytest.mark.parametrize("dim, std", [(2, 1.0), (8, 1.0), (50, 1.0), (2, 5.0), (8, 5.0)], ids=str)
 def test_equals_the_closed_form_of_a_linear_decoder(dim, std, from_code):
-    model = Linear(dim, std, sigma=0.7 * std)
+    model = Linear(dim, std, sigma=0.7 * std, num_images=5 if dim < 50 else 2)
     spec = aae.AnnealedSpec(num_chains=600, num_temperatures=400, num_leapfrog=3)
     found = annealed.log_likelihood(
         model.decoder, model.x, 0, model.sigma, **model.arguments(from_code), spec=spec
@@ -177,7 +177,7 @@ def test_nonlinear_decoder_and_its_parzen_window():
     decoder, sigma = make_mlp(2, 16, 12), 0.1
     x, z = annealed.simulate(decoder, jax.random.key(5), sigma, 8, code_dim=2)
     np.testing.assert_allclose(np.std(x - decoder(z)), sigma, rtol=0.25)
-    x = jnp.concatenate([x, jnp.clip(x[:4, ::-1], 0, 1)])  # and images that it can't make well
+    x = jnp.concatenate([x, x[2:4, ::-1]])  # and two that it makes badly
     truth = integrate(decoder, np.asarray(x), sigma, lambda z: log_normal(z, 0, 1))
     spec = aae.AnnealedSpec(num_chains=400, num_temperatures=300, num_leapfrog=3)
     found = annealed.log_likelihood(decoder, x, 0, sigma, code_dim=2, spec=spec)
@@ -213,7 +213,7 @@ def test_any_log_density():
     found = annealed.log_likelihood(
         decoder, x, 0, sigma, code_dim=2, prior=annealed.density(log_prob),
         start=(jnp.zeros((4, 2)), jnp.array([2.0, 1.5])),
-        spec=aae.AnnealedSpec(num_chains=500, num_temperatures=200, num_leapfrog=3),
+        spec=aae.AnnealedSpec(num_chains=700, num_temperatures=200, num_leapfrog=3),
     )  # fmt: skip
     assert_near(found._replace(log_likelihood=found.log_likelihood - constant), truth, 0.1)
 
@@ -365,16 +365,15 @@ def test_nan_of_the_decoder_is_named():
     def everywhere(z):
         return jnp.full((len(z), 12), jnp.nan)
 
-    def far_out(z):  # of images that draw the chains there
-        return jnp.where(z[:, :1] > 6, jnp.nan, z[:, :1] * jnp.ones(12))
+    def in_a_slab(z):  # where one image draws its chains
+        return jnp.where(abs(z[:, :1] - 7) < 1, jnp.nan, z[:, :1] * jnp.ones(12))
 
-    # Small steps, so that no path leaves the region where its image is made.
-    spec = dataclasses.replace(SHORT, num_temperatures=30, num_leapfrog=10, acceptance=0.97)
+    spec = dataclasses.replace(SHORT, num_temperatures=30, acceptance=0.9)
     with refused(r"NaN: image 0, chain 0, temperature 0 of 30"):
         annealed.log_likelihood(everywhere, X, 0, 0.1, code_dim=2, spec=spec)
     x = jnp.stack([jnp.full(12, value) for value in (0.0, 0.1, 0.2, 0.3, 7.0)])
     with refused(r"NaN: image 4, chain \d, temperature [1-9]\d? of 30"):
-        annealed.log_likelihood(far_out, x, 0, 0.3, code_dim=2, spec=spec)
+        annealed.log_likelihood(in_a_slab, x, 0, 0.3, code_dim=2, spec=spec)
 
 
 def test_without_blackjax_the_extra_is_named():
