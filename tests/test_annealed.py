@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 from small import MIXTURE, SHAPE, make_spec, refused, start
 
 import aae_jax as aae
-from aae_jax import annealed, parallel, parzen
+from aae_jax import annealed, parzen
 
 SHORT = aae.AnnealedSpec(num_chains=4, num_temperatures=6, num_leapfrog=2, block_size=3)
 
@@ -173,7 +173,7 @@ def integrate(decoder, x, sigma, log_prior):
     )
 
 
-def test_nonlinear_decoder_and_its_parzen_window():
+def test_nonlinear_decoder():
     decoder, sigma = make_mlp(2, 16, 12), 0.1
     x, z = annealed.simulate(decoder, jax.random.key(5), sigma, 8, code_dim=2)
     np.testing.assert_allclose(np.std(x - decoder(z)), sigma, rtol=0.25)
@@ -182,18 +182,6 @@ def test_nonlinear_decoder_and_its_parzen_window():
     spec = aae.AnnealedSpec(num_chains=400, num_temperatures=300, num_leapfrog=3)
     found = annealed.log_likelihood(decoder, x, 0, sigma, code_dim=2, spec=spec)
     assert_near(found, truth, 0.2)
-
-    def sample(key, n):
-        return decoder(jax.random.normal(key, (n, 2)))
-
-    windows = [
-        float(parzen.log_likelihood_streamed(x, sample, 0, num_samples, sigma).mean())
-        for num_samples in (1_000, 10_000, 100_000)
-    ]
-    # Of images that have hardly a sample near them, the window would need more.
-    assert windows[0] < windows[1] < windows[2] < float(found.log_likelihood.mean()) + 0.05
-    near = parzen.log_likelihood_streamed(x[:8], sample, 0, 100_000, sigma)
-    np.testing.assert_allclose(near, truth[:8], atol=0.2)
 
 
 def test_any_log_density():
@@ -218,7 +206,7 @@ def test_any_log_density():
     assert_near(found._replace(log_likelihood=found.log_likelihood - constant), truth, 0.1)
 
 
-def test_bounds_of_an_8d_decoder_meet():
+def test_bounds_of_an_8d_decoder_meet_and_parzen_windows_rise_to_them():
     decoder, sigma = make_mlp(8, 32, 100), 0.125
     spec = aae.AnnealedSpec(num_chains=32, num_temperatures=300)
     given = {"code_dim": 8, "spec": spec}
@@ -227,6 +215,16 @@ def test_bounds_of_an_8d_decoder_meet():
     np.testing.assert_array_equal(found.x, x)
     error = np.hypot(found.lower.spread, found.upper.spread)
     assert (found.gap > -4 * error).all() and (found.gap < 1).all(), (found.gap, error)
+
+    def sample(key, n):
+        return decoder(jax.random.normal(key, (n, 8)))
+
+    windows = [
+        float(parzen.log_likelihood_streamed(x, sample, 0, num_samples, sigma).mean())
+        for num_samples in (1_000, 10_000, 100_000)
+    ]
+    assert windows[0] < windows[1] < windows[2] < float(found.lower.log_likelihood.mean())
+
     alone = annealed.upper_bound(decoder, jax.random.key(0), sigma, 6, **given)
     np.testing.assert_array_equal(alone.log_likelihood, found.upper.log_likelihood)
 
@@ -256,12 +254,10 @@ def test_blocks_devices_and_jit_change_nothing_but_rounding():
 
     expected = score()
     assert expected.log_likelihood.dtype == np.float64
-    four = parallel.make_mesh(jax.devices()[:4])
-    two_axes = jax.make_mesh((2, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     found = {
         "blocks of 3": score(block_size=3),
-        "4 devices, blocks of 3": score(mesh=four, block_size=3),
-        "two axes": score(mesh=two_axes),
+        "4 devices, blocks of 3": score(mesh=mesh, block_size=3),
         "a key": score(jax.random.key(3)),
         "jit": jax.jit(score)(jax.random.key(3), x),
     }
