@@ -120,9 +120,11 @@ class AnnealedSpec:
     """How long chains of annealed importance sampling are, and how many: see `aae_jax.annealed`."""
 
     num_chains: int = 16  # for each image
-    num_temperatures: int = 200  # from the start to the posterior; one transition at each
-    num_leapfrog: int = 10  # steps of a transition
-    acceptance: float = 0.65  # at which step sizes aim
+    num_temperatures: int = 500  # from the start to the posterior; one transition at each
+    # Steps of a transition. Many temperatures with few steps are better than the other way round:
+    # docs/likelihood.md has numbers.
+    num_leapfrog: int = 3
+    acceptance: float = 0.8  # at which step sizes aim
     block_size: int = 64  # images that are run together; memory grows with it
 
     def __post_init__(self):

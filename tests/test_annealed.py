@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 from small import MIXTURE, SHAPE, make_spec, refused, start
 
 import aae_jax as aae
-from aae_jax import annealed, parallel, parzen
+from aae_jax import annealed, parzen
 
 SHORT = aae.AnnealedSpec(num_chains=4, num_temperatures=6, num_leapfrog=2, block_size=3)
 
@@ -86,8 +86,8 @@ def assert_near(found, truth, tolerance):
 @pytest.mark.parametrize("from_code", [False, True], ids=["from the prior", "from the code"])
 @pytest.mark.parametrize("dim, std", [(2, 1.0), (8, 1.0), (50, 1.0), (2, 5.0), (8, 5.0)], ids=str)
 def test_equals_the_closed_form_of_a_linear_decoder(dim, std, from_code):
-    model = Linear(dim, std)
-    spec = aae.AnnealedSpec(num_chains=1_000, num_temperatures=200 if dim < 50 else 400)
+    model = Linear(dim, std, sigma=0.7 * std, num_images=5 if dim < 50 else 2)
+    spec = aae.AnnealedSpec(num_chains=600, num_temperatures=400, num_leapfrog=3)
     found = annealed.log_likelihood(
         model.decoder, model.x, 0, model.sigma, **model.arguments(from_code), spec=spec
     )
@@ -147,7 +147,7 @@ def test_uniform_prior():
         + np.log(inside / (2 * radius))
     )
     decoder = Partial(affine, np.float32(weight[None]), np.float32(bias))
-    spec = aae.AnnealedSpec(num_chains=300, num_temperatures=80)
+    spec = aae.AnnealedSpec(num_chains=500, num_temperatures=200, num_leapfrog=3)
     code = np.float32(mean[:, None]), np.float32(0.4)  # two means may lie outside of the box
     for given in (None, code):
         arguments = {"code_dim": 1, "prior": annealed.uniform(radius), "start": given}
@@ -173,27 +173,15 @@ def integrate(decoder, x, sigma, log_prior):
     )
 
 
-def test_nonlinear_decoder_and_its_parzen_window():
+def test_nonlinear_decoder():
     decoder, sigma = make_mlp(2, 16, 12), 0.1
     x, z = annealed.simulate(decoder, jax.random.key(5), sigma, 8, code_dim=2)
     np.testing.assert_allclose(np.std(x - decoder(z)), sigma, rtol=0.25)
-    x = jnp.concatenate([x, jnp.clip(x[:4, ::-1], 0, 1)])  # and images that it can't make well
+    x = jnp.concatenate([x, x[2:4, ::-1]])  # and two that it makes badly
     truth = integrate(decoder, np.asarray(x), sigma, lambda z: log_normal(z, 0, 1))
-    spec = aae.AnnealedSpec(num_chains=100, num_temperatures=100)
+    spec = aae.AnnealedSpec(num_chains=400, num_temperatures=300, num_leapfrog=3)
     found = annealed.log_likelihood(decoder, x, 0, sigma, code_dim=2, spec=spec)
     assert_near(found, truth, 0.2)
-
-    def sample(key, n):
-        return decoder(jax.random.normal(key, (n, 2)))
-
-    windows = [
-        float(parzen.log_likelihood_streamed(x, sample, 0, num_samples, sigma).mean())
-        for num_samples in (1_000, 10_000, 100_000)
-    ]
-    # Of images that have hardly a sample near them, the window would need more.
-    assert windows[0] < windows[1] < windows[2] < float(found.log_likelihood.mean()) + 0.05
-    near = parzen.log_likelihood_streamed(x[:8], sample, 0, 100_000, sigma)
-    np.testing.assert_allclose(near, truth[:8], atol=0.2)
 
 
 def test_any_log_density():
@@ -213,12 +201,12 @@ def test_any_log_density():
     found = annealed.log_likelihood(
         decoder, x, 0, sigma, code_dim=2, prior=annealed.density(log_prob),
         start=(jnp.zeros((4, 2)), jnp.array([2.0, 1.5])),
-        spec=aae.AnnealedSpec(num_chains=200, num_temperatures=60),
+        spec=aae.AnnealedSpec(num_chains=700, num_temperatures=200, num_leapfrog=3),
     )  # fmt: skip
     assert_near(found._replace(log_likelihood=found.log_likelihood - constant), truth, 0.1)
 
 
-def test_bounds_of_an_8d_decoder_meet():
+def test_bounds_of_an_8d_decoder_meet_and_parzen_windows_rise_to_them():
     decoder, sigma = make_mlp(8, 32, 100), 0.125
     spec = aae.AnnealedSpec(num_chains=32, num_temperatures=300)
     given = {"code_dim": 8, "spec": spec}
@@ -227,6 +215,16 @@ def test_bounds_of_an_8d_decoder_meet():
     np.testing.assert_array_equal(found.x, x)
     error = np.hypot(found.lower.spread, found.upper.spread)
     assert (found.gap > -4 * error).all() and (found.gap < 1).all(), (found.gap, error)
+
+    def sample(key, n):
+        return decoder(jax.random.normal(key, (n, 8)))
+
+    windows = [
+        float(parzen.log_likelihood_streamed(x, sample, 0, num_samples, sigma).mean())
+        for num_samples in (1_000, 10_000, 100_000)
+    ]
+    assert windows[0] < windows[1] < windows[2] < float(found.lower.log_likelihood.mean())
+
     alone = annealed.upper_bound(decoder, jax.random.key(0), sigma, 6, **given)
     np.testing.assert_array_equal(alone.log_likelihood, found.upper.log_likelihood)
 
@@ -243,6 +241,7 @@ def test_too_few_temperatures_show_in_the_bracket():
     assert np.mean(found.lower.log_weight_std) > 2
 
 
+# In float64, since chains amplify rounding: by less than 1e8 in so few transitions.
 @pytest.mark.usefixtures("x64")
 def test_blocks_devices_and_jit_change_nothing_but_rounding():
     decoder = Partial(mlp, jax.tree.map(np.float64, make_mlp(2, 8, 12).args[0]))
@@ -255,24 +254,20 @@ def test_blocks_devices_and_jit_change_nothing_but_rounding():
 
     expected = score()
     assert expected.log_likelihood.dtype == np.float64
-    four = parallel.make_mesh(jax.devices()[:4])
-    two_axes = jax.make_mesh((2, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     found = {
         "blocks of 3": score(block_size=3),
-        "blocks of 1": score(block_size=1),
-        "4 devices": score(mesh=four),
-        "4 devices, blocks of 3": score(mesh=four, block_size=3),
-        "two axes": score(mesh=two_axes),
+        "4 devices, blocks of 3": score(mesh=mesh, block_size=3),
         "a key": score(jax.random.key(3)),
         "jit": jax.jit(score)(jax.random.key(3), x),
     }
     for name, values in found.items():
         for value, wanted in zip(values, expected):
-            np.testing.assert_allclose(value, wanted, rtol=0, atol=1e-9, err_msg=name)
+            np.testing.assert_allclose(value, wanted, rtol=0, atol=1e-6, err_msg=name)
     first = score(x=x[:2])
-    np.testing.assert_allclose(first.log_likelihood, expected.log_likelihood[:2], atol=1e-9)
+    np.testing.assert_allclose(first.log_likelihood, expected.log_likelihood[:2], atol=1e-6)
     other = score(jax.random.key(4)).log_likelihood
-    assert (abs(other - expected.log_likelihood) > 1e-6).all()
+    assert (abs(other - expected.log_likelihood) > 1e-3).all()
 
 
 def test_blocks_are_the_same_bits_whenever_they_are_run():
@@ -366,15 +361,15 @@ def test_nan_of_the_decoder_is_named():
     def everywhere(z):
         return jnp.full((len(z), 12), jnp.nan)
 
-    def far_out(z):  # of images that draw the chains there
-        return jnp.where(z[:, :1] > 3, jnp.nan, z[:, :1] * jnp.ones(12))
+    def in_a_slab(z):  # where one image draws its chains
+        return jnp.where(abs(z[:, :1] - 7) < 1, jnp.nan, z[:, :1] * jnp.ones(12))
 
-    spec = dataclasses.replace(SHORT, num_temperatures=30, num_leapfrog=10)
+    spec = dataclasses.replace(SHORT, num_temperatures=30, acceptance=0.9)
     with refused(r"NaN: image 0, chain 0, temperature 0 of 30"):
         annealed.log_likelihood(everywhere, X, 0, 0.1, code_dim=2, spec=spec)
-    x = jnp.stack([jnp.full(12, value) for value in (0.0, 0.1, 0.2, 0.3, 3.5)])
+    x = jnp.stack([jnp.full(12, value) for value in (0.0, 0.1, 0.2, 0.3, 7.0)])
     with refused(r"NaN: image 4, chain \d, temperature [1-9]\d? of 30"):
-        annealed.log_likelihood(far_out, x, 0, 0.3, code_dim=2, spec=spec)
+        annealed.log_likelihood(in_a_slab, x, 0, 0.3, code_dim=2, spec=spec)
 
 
 def test_without_blackjax_the_extra_is_named():

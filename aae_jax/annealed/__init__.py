@@ -126,8 +126,9 @@ def log_likelihood(
         prior: `normal(std)`, `uniform(radius)`, `density(log_prob)` or a `Prior` of your own.
         start: (mean f[T, D], std f[T, D], f[D] or f[]), Gaussians from which the chains of each
             image start, in the units of z: around an encoder's code, say. For a uniform prior they
-            are taken through its inverse distribution function, means outside of the box from just
-            inside. None: chains start from the prior. Whatever the start, the estimate is of the
+            are taken through its inverse distribution function, means near or outside of the faces
+            of the box from 0.99 of the radius. No start is wider than a prior that can be drawn
+            from. None: chains start from the prior. Whatever the start, the estimate is of the
             same number; a better start needs fewer temperatures.
         spec: how many chains and temperatures, and what else there is to choose.
         mesh: devices that share the images of a block, all of its axes; None for one device.
@@ -435,7 +436,8 @@ def _start(prior, start, num_images, code_dim, dtype):
     if is_known(std) and not bool((std > 0).all()):
         raise UserError(f"start's std goes down to {float(std.min()):.4g}: it must be positive")
     mean, std = jax.vmap(lambda m, s: jax.jvp(prior.from_code, (m,), (s,)))(mean, std)
-    return mean, jnp.abs(std)
+    std = jnp.abs(std)
+    return mean, std if prior.log_prob is not None else jnp.minimum(std, 1)
 
 
 def _check_found(found, first, spec):

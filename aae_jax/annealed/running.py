@@ -39,7 +39,7 @@ PILOT_CHAINS, _SEARCH, _GAIN = 4, 20, 1.0
 _OWN = 0.2  # the share of the temperatures that are spaced as the pilot's
 # A step of one length can take a chain of a Gaussian once around and back to where it was: each
 # transition has a step of its own (Neal 2011, section 3.2).
-_JITTER = 0.2
+_LOW, _HIGH = 0.4, 1.2
 
 
 class Chains(NamedTuple):
@@ -229,7 +229,7 @@ def _transitions(density, chains, beta, step_size, key, spec):
     def one(chain, key):
         u, ell, grad = chain
         key, jitter_key = jax.random.split(key)
-        own = step_size * jax.random.uniform(jitter_key, (), u.dtype, 1 - _JITTER, 1 + _JITTER)
+        own = step_size * jax.random.uniform(jitter_key, (), u.dtype, _LOW, _HIGH)
         before = hmc.HMCState(u, beta * ell - 0.5 * (u**2).sum(), beta * grad - u)
         mass = jnp.ones_like(u)
         after, info = kernel(key, before, log_density, own, mass, spec.num_leapfrog)
