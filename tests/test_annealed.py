@@ -282,6 +282,34 @@ def test_blocks_are_the_same_bits_whenever_they_are_run():
     assert together.z.shape == (7, 4, 2) and together.beta.shape == (7, 6)
 
 
+def products(jaxpr):
+    """All matrix products of a program, the bodies of its loops once each."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation
+        for parameter in jax.tree.leaves(equation.params, is_leaf=lambda v: hasattr(v, "eqns")):
+            inner = getattr(parameter, "jaxpr", parameter)
+            if hasattr(inner, "eqns"):
+                yield from products(inner)
+
+
+def test_a_layer_is_one_product_of_all_chains_at_full_precision():
+    prior = annealed.Prior(*map(Partial, annealed.normal()[:2]))
+    images = annealed.Images(X, jnp.arange(4))
+    traced = annealed.run_block.trace(
+        DECODER, prior, images, jax.random.key(0), jnp.float32(0.1), code_dim=2, spec=SHORT
+    )
+    of_layers = [e for e in products(traced.jaxpr.jaxpr) if e.invars[1].aval.ndim == 2]
+    # Forward and backward through two layers: where the pilot and the chains start, and in the loop
+    # over the leapfrog steps of each. A transition evaluates the decoder nowhere else.
+    assert len(of_layers) == 4 * 4
+    for equation in of_layers:
+        _, batch_axes = equation.params["dimension_numbers"]
+        assert batch_axes == ((), ())  # with batch axes, many small products
+        assert equation.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2
+        assert equation.outvars[0].aval.shape[:2] == (4, 4)  # images, chains
+
+
 def test_decoders_that_differ_in_parameters_share_one_program():
     traces = []
 
@@ -319,8 +347,10 @@ DECODER, X = make_mlp(2, 8, 12), jnp.full((4, 12), 0.5)
         ({"decoder": 3}, "decoder is a int"),
         ({"decoder": lambda z: None}, "decoder gives NoneType"),
         ({"decoder": lambda z: jnp.zeros((len(z), 12), int)}, "decoder gives int32"),
+        ({"decoder": lambda z: z.reshape(-1)[:1]}, r"gives \(1,\) .* jax.vmap\(decoder\)"),
         ({"key": "0"}, "key is '0'"),
         ({"prior": "normal"}, "prior is a str"),
+        ({"spec": 3}, "spec is a int"),
         ({"prior": annealed.density(jnp.sum)}, r"a density only.*give start=\(mean, std\)"),
         ({"start": jnp.zeros((4, 2))}, "start must be a tuple"),
         ({"start": (jnp.zeros((3, 2)), 1.0)}, r"start has shapes \(3, 2\) and \(\): .*\(4, 2\)"),
@@ -329,9 +359,9 @@ DECODER, X = make_mlp(2, 8, 12), jnp.full((4, 12), 0.5)
     ],
 )  # fmt: skip
 def test_bad_arguments_are_one_line(given, message):
-    arguments = {"decoder": DECODER, "x": X, "key": 0, "sigma": 0.1, "code_dim": 2, **given}
+    arguments = {"decoder": DECODER, "x": X, "key": 0, "sigma": 0.1, "code_dim": 2, "spec": SHORT}
     with refused(message):
-        annealed.log_likelihood(**arguments, spec=SHORT)
+        annealed.log_likelihood(**(arguments | given))
 
 
 @pytest.mark.parametrize(

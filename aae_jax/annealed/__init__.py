@@ -33,6 +33,7 @@ __all__ = [
     "Bracket",
     "Chains",
     "Estimate",
+    "Images",
     "Posterior",
     "Prior",
     "blocks",
@@ -42,6 +43,7 @@ __all__ = [
     "log_likelihood",
     "lower",
     "normal",
+    "run_block",
     "sample_posterior",
     "simulate",
     "uniform",
@@ -53,7 +55,7 @@ Decoder = Callable[[jax.Array], jax.Array]  # z f[N, D] → x f[N, P]
 
 
 class Estimate(NamedTuple):
-    """log p(x) of each image, in nats."""
+    """log p(x) of each image, in nats. Of one chain, spread and log_weight_std are NaN."""
 
     log_likelihood: jax.Array  # f[T], log of the mean weight
     # f[T], standard error of that over chains, by the delta method: std of the weights over their
@@ -139,14 +141,10 @@ def log_likelihood(
     Raises:
         UserError: an argument does not fit, or NaN was met on the way; the line says where.
     """
-    return lower(
-        join(
-            blocks(
-                decoder, x, key, sigma,
-                code_dim=code_dim, prior=prior, start=start, spec=spec, mesh=mesh,
-            )
-        )
-    )  # fmt: skip
+    work = blocks(
+        decoder, x, key, sigma, code_dim=code_dim, prior=prior, start=start, spec=spec, mesh=mesh
+    )
+    return _concatenate([lower(work.run(index)) for index in range(work.num_blocks)])
 
 
 def sample_posterior(
@@ -170,13 +168,11 @@ def sample_posterior(
         posterior's distribution when they are weighed: `jax.random.categorical(key, log_weight[i])`
         picks one of image i.
     """
-    found = join(
-        blocks(
-            decoder, x, key, sigma,
-            code_dim=code_dim, prior=prior, start=start, spec=spec, mesh=mesh,
-        )
-    )  # fmt: skip
-    return Posterior(found.z, found.log_weight)
+    work = blocks(
+        decoder, x, key, sigma, code_dim=code_dim, prior=prior, start=start, spec=spec, mesh=mesh
+    )
+    found = [work.run(index) for index in range(work.num_blocks)]
+    return _concatenate([Posterior(part.z, part.log_weight) for part in found])
 
 
 def simulate(
@@ -192,6 +188,7 @@ def simulate(
     decoder, prior, key, sigma = _checked(decoder, prior, key, sigma, code_dim)
     check_count("num_images", num_images)
     _check_can_draw(prior)
+    _check_decoder(decoder, code_dim, sigma.dtype)
     v, x = _simulate(decoder, prior, key, sigma, num_images, code_dim)
     return x, jax.vmap(prior.to_code)(v)
 
@@ -243,9 +240,10 @@ def bracket(
     A gap far below 1 nat says that this many temperatures and chains suffice for images like those
     that the model makes. Images that the model makes badly may need more.
     """
-    decoder, prior, key, sigma = _checked(decoder, prior, key, sigma, code_dim)
+    decoder, prior, key, sigma = _checked(decoder, prior, key, sigma, code_dim, spec)
     check_count("num_images", num_images)
     _check_can_draw(prior)
+    _check_decoder(decoder, code_dim, sigma.dtype)
     v, x = _simulate(decoder, prior, key, sigma, num_images, code_dim)
     both = [
         join(_blocks(decoder, prior, Images(x, None, u=u), key, sigma, code_dim, spec, mesh))
@@ -270,9 +268,9 @@ def blocks(
 
     Args: as `log_likelihood`. Nothing is computed before `run`.
     """
-    decoder, prior, key, sigma = _checked(decoder, prior, key, sigma, code_dim)
+    decoder, prior, key, sigma = _checked(decoder, prior, key, sigma, code_dim, spec)
     x = _rows(x)
-    _check_decoder(decoder, x, code_dim)
+    _check_decoder(decoder, code_dim, x.dtype, x.shape)
     mean, std = _start(prior, start, len(x), code_dim, x.dtype)
     images = Images(x, None, mean, std)
     return _blocks(decoder, prior, images, key, sigma, code_dim, spec, mesh)
@@ -280,8 +278,11 @@ def blocks(
 
 def join(work: Blocks) -> Chains:
     """Runs all blocks: the chains of all images."""
-    found = [work.run(index) for index in range(work.num_blocks)]
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
+    return _concatenate([work.run(index) for index in range(work.num_blocks)])
+
+
+def _concatenate(parts):
+    return jax.tree.map(lambda *values: jnp.concatenate(values), *parts)
 
 
 def lower(chains: Chains) -> Estimate:
@@ -295,14 +296,15 @@ def upper(chains: Chains) -> Estimate:
 
 
 def _estimate(chains, sign):
-    exponent = sign * chains.log_weight
+    log_weight = jnp.asarray(chains.log_weight)
+    exponent = sign * log_weight
     num_chains = exponent.shape[1]
     weights = jax.nn.softmax(exponent, axis=1) * num_chains  # their mean is 1
     return Estimate(
         sign * (jax.nn.logsumexp(exponent, axis=1) - np.log(num_chains).astype(exponent.dtype)),
         weights.std(axis=1, ddof=1) / np.sqrt(num_chains).astype(exponent.dtype),
-        chains.log_weight.std(axis=1, ddof=1),
-        chains.acceptance.mean(axis=1),
+        log_weight.std(axis=1, ddof=1),
+        jnp.asarray(chains.acceptance).mean(axis=1),
     )
 
 
@@ -351,7 +353,7 @@ def _simulate(decoder, prior, key, sigma, num_images, code_dim):
     return v, x + sigma * jax.random.normal(noise_key, x.shape, x.dtype)
 
 
-def _checked(decoder, prior, key, sigma, code_dim):
+def _checked(decoder, prior, key, sigma, code_dim, spec=None):
     """What all functions take, as the compiled ones do."""
     check_count("code_dim", code_dim)
     if not callable(decoder):
@@ -363,6 +365,8 @@ def _checked(decoder, prior, key, sigma, code_dim):
             f"prior is a {type(prior).__name__}: it must be annealed.normal(std), uniform(radius), "
             "density(log_prob) or a Prior"
         )
+    if not isinstance(spec, AnnealedSpec | None):
+        raise UserError(f"spec is a {type(spec).__name__}: it must be an aae_jax.AnnealedSpec")
     prior = Prior(*(None if part is None else _as_partial(part) for part in prior))
     shown, sigma = sigma, as_array("sigma", sigma)
     if sigma.ndim:
@@ -387,8 +391,9 @@ def _rows(x):
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _check_decoder(decoder, x, code_dim):
-    z = jax.ShapeDtypeStruct((1, code_dim), x.dtype)
+def _check_decoder(decoder, code_dim, dtype, shape=None):
+    """Refuses a decoder that does not give floats [N, P]; `shape` is that of x [T, P]."""
+    z = jax.ShapeDtypeStruct((1, code_dim), jnp.promote_types(dtype, jnp.float32))
     try:
         found = jax.eval_shape(decoder, z)
     except UserError:
@@ -398,11 +403,16 @@ def _check_decoder(decoder, x, code_dim):
         raise UserError(
             f"decoder fails on z of shape [N, {code_dim}] with {type(error).__name__}: {reason}"
         ) from error
-    shape = getattr(found, "shape", type(found).__name__)
-    if shape != (1, x.shape[1]):
+    given = getattr(found, "shape", type(found).__name__)
+    if not hasattr(found, "shape") or len(given) != 2 or given[0] != 1:
         raise UserError(
-            f"decoder gives {shape} for z of shape (1, {code_dim}), and x has shape {x.shape}: it "
-            f"must give (1, {x.shape[1]})"
+            f"decoder gives {given} for z of shape (1, {code_dim}): it must give [N, P] for [N, "
+            f"{code_dim}]; one for a single code is jax.vmap(decoder)"
+        )
+    if shape is not None and given[1] != shape[1]:
+        raise UserError(
+            f"decoder gives {given} for z of shape (1, {code_dim}), and x has shape {shape}: it must "
+            f"give (1, {shape[1]})"
         )
     if not jnp.issubdtype(found.dtype, jnp.floating):
         raise UserError(f"decoder gives {found.dtype}: it must give floats")
