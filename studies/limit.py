@@ -76,19 +76,23 @@ def score(state, folds, spec):
     arguments = aae.annealed_arguments(state, len(x))
     found, sampler = {"own_sigma": own}, aae.sampler(state)
     sizes = [10**p for p in range(3, 20) if 10**p <= _NUM_SAMPLES.value]
-    for name, sigma in (("own", own), ("common", _SIGMA.value)):
+    sigmas = {"own": own, "common": _SIGMA.value}
+    windows = [
+        parzen.log_likelihood_streamed(
+            x, sampler, window_key, size, jnp.asarray(list(sigmas.values()))
+        ).mean(axis=1)
+        for size in sizes
+    ]
+    for index, (name, sigma) in enumerate(sigmas.items()):
         chains = annealed.join(annealed.blocks(x=x, key=key, sigma=sigma, spec=spec, **arguments))
         limit = annealed.lower(chains)
-        window = [
-            parzen.log_likelihood_streamed(x, sampler, window_key, size, sigma) for size in sizes
-        ]
         found[name] = {
             "sigma": sigma,
             "limit": np.asarray(limit.log_likelihood, np.float64),
             "spread": np.asarray(limit.spread),
             "log_weight_std": np.asarray(limit.log_weight_std),
             "acceptance": float(limit.acceptance.mean()),
-            "window": {size: float(nats.mean()) for size, nats in zip(sizes, window)},
+            "window": {size: float(nats[index]) for size, nats in zip(sizes, windows)},
         }
         if name == "own":
             draws = chains
