@@ -26,4 +26,6 @@ class FieldComments(griffe.Extension):
 
 def _comments(line):
     tokens = tokenize.generate_tokens(io.StringIO(line).readline)
-    return [token.string.removeprefix("#").strip() for token in tokens if token.type == tokenize.COMMENT]
+    return [
+        token.string.removeprefix("#").strip() for token in tokens if token.type == tokenize.COMMENT
+    ]
