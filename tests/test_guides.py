@@ -92,10 +92,10 @@ def test_using(run_page):
 def test_tutorial(run_page):
     names = run_page("tutorial.md")
     assert names["z"].shape == (250, 6) and names["samples"].shape == (64, 8, 8, 1)
-    assert names["last"] < names["first"] / 5 and 0.7 < names["code_std"] < 1.4
+    assert names["last"] < names["first"] / 2 and 0.7 < names["code_std"] < 1.4
     assert names["more_samples"].shape == (4, 8, 8, 1)
-    # The page says 27, 24 and 30 nats; std over seeds is 1. No training is part of the last.
-    assert 23 < names["squared_error"] < 30 and 19 < names["absolute"] < 28
+    # The page says 23, 19 and 30 nats; std over seeds is 1. No training is part of the last.
+    assert 19 < names["squared_error"] < 27 and 15 < names["absolute"] < 23
     assert names["training_images"] == pytest.approx(30.15, abs=0.02)
 
 
