@@ -186,10 +186,7 @@ def simulate(
 ) -> tuple[jax.Array, jax.Array]:
     """Images x f[N, P] of the model, noise included, and the codes z f[N, D] that made them."""
     decoder, prior, key, sigma = _checked(decoder, prior, key, sigma, code_dim)
-    check_count("num_images", num_images)
-    _check_can_draw(prior)
-    _check_decoder(decoder, code_dim, sigma.dtype)
-    v, x = _simulate(decoder, prior, key, sigma, num_images, code_dim)
+    v, x = _simulated(decoder, prior, key, sigma, num_images, code_dim)
     return x, jax.vmap(prior.to_code)(v)
 
 
@@ -219,9 +216,8 @@ def upper_bound(
     Raises:
         UserError: as `log_likelihood`, or nothing can be drawn from the prior.
     """
-    return bracket(
-        decoder, key, sigma, num_images, code_dim=code_dim, prior=prior, spec=spec, mesh=mesh
-    ).upper
+    _, _, backward = _both_ways(decoder, key, sigma, num_images, code_dim, prior, spec, mesh)
+    return upper(join(backward))
 
 
 def bracket(
@@ -240,16 +236,9 @@ def bracket(
     A gap far below 1 nat says that this many temperatures and chains suffice for images like those
     that the model makes. Images that the model makes badly may need more.
     """
-    decoder, prior, key, sigma = _checked(decoder, prior, key, sigma, code_dim, spec)
-    check_count("num_images", num_images)
-    _check_can_draw(prior)
-    _check_decoder(decoder, code_dim, sigma.dtype)
-    v, x = _simulate(decoder, prior, key, sigma, num_images, code_dim)
-    both = [
-        join(_blocks(decoder, prior, Images(x, None, u=u), key, sigma, code_dim, spec, mesh))
-        for u in (None, v)
-    ]
-    return Bracket(x, lower(both[0]), upper(both[1]))
+    x, *both = _both_ways(decoder, key, sigma, num_images, code_dim, prior, spec, mesh)
+    forward, backward = map(join, both)
+    return Bracket(x, lower(forward), upper(backward))
 
 
 def blocks(
@@ -342,6 +331,26 @@ def _blocks(decoder, prior, images, key, sigma, code_dim, spec, mesh):
     return Blocks(-(-num_images // size), size, run)
 
 
+def _both_ways(decoder, key, sigma, num_images, code_dim, prior, spec, mesh):
+    """Simulated images, and their blocks forward from the prior and backward from their codes."""
+    decoder, prior, key, sigma = _checked(decoder, prior, key, sigma, code_dim, spec)
+    v, x = _simulated(decoder, prior, key, sigma, num_images, code_dim)
+    forward, backward = (
+        _blocks(decoder, prior, Images(x, None, u=u), key, sigma, code_dim, spec, mesh)
+        for u in (None, v)
+    )
+    return x, forward, backward
+
+
+def _simulated(decoder, prior, key, sigma, num_images, code_dim):
+    """`_simulate`, its arguments checked."""
+    check_count("num_images", num_images)
+    if prior.log_prob is not None:
+        raise UserError("prior is a density only: images can't be simulated from it")
+    _check_decoder(decoder, code_dim, sigma.dtype)
+    return _simulate(decoder, prior, key, sigma, num_images, code_dim)
+
+
 @functools.partial(jax.jit, static_argnames=("num_images", "code_dim"))
 def _simulate(decoder, prior, key, sigma, num_images, code_dim):
     """v f[N, D] and x f[N, P]."""
@@ -416,11 +425,6 @@ def _check_decoder(decoder, code_dim, dtype, shape=None):
         )
     if not jnp.issubdtype(found.dtype, jnp.floating):
         raise UserError(f"decoder gives {found.dtype}: it must give floats")
-
-
-def _check_can_draw(prior):
-    if prior.log_prob is not None:
-        raise UserError("prior is a density only: images can't be simulated from it")
 
 
 def _start(prior, start, num_images, code_dim, dtype):
