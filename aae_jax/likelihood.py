@@ -197,10 +197,12 @@ def fit_sigma(
 
     σ² becomes the mean squared difference between the images and what their posterior draws decode
     to, until it changes by no more than one part in a hundred. As an image has many more numbers
-    than a code, two or three rounds do.
+    than a code, two or three rounds do. A quarter of the temperatures do too: the draws are used, and
+    not the likelihood.
 
     Args: as `estimate`; sigma: where to begin.
     """
+    spec = dataclasses.replace(spec, num_temperatures=-(-spec.num_temperatures // 4))
     arguments = annealed_arguments(state, len(x))
 
     @jax.jit

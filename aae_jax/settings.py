@@ -144,7 +144,7 @@ class AnnealedScoring(AnnealedSpec):
     """The config's section `evaluation.annealed`: see `aae_jax.likelihood.score_annealed`."""
 
     num_images: int | None = None  # test images that are scored, the first of them; None: none
-    num_validation: int = 16  # images that σ is fitted to, the first of them
+    num_validation: int = 64  # images that σ is fitted to, the first of them
     sigma: float | None = None  # None: the best for the validation images
 
     def __post_init__(self):

@@ -2,7 +2,7 @@
 
     python -m studies.limit --workdir=runs/mnist --workdir=runs/mnist-smooth --output=DIR \\
         [--row=gan:DIR/gan-0-last.npz --mnist_dir=DIR] [--num_images=1_000] [--sigma=0.125] \\
-        [--num_temperatures=1_000] [--num_samples=1_000_000]
+        [--num_temperatures=500] [--num_chains=16] [--num_samples=1_000_000]
 
 Models are finished runs, or parameters that `studies.table1` has saved. Each is scored on the first
 test images, with the σ that is best for 64 validation images, and with `--sigma`: by annealed
@@ -40,15 +40,14 @@ _OUTPUT = flags.DEFINE_string("output", None, "Directory of results.json and pic
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 1_000, "Test images.", lower_bound=1)
 _SIGMA = flags.DEFINE_float("sigma", 0.125, "The same for all models.", lower_bound=1e-6)
 _CHAINS = flags.DEFINE_integer("num_chains", 16, "For each image.", lower_bound=2)
-_TEMPERATURES = flags.DEFINE_integer("num_temperatures", 1_000, "Of a chain.", lower_bound=1)
-_LEAPFROG = flags.DEFINE_integer("num_leapfrog", 3, "Steps of a transition.", lower_bound=1)
+_TEMPERATURES = flags.DEFINE_integer("num_temperatures", 500, "Of a chain.", lower_bound=1)
 _BLOCK = flags.DEFINE_integer("block_size", 64, "Images that are run together.", lower_bound=1)
 _NUM_SAMPLES = flags.DEFINE_integer(
     "num_samples", 1_000_000, "Most of the Parzen window; rounded down to a power of ten."
 )
 flags.mark_flag_as_required("output")
 
-_NUM_VALIDATION = _NUM_BRACKET = 64
+_NUM_VALIDATION, _NUM_BRACKET = 64, 32
 COLUMNS = (
     "model", "its σ", "limit, nats", "limit at the common σ", "images' spread over chains",
     "bracket on its own images", "s",
@@ -165,7 +164,6 @@ def main(argv):
     spec = aae.AnnealedSpec(
         num_chains=_CHAINS.value,
         num_temperatures=_TEMPERATURES.value,
-        num_leapfrog=_LEAPFROG.value,
         block_size=_BLOCK.value,
     )
     os.makedirs(_OUTPUT.value, exist_ok=True)

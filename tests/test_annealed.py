@@ -229,6 +229,19 @@ def test_bounds_of_an_8d_decoder_meet_and_parzen_windows_rise_to_them():
     np.testing.assert_array_equal(alone.log_likelihood, found.upper.log_likelihood)
 
 
+def test_one_temperature_is_importance_sampling():
+    """From the posterior itself all weights are p(x); one chain is enough, and has no spread."""
+    model = Linear(1)
+    start = np.float32(model.mean), np.float32(np.sqrt(model.covariance[0]))
+    for num_chains in (1, 3):
+        found = annealed.log_likelihood(
+            model.decoder, model.x, 0, model.sigma, code_dim=1, start=start,
+            spec=aae.AnnealedSpec(num_chains, num_temperatures=1, num_leapfrog=1),
+        )  # fmt: skip
+        np.testing.assert_allclose(found.log_likelihood, model.log_likelihood(), atol=1e-3)
+        assert np.isnan(found.spread).all() if num_chains == 1 else (found.spread < 1e-3).all()
+
+
 def test_too_few_temperatures_show_in_the_bracket():
     """Both bounds of a linear decoder: below and above what is known."""
     model = Linear(8, 5.0, sigma=0.2)

@@ -17,13 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jax.tree_util import Partial
 
 from aae_jax import parallel, processes
+from aae_jax.annealed.checking import as_rows, as_start, check_decoder, check_finite, common
 from aae_jax.annealed.running import PILOT_CHAINS, Chains, Images, run_block
 from aae_jax.annealed.targets import Prior, density, normal, uniform
-from aae_jax.arguments import as_array, as_key, check_count, check_range, is_known
-from aae_jax.checks import check_positive
+from aae_jax.arguments import check_count, is_known
 from aae_jax.errors import UserError
 from aae_jax.settings import AnnealedSpec
 
@@ -185,11 +184,8 @@ def simulate(
     prior: Prior = normal(),  # noqa: B008
 ) -> tuple[jax.Array, jax.Array]:
     """Images x f[N, P] of the model, noise included, and the codes z f[N, D] that made them."""
-    decoder, prior, key, sigma = _checked(decoder, prior, key, sigma, code_dim)
-    check_count("num_images", num_images)
-    _check_can_draw(prior)
-    _check_decoder(decoder, code_dim, sigma.dtype)
-    v, x = _simulate(decoder, prior, key, sigma, num_images, code_dim)
+    decoder, prior, key, sigma = common(decoder, prior, key, sigma, code_dim)
+    v, x = _simulated(decoder, prior, key, sigma, num_images, code_dim)
     return x, jax.vmap(prior.to_code)(v)
 
 
@@ -219,9 +215,8 @@ def upper_bound(
     Raises:
         UserError: as `log_likelihood`, or nothing can be drawn from the prior.
     """
-    return bracket(
-        decoder, key, sigma, num_images, code_dim=code_dim, prior=prior, spec=spec, mesh=mesh
-    ).upper
+    _, _, backward = _both_ways(decoder, key, sigma, num_images, code_dim, prior, spec, mesh)
+    return upper(join(backward))
 
 
 def bracket(
@@ -240,16 +235,9 @@ def bracket(
     A gap far below 1 nat says that this many temperatures and chains suffice for images like those
     that the model makes. Images that the model makes badly may need more.
     """
-    decoder, prior, key, sigma = _checked(decoder, prior, key, sigma, code_dim, spec)
-    check_count("num_images", num_images)
-    _check_can_draw(prior)
-    _check_decoder(decoder, code_dim, sigma.dtype)
-    v, x = _simulate(decoder, prior, key, sigma, num_images, code_dim)
-    both = [
-        join(_blocks(decoder, prior, Images(x, None, u=u), key, sigma, code_dim, spec, mesh))
-        for u in (None, v)
-    ]
-    return Bracket(x, lower(both[0]), upper(both[1]))
+    x, *both = _both_ways(decoder, key, sigma, num_images, code_dim, prior, spec, mesh)
+    forward, backward = map(join, both)
+    return Bracket(x, lower(forward), upper(backward))
 
 
 def blocks(
@@ -268,10 +256,10 @@ def blocks(
 
     Args: as `log_likelihood`. Nothing is computed before `run`.
     """
-    decoder, prior, key, sigma = _checked(decoder, prior, key, sigma, code_dim, spec)
-    x = _rows(x)
-    _check_decoder(decoder, code_dim, x.dtype, x.shape)
-    mean, std = _start(prior, start, len(x), code_dim, x.dtype)
+    decoder, prior, key, sigma = common(decoder, prior, key, sigma, code_dim, spec)
+    x = as_rows(x)
+    check_decoder(decoder, code_dim, x.dtype, x.shape)
+    mean, std = as_start(prior, start, len(x), code_dim, x.dtype)
     images = Images(x, None, mean, std)
     return _blocks(decoder, prior, images, key, sigma, code_dim, spec, mesh)
 
@@ -313,7 +301,9 @@ def _blocks(decoder, prior, images, key, sigma, code_dim, spec, mesh):
     size = min(spec.block_size, num_images)
     padded = size if mesh is None else -(-size // mesh.size) * mesh.size
     sigma = sigma.astype(images.x.dtype)
-    if mesh is not None and is_known(images.x):
+    given = decoder, prior, images, key, sigma
+    placed = mesh is not None and all(map(is_known, jax.tree.leaves(given)))
+    if placed:
         decoder, prior = jax.tree.map(jnp.asarray, (decoder, prior))
         decoder, prior, sigma = parallel.replicate((decoder, prior, sigma), mesh)
 
@@ -327,7 +317,7 @@ def _blocks(decoder, prior, images, key, sigma, code_dim, spec, mesh):
             return jnp.pad(values, widths, mode="edge")
 
         block = jax.tree.map(cut, images)._replace(index=first + jnp.arange(padded))
-        if mesh is not None and is_known(block.x):
+        if placed:
             block = parallel.replicate(block, mesh)
         found = run_block(
             decoder, prior, block, key, sigma, code_dim=code_dim, spec=spec, mesh=mesh
@@ -336,10 +326,30 @@ def _blocks(decoder, prior, images, key, sigma, code_dim, spec, mesh):
         found = processes.gather_to_host(found) if known else found
         found = jax.tree.map(lambda values: values[:count], found)
         if known:
-            _check_found(found, first, spec)
+            check_finite(found, first, spec)
         return found
 
     return Blocks(-(-num_images // size), size, run)
+
+
+def _both_ways(decoder, key, sigma, num_images, code_dim, prior, spec, mesh):
+    """Simulated images, and their blocks forward from the prior and backward from their codes."""
+    decoder, prior, key, sigma = common(decoder, prior, key, sigma, code_dim, spec)
+    v, x = _simulated(decoder, prior, key, sigma, num_images, code_dim)
+    forward, backward = (
+        _blocks(decoder, prior, Images(x, None, u=u), key, sigma, code_dim, spec, mesh)
+        for u in (None, v)
+    )
+    return x, forward, backward
+
+
+def _simulated(decoder, prior, key, sigma, num_images, code_dim):
+    """`_simulate`, its arguments checked."""
+    check_count("num_images", num_images)
+    if prior.log_prob is not None:
+        raise UserError("prior is a density only: images can't be simulated from it")
+    check_decoder(decoder, code_dim, sigma.dtype)
+    return _simulate(decoder, prior, key, sigma, num_images, code_dim)
 
 
 @functools.partial(jax.jit, static_argnames=("num_images", "code_dim"))
@@ -351,112 +361,3 @@ def _simulate(decoder, prior, key, sigma, num_images, code_dim):
         x = decoder(jax.vmap(prior.to_code)(v))
     x = x.astype(v.dtype)
     return v, x + sigma * jax.random.normal(noise_key, x.shape, x.dtype)
-
-
-def _checked(decoder, prior, key, sigma, code_dim, spec=None):
-    """What all functions take, as the compiled ones do."""
-    check_count("code_dim", code_dim)
-    if not callable(decoder):
-        raise UserError(
-            f"decoder is a {type(decoder).__name__}: it must be a function (z f[N, D]) → f[N, P]"
-        )
-    if not isinstance(prior, Prior):
-        raise UserError(
-            f"prior is a {type(prior).__name__}: it must be annealed.normal(std), uniform(radius), "
-            "density(log_prob) or a Prior"
-        )
-    if not isinstance(spec, AnnealedSpec | None):
-        raise UserError(f"spec is a {type(spec).__name__}: it must be an aae_jax.AnnealedSpec")
-    prior = Prior(*(None if part is None else _as_partial(part) for part in prior))
-    shown, sigma = sigma, as_array("sigma", sigma)
-    if sigma.ndim:
-        raise UserError(f"sigma has shape {sigma.shape}: it must be one number")
-    if is_known(sigma):
-        check_positive("sigma", float(sigma), shown, least=1e-15, most=1e15)
-    return _as_partial(decoder), prior, as_key(key), sigma
-
-
-def _as_partial(function):
-    """As a pytree; of a plain function one without leaves."""
-    return function if isinstance(function, Partial) else Partial(function)
-
-
-def _rows(x):
-    x = as_array("x", x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise UserError(f"x is {x.dtype}: it must be floating; images are divided by 255 first")
-    if x.ndim != 2 or 0 in x.shape:
-        raise UserError(f"x has shape {x.shape}: it must be [T, P], neither of them 0")
-    check_range("x", x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def _check_decoder(decoder, code_dim, dtype, shape=None):
-    """Refuses a decoder that does not give floats [N, P]; `shape` is that of x [T, P]."""
-    z = jax.ShapeDtypeStruct((1, code_dim), jnp.promote_types(dtype, jnp.float32))
-    try:
-        found = jax.eval_shape(decoder, z)
-    except UserError:
-        raise
-    except Exception as error:  # the user's code may raise whatever it likes
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"decoder fails on z of shape [N, {code_dim}] with {type(error).__name__}: {reason}"
-        ) from error
-    given = getattr(found, "shape", type(found).__name__)
-    if not hasattr(found, "shape") or len(given) != 2 or given[0] != 1:
-        raise UserError(
-            f"decoder gives {given} for z of shape (1, {code_dim}): it must give [N, P] for [N, "
-            f"{code_dim}]; one for a single code is jax.vmap(decoder)"
-        )
-    if shape is not None and given[1] != shape[1]:
-        raise UserError(
-            f"decoder gives {given} for z of shape (1, {code_dim}), and x has shape {shape}: it must "
-            f"give (1, {shape[1]})"
-        )
-    if not jnp.issubdtype(found.dtype, jnp.floating):
-        raise UserError(f"decoder gives {found.dtype}: it must give floats")
-
-
-def _check_can_draw(prior):
-    if prior.log_prob is not None:
-        raise UserError("prior is a density only: images can't be simulated from it")
-
-
-def _start(prior, start, num_images, code_dim, dtype):
-    """Means and standard deviations f[T, D] of v, or None where chains start from the prior."""
-    if start is None:
-        if prior.log_prob is not None:
-            raise UserError(
-                "prior is a density only, from which nothing can be drawn: give start=(mean, std)"
-            )
-        return None, None
-    if not isinstance(start, tuple) or len(start) != 2:
-        raise UserError("start must be a tuple (mean f[T, D], std f[T, D] or f[D])")
-    mean, std = (as_array(f"start's {n}", v) for n, v in zip(("mean", "std"), start))
-    shape = (num_images, code_dim)
-    if mean.shape != shape or std.shape not in ((), shape[1:], shape):
-        raise UserError(
-            f"start has shapes {mean.shape} and {std.shape}: they must be {shape} and {shape} or "
-            f"{shape[1:]}"
-        )
-    mean, std = mean.astype(dtype), jnp.broadcast_to(std, shape).astype(dtype)
-    check_range("start", mean)
-    check_range("start", std)
-    if is_known(std) and not bool((std > 0).all()):
-        raise UserError(f"start's std goes down to {float(std.min()):.4g}: it must be positive")
-    mean, std = jax.vmap(lambda m, s: jax.jvp(prior.from_code, (m,), (s,)))(mean, std)
-    std = jnp.abs(std)
-    return mean, std if prior.log_prob is not None else jnp.minimum(std, 1)
-
-
-def _check_found(found, first, spec):
-    failed = np.asarray(found.failed)
-    if (failed < 0).all():
-        return
-    image, chain = np.argwhere(failed >= 0)[0]
-    raise UserError(
-        f"decoder or prior gives NaN: image {first + image}, chain {chain}, temperature "
-        f"{failed[image, chain]} of {spec.num_temperatures}; {(failed >= 0).sum()} of "
-        f"{failed.size} chains of its block met it"
-    )
