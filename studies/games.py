@@ -6,6 +6,7 @@ discriminator more often. With default options the losses are those of "aae".
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -29,6 +30,8 @@ class GameOptions:
     noise: float = 0.0  # std of noise on what the discriminator sees, of the prior and of codes
     unit: float | None = None  # length in z of a unit of the discriminator's input; None: 1
     kinks: float = 0.0  # std of the distance from the origin at which its first units turn on
+    # The same at the start only: its first weights are He's divided by this, its input is z.
+    unit_at_start: float | None = None
     decoder_unit: float | None = None
     decoder_kinks: float = 0.0
 
@@ -46,6 +49,7 @@ class SpreadMLP(nn.Module):
     kinks: float
     dtype: Any
     param_dtype: Any
+    unit_at_start: float = 1.0
 
     @nn.compact
     def __call__(self, x, y=None):
@@ -59,10 +63,16 @@ class SpreadMLP(nn.Module):
                 width,
                 dtype=self.dtype,
                 param_dtype=self.param_dtype,
-                kernel_init=layers.he_normal,
+                kernel_init=layers.he_normal if index else _first_init(self.unit_at_start),
                 bias_init=nn.initializers.normal(spread) if spread else nn.initializers.zeros,
             )(x)
         return x.astype(self.param_dtype).reshape(x.shape[0], *self.output_shape)
+
+
+@functools.lru_cache
+def _first_init(unit):
+    """He's weights for an input of this std."""
+    return nn.initializers.variance_scaling(2.0 / unit**2, "fan_in", "normal")
 
 
 def make_networks(spec):
@@ -73,7 +83,11 @@ def make_networks(spec):
         ("discriminator", options.unit, options.kinks),
     ):
         hidden = getattr(spec.model, f"{name}_hidden")
+        if not (unit or kinks or options.unit_at_start and name == "discriminator"):
+            continue
         module = SpreadMLP(hidden, made[name].output, unit or 1.0, kinks, **networks.dtypes(spec))
+        if name == "discriminator" and options.unit_at_start is not None:
+            module = module.clone(unit_at_start=options.unit_at_start)
         made[name] = made[name]._replace(module=module)
     return made
 

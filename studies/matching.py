@@ -25,6 +25,7 @@ images at the end): the distance to the prior and empty cells, half the squared 
 """
 
 import ast
+import dataclasses
 import functools
 import json
 import operator
@@ -47,6 +48,7 @@ from aae_jax.algorithms.base import Inputs
 from aae_jax.config import parse_config
 from aae_jax.keys import row_keys
 from aae_jax.priors import sample_prior
+from aae_jax.spec import TrainSpec
 from aae_jax.train_state import to_inputs
 from benchmarks import inputs
 from benchmarks.report import machine
@@ -74,8 +76,19 @@ VARIANTS = {
         "optimizer.generator.floor=0.3, train.ema_decay=0.999"
     ),
     "units": "floors, options.unit=5.0",
-    "kinks": "units, options.kinks=1.0",
-    "decoder": "kinks, options.decoder_unit=5.0, options.decoder_kinks=1.0",
+    "spread": "floors, model.discriminator='mlp_spread'",
+    "spread_units": "units, options.kinks=1.0",
+    "b99": "spread, optimizer.discriminator.b2=0.99, optimizer.generator.b2=0.99",
+    "codes": "spread, train.batch_size=1000, options.rows=100",
+    "batch": "spread, train.batch_size=500",
+    "decoder": "spread, options.decoder_unit=5.0, options.decoder_kinks=1.0",
+    "penalty": "spread, options.penalty=0.01",
+    "noise": "spread, options.noise=0.1",
+    "twice": "spread, game.updates=2",
+    "hinge": "spread, options.loss='hinge'",
+    "squares": "spread, options.loss='squares'",
+    "b0": "spread, optimizer.discriminator.b1=0.0, optimizer.generator.b1=0.0",
+    "b9": "spread, optimizer.discriminator.b1=0.9, optimizer.generator.b1=0.9",
 }
 
 CELLS = 80  # a side of the grid, over 6 stds
@@ -222,7 +235,13 @@ def measure(state, train_images, images, key, fresh_steps):
         **gradients(state, to_inputs(state, train_images[0, :1_000]), key),
     }
     grid = jnp.asarray(grid_of(spec), jnp.float32)
-    arrays = {"z": z, "floor_z": floor_z, "train_z": train_z, "own": own(grid), "fresh": fresh(grid)}
+    arrays = {
+        "z": z,
+        "floor_z": floor_z,
+        "train_z": train_z,
+        "own": own(grid),
+        "fresh": fresh(grid),
+    }
     return found, arrays
 
 
@@ -250,7 +269,10 @@ def measure_all(state, train_images, images, prior_z):
     """Numbers of all members, and the arrays of the first."""
     by_member = []
     for index, member in enumerate(multi_seed.members(state)):
-        member = member.replace(opt_state=None)
+        # What does not matter here would be another program.
+        spec = dataclasses.replace(member.spec, train=TrainSpec(), optimizer=None)
+        unused = dict.fromkeys(("opt_state", "learning_rate_scale", "rng", "step"))
+        member = member.replace(spec=spec, **unused)
         key = jax.random.key(1_000 + index)
         found, arrays = measure(member, train_images, images, key, _FRESH_STEPS.value)
         found = {name: float(value) for name, value in found.items()}
@@ -258,13 +280,13 @@ def measure_all(state, train_images, images, prior_z):
         z = np.concatenate([arrays["train_z"], arrays["z"]])
         truth, weights = true_log_ratio(member.spec, z, prior_z)
         found["empty"] = code_metrics.empty_cells(arrays["z"], prior_z)
-        found["empty_floor"] = code_metrics.empty_cells(arrays["floor_z"], prior_z)
         for name in ("own", "fresh"):
             r, slope = compared(arrays[name], truth, weights)
             found[f"{name}_r"], found[f"{name}_slope"] = r, slope
         found["ratio_rms"] = float(np.sqrt(weights @ truth**2))
         by_member.append(found)
         if index == 0:
+            found["empty_floor"] = code_metrics.empty_cells(arrays["floor_z"], prior_z)
             first = {**arrays, "truth": truth}
     return by_member, first
 
@@ -304,7 +326,7 @@ def run(name, dataset, prior_samples=1_000_000):
         size = min(every, num_steps - step)
         state, metrics = jax.block_until_ready(multi_seed.train(state, examples, size))
         trained = time.perf_counter()
-        yield_at = {
+        at = {
             "step": step + size,
             "seconds": trained - started - measuring,
             "losses": {
@@ -317,7 +339,7 @@ def run(name, dataset, prior_samples=1_000_000):
         split = dataset.test if last else dataset.validation
         measured, arrays = measure_all(state, parts, jnp.asarray(split["image"]), prior_z)
         measuring += time.perf_counter() - trained
-        yield {**yield_at, "measuring": measuring, "members": measured}, arrays, spec, split
+        yield {**at, "measuring": measuring, "members": measured}, arrays, spec, split
 
 
 SHOWN = {
@@ -405,11 +427,11 @@ def main(argv):
             for index, (_, row) in enumerate(rows):
                 members = at["members"][index * _NUM_SEEDS.value :][: _NUM_SEEDS.value]
                 print(line(f"{name} {row or ''}".strip(), at, members), flush=True)
-        stem = os.path.join(_OUTPUT.value, name)
-        np.savez_compressed(f"{stem}.npz", label=split["label"], **arrays)
-        draw(f"{stem}.png", arrays, spec, split["label"])
-        with open(path, "w") as file:
-            json.dump(results, file)
+            stem = os.path.join(_OUTPUT.value, name)
+            np.savez_compressed(f"{stem}.npz", label=split["label"], **arrays)
+            draw(f"{stem}.png", arrays, spec, split["label"])
+            with open(path, "w") as file:
+                json.dump(results, file)
 
 
 if __name__ == "__main__":
