@@ -21,7 +21,8 @@ images at the end): the distance to the prior and empty cells, half the squared 
 - the norm of the gradients of reconstruction and generator on the encoder, over 1,000 images, and the
   share of it in the gradient of 100 (1: no noise).
 
-`--output` gets results.json, and for each variant's first seed codes and grids (npz) and a picture (png).
+`--output` gets results.json, codes and grids of each variant's first seed (npz), and matching.png with a row
+a variant.
 """
 
 import ast
@@ -32,6 +33,7 @@ import operator
 import os
 import re
 import time
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -374,27 +376,35 @@ def line(name, at, seeds):
 HEAD = f"| {' | '.join(['variant', 'step', *SHOWN, 's'])} |\n{'|---' * (len(SHOWN) + 3)}|"
 
 
-def draw(path, arrays, spec, label):
-    """Hold-out codes by label; the true log p/q; what the game's and the fresh discriminator say."""
-    figure = matplotlib.figure.Figure(figsize=(12, 3.2), layout="constrained")
-    axes = figure.subplots(1, 4)
-    edge = 3 * games.prior_std(spec)
-    axes[0].scatter(*arrays["z"].T, s=0.3, c=label, cmap="tab10")
-    axes[0].set(xlim=(-edge, edge), ylim=(-edge, edge), title="hold-out codes")
-    for one, name, title in zip(
-        axes[1:],
-        ("truth", "own", "fresh"),
-        ("true log p/q", "the game's discriminator", "a fresh discriminator"),
+class Drawn(NamedTuple):
+    """A variant's row of the picture, of its first seed."""
+
+    arrays: dict[str, np.ndarray]
+    label: np.ndarray
+    edge: float  # of the grid
+
+
+def draw(path, drawn):
+    """A row a variant: hold-out codes by label; log p/q, as it is, as the game and a fresh one say."""
+    titles = {
+        "truth": "true log p/q",
+        "own": "the game's discriminator",
+        "fresh": "a fresh discriminator",
+    }
+    figure = matplotlib.figure.Figure(figsize=(9, 2.3 * len(drawn)), layout="constrained")
+    for axes, (name, (arrays, label, edge)) in zip(
+        figure.subplots(len(drawn), 4, squeeze=False), drawn.items()
     ):
-        values = arrays[name].reshape(CELLS, CELLS).T
-        extent = (-edge, edge, -edge, edge)
-        shown = one.imshow(
-            values, origin="lower", extent=extent, cmap="RdBu_r", vmin=-1.5, vmax=1.5
-        )
-        one.set(title=title)
-    for one in axes:
-        one.set(aspect="equal", xticks=(), yticks=())
-    figure.colorbar(shown, ax=axes[-1])
+        axes[0].scatter(*arrays["z"].T, s=0.2, c=label, cmap="tab10")
+        axes[0].set(xlim=(-edge, edge), ylim=(-edge, edge), title="hold-out codes", ylabel=name)
+        for one, (key, title) in zip(axes[1:], titles.items()):
+            values = arrays[key].reshape(CELLS, CELLS).T
+            extent = (-edge, edge, -edge, edge)
+            shown = one.imshow(values, "RdBu_r", origin="lower", extent=extent, vmin=-1.5, vmax=1.5)
+            one.set(title=title)
+        for one in axes:
+            one.set(aspect="equal", xticks=(), yticks=())
+        figure.colorbar(shown, ax=axes[-1])
     figure.savefig(path, dpi=80)
 
 
@@ -418,6 +428,7 @@ def main(argv):
         with open(path) as file:
             results = json.load(file)
     print(HEAD, flush=True)
+    drawn = {}
     for name in names:
         settings, scales = settings_of(name)
         results[name] = {"changes": changes_of(VARIANTS[name]), "panel": _PANEL.value, "at": []}
@@ -429,7 +440,8 @@ def main(argv):
                 print(line(f"{name} {row or ''}".strip(), at, members), flush=True)
             stem = os.path.join(_OUTPUT.value, name)
             np.savez_compressed(f"{stem}.npz", label=split["label"], **arrays)
-            draw(f"{stem}.png", arrays, spec, split["label"])
+            drawn[name] = Drawn(arrays, split["label"], 3 * games.prior_std(spec))
+            draw(os.path.join(_OUTPUT.value, "matching.png"), drawn)
             with open(path, "w") as file:
                 json.dump(results, file)
 
