@@ -153,6 +153,16 @@ def use_adversarial_rates(config: config_dict.ConfigDict) -> None:
     change_optimizer(config, "generator", learning_rate=1e-3)
 
 
+def use_floors(config: config_dict.ConfigDict) -> None:
+    """Adversarial rates end at 0.3 of theirs, the reconstruction's at a twentieth.
+
+    Where all fall to zero together, what is left to match stays.
+    """
+    change_optimizer(config, "reconstruction", floor=0.05)
+    change_optimizer(config, "discriminator", floor=0.3)
+    change_optimizer(config, "generator", floor=0.3)
+
+
 def use_vae(config: config_dict.ConfigDict) -> None:
     """Section 2.1: the variational autoencoder of the same architecture."""
     config.algorithm = "vae"

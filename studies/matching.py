@@ -1,9 +1,9 @@
 """What keeps q(z) from p(z) with a 2-D code: variants of Fig. 2a's game, and what each leaves to match.
 
-    python -m studies.matching --output=DIR [--mnist_dir=DIR] [--panel=a] [--variant=committed …] \\
+    python -m studies.matching --output=DIR [--mnist_dir=DIR] [--panel=a] [--variant=before …] \\
         [--add='NAME: train.num_steps=4000, options.kinks=1.0' …] [--num_seeds=3] [--intervals=4]
 
-A variant is `experiments/fig2.py`'s config with changes, trained for all seeds in one program by the algorithm
+A variant is `experiments/fig2.py`'s config of before this study with changes, trained for all seeds in one program by the algorithm
 of `studies.games`. `--add` makes one more; it may start with the name of another: `NAME: OTHER, …`.
 `scale.PHASE=(0.5, 1, 2)` trains each seed with each of these multiples of a phase's rate, in the same
 program.
@@ -70,9 +70,20 @@ _INTERVALS = flags.DEFINE_integer("intervals", 4, "Parts of a training.", lower_
 _FRESH_STEPS = flags.DEFINE_integer("fresh_steps", 500, "Of batches of 1,000.", lower_bound=1)
 _WIDTH = flags.DEFINE_integer("width", None, "Of all hidden layers; None: the paper's.")
 
-# Changes of the config, by variant; `game.updates` is how often the discriminator is updated.
+# What all variants start from: the configs before this study, after 8,000 steps.
+BEFORE = (
+    "model.discriminator='mlp', train.ema_decay=None, optimizer.reconstruction.floor=None, "
+    "optimizer.discriminator.floor=None, optimizer.generator.floor=None, "
+)
+BEFORE_BY_PANEL = {
+    "a": BEFORE
+    + "optimizer.reconstruction.learning_rate=1e-3, optimizer.generator.learning_rate=2e-4",
+    "b": BEFORE
+    + "optimizer.reconstruction.learning_rate=2e-4, optimizer.generator.learning_rate=1e-3",
+}
+# Changes, by variant; `game.updates` is how often the discriminator is updated.
 VARIANTS = {
-    "committed": "",
+    "before": "",
     "floors": (
         "optimizer.reconstruction.floor=0.05, optimizer.discriminator.floor=0.3, "
         "optimizer.generator.floor=0.3, train.ema_decay=0.999"
@@ -112,7 +123,8 @@ def changes_of(text):
 def settings_of(name):
     """A variant's settings, and the multiples of its phases' rates that are trained together."""
     config, scales, updates = fig2.get_config(_PANEL.value), {}, 1
-    changes = {**changes_of(VARIANTS[name]), **changes_of(_ALL.value)}
+    texts = BEFORE_BY_PANEL[_PANEL.value], VARIANTS[name], _ALL.value
+    changes = functools.reduce(operator.or_, map(changes_of, texts))
     updates = changes.pop("game.updates", 1)
     config.algorithm = {
         1: "studies.games:GAME",
