@@ -55,7 +55,7 @@ def get_config() -> config_dict.ConfigDict:
     config.data.condition_dim = 0  # K of the conditions [N, K] in files; 0: they are not read
 
     config.model = config_dict.ConfigDict()
-    # "mlp", "conv", or the import path of a factory.
+    # "mlp", "conv", or the import path of a factory; the discriminator also "mlp_spread".
     config.model.encoder = "mlp"
     config.model.decoder = "mlp"
     config.model.discriminator = "mlp"
