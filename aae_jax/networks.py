@@ -87,7 +87,15 @@ def mlp_spread_discriminator(spec: Spec) -> nn.Module:
     """ "mlp_spread": "mlp" whose first units start where the prior's samples lie (`layers.Spread`).
 
     For discriminators of codes. That of "mlp" starts homogeneous and learns p/q along rays.
+
+    Raises:
+        UserError: the algorithm has no codes.
     """
+    if spec.algorithm.encode is None:
+        raise UserError(
+            f"model.discriminator is 'mlp_spread', which starts around samples of the prior: "
+            f"algorithm {spec.algorithm_name} has no discriminator of codes; use 'mlp'"
+        )
     points = _PriorPoints(spec)
     return layers.MLP(spec.model.discriminator_hidden, (), points=points, **dtypes(spec))
 

@@ -466,6 +466,13 @@ def test_a_spread_discriminator_trains_on_every_prior_with_labels(prior):
     assert networks.build(make_spec(model=model, prior={"name": prior})) == networks.build(spec)
 
 
+def test_a_spread_discriminator_of_images_is_refused():
+    with refused(
+        "^model.discriminator is 'mlp_spread'.*algorithm 'gan' has no discriminator of codes"
+    ):
+        check_algorithm(make_spec(algorithm="gan", model={"discriminator": "mlp_spread"}))
+
+
 # Keys.
 
 
