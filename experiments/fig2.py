@@ -32,6 +32,7 @@ def get_config(panel="a"):
         config.model.discriminator = "mlp_spread"
         default.use_floors(config)
         config.train.ema_decay = 0.999
+        config.train.num_steps = 6_000
     if panel in "bd":
         default.use_mixture(config)
         default.use_adversarial_rates(config)
