@@ -13,8 +13,10 @@ distance to the prior at the same reconstruction error; a generator at 1e-3 cost
 reconstruction. Its first units start where the prior's samples lie: with biases of 0 it sees
 directions alone, and q(z) keeps rays with gaps between them (RESULTS.md). Where the adversarial
 rates fall to zero with the reconstruction's, what is left is never matched: they stop at 0.3 of
-theirs, it at a twentieth, and the averaged parameters are used. The petals of panel b need the generator's 1e-3 all the same, and a slower
-reconstruction: with the rates of panel a they are not found (distance 0.62 instead of 0.05).
+theirs, the reconstruction's at a twentieth, and the averaged parameters are used.
+
+The petals of panel b need the generator's 1e-3 all the same, and a slower reconstruction: with the
+rates of panel a they are not found (distance 0.62 instead of 0.05).
 """
 
 from experiments import default
