@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import importlib.util
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -154,9 +155,7 @@ def part_config(config: Any, start_from: str) -> Any:
     path = os.path.join(_ROOT, expand_home("start_from", name))
     if not os.path.isfile(path):
         raise UserError(f"there is no file {path!r}")
-    module_spec = importlib.util.spec_from_file_location("aae_jax_start_from", path)
-    module = importlib.util.module_from_spec(module_spec)
-    in_one_line(repr(name), module_spec.loader.exec_module, module)
+    module = in_one_line(repr(name), _import_file, path)
     if not hasattr(module, "get_config"):
         raise UserError(f"{path!r} has no function get_config")
     try:
@@ -170,6 +169,25 @@ def part_config(config: Any, start_from: str) -> Any:
             part[field] = copy.deepcopy(config[field])
         part.run.max_steps = config.run.max_steps
     return part
+
+
+def default_config() -> dict[str, Any] | None:
+    """The fields of `experiments/default.py`, as `config.json` has them.
+
+    None where the package is installed without the rest of the project.
+    """
+    path = os.path.join(_ROOT, "experiments", "default.py")
+    if not (os.path.isfile(path) and os.path.isfile(os.path.join(_ROOT, "launch.py"))):
+        return None
+    config = in_one_line(repr(path), lambda: _import_file(path).get_config())
+    return json.loads(config.to_json_best_effort())
+
+
+def _import_file(path):
+    module_spec = importlib.util.spec_from_file_location("aae_jax_config_file", path)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    return module
 
 
 def _spec(config, data, run):

@@ -18,7 +18,7 @@ from aae_jax.settings import Settings
 from aae_jax.spec import Spec
 from aae_jax.train_state import TrainState, create_train_state, inference_params, take_networks
 from aae_jax.training import check_algorithm
-from aae_jax.workdir import loop, memory, records, scoring, summary, terminal
+from aae_jax.workdir import loop, memory, records, report, scoring, summary, terminal
 
 
 class _Part(NamedTuple):
@@ -36,7 +36,7 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
     Args:
         config: a ConfigDict with the fields of `experiments/default.py`.
         workdir: gets `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`,
-            `results.json` and `figures/`.
+            `results.json`, `figures/` and `report.html`.
         mode: "run" does what is missing of all; "train", "evaluate" and "figures" do that one.
 
     Raises:
@@ -104,6 +104,9 @@ def _run(config, workdir, mode, dataset=None, later=()) -> None:
                 if mode == "figures" or (mode == "run" and not _is_drawn(state, workdir)):
                     _draw(state, dataset, settings, mesh, workdir)
             finally:  # a figure that fails does not hide the scores
+                if mode != "train":
+                    wanted = () if mode == "evaluate" else _figures().drawings(settings.spec)
+                    report.write(workdir, wanted)
                 summary.say(state, workdir)
 
 

@@ -12,6 +12,7 @@ import shutil
 import time
 import zipfile
 import zlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -51,7 +52,7 @@ def check(workdir, config_json, spec):
     earlier = read_json(os.path.join(workdir, "config.json"))
     if earlier is None:
         return
-    before, now = _flatten(earlier), _flatten(config_json)
+    before, now = flatten(earlier), flatten(config_json)
     differing = [
         f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
@@ -102,12 +103,13 @@ def newest_step(workdir):
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
-def _flatten(tree, prefix=""):
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """The fields of nested sections by their names with dots."""
     if not isinstance(tree, dict):
         return {prefix[:-1]: tree}
     flat = {}
     for name, value in tree.items():
-        flat.update(_flatten(value, f"{prefix}{name}."))
+        flat.update(flatten(value, f"{prefix}{name}."))
     return flat
 
 
@@ -150,7 +152,7 @@ def remove_stale(workdir):
     """Scores and pictures of an earlier step must not pass for those of the finished model."""
     if not processes.is_first():
         return
-    for name in ("results.json", "failure.json"):
+    for name in ("results.json", "report.html", "failure.json"):
         with contextlib.suppress(FileNotFoundError):
             os.remove(os.path.join(workdir, name))
     shutil.rmtree(partial_directory(workdir), ignore_errors=True)

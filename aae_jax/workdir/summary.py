@@ -29,6 +29,8 @@ def say(state: TrainState, workdir: str) -> None:
     figures = os.path.join(workdir, "figures")
     if os.path.isdir(figures):
         lines.append(f"  figures/       {', '.join(sorted(os.listdir(figures)))}")
+    if os.path.exists(os.path.join(workdir, "report.html")):
+        lines.append("  report.html    all of this in one page, for a browser")
     lines.append("  metrics.jsonl, tensorboard/, checkpoints/, config.json")
     terminal.say("\n".join(lines))
 
