@@ -64,8 +64,8 @@ def _parse(argv):
         print(f"{__doc__}\n{values.get_help(include_special_flags=False)}")
         sys.exit(0)
     if len(rest) != 1 or rest[0] not in COMMANDS:
-        given = " ".join(rest) or "missing"
-        raise UserError(f"the command is {given}: it must be one of {', '.join(COMMANDS)}")
+        said = " ".join(rest) or "missing"
+        raise UserError(f"the command is {said}: it must be one of {', '.join(COMMANDS)}")
     command = rest[0]
     given = {name: values[name].value for name in values if name != "help"}
     taken = (*_OF_ALL, *COMMANDS[command])

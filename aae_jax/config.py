@@ -67,9 +67,10 @@ def check_data(
     settings: Settings, image_shape: tuple[int, ...] | None, num_classes: int | None
 ) -> None:
     """Raises `UserError` where the data have another shape or other classes than the config."""
-    for name, found in (("image_shape", image_shape), ("num_classes", num_classes)):
+    shape = None if image_shape is None else tuple(image_shape)
+    for name, found in (("image_shape", shape), ("num_classes", num_classes)):
         stated = getattr(settings.data, name)
-        if found is not None and (tuple(found) if name == "image_shape" else found) != stated:
+        if found is not None and found != stated:
             raise UserError(
                 f"data.{name} is {stated} in the config, but the data {settings.data.name!r} "
                 f"have {found}"
@@ -185,8 +186,8 @@ def default_config() -> dict[str, Any] | None:
 
 def _import_file(path):
     module_spec = importlib.util.spec_from_file_location("aae_jax_config_file", path)
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    module = importlib.util.module_from_spec(module_spec)  # type: ignore[arg-type]  # it is a .py file
+    module_spec.loader.exec_module(module)  # type: ignore[union-attr]
     return module
 
 

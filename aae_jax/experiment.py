@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -181,7 +182,8 @@ def _statistics(settings: Settings, images):
 def _create(settings: Settings, statistics, sharding=None) -> TrainState:
     """The state at step 0 of a run, of all its seeds."""
     keys = [jax.random.fold_in(jax.random.key(seed), 0) for seed in settings.seeds]
-    create, key = create_train_state, keys[0]
+    create: Callable[..., TrainState] = create_train_state
+    key = keys[0]
     if len(keys) > 1:
         create, key = multi_seed.create, jnp.stack(keys)
     create = jax.jit(create, static_argnums=0, out_shardings=sharding)

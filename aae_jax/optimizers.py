@@ -45,7 +45,7 @@ class OptimizerSpec:
     # The global norm that a phase's gradient is scaled down to where it is larger; None: never.
     clip_norm: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_types(self, "optimizer")
         check_choice("optimizer.name", self.name, OPTIMIZERS)
         check_choice("optimizer.schedule", self.schedule, SCHEDULES)
@@ -144,7 +144,7 @@ def make_schedule(optimizer: OptimizerSpec, num_steps: int) -> optax.Schedule:
         return optax.cosine_decay_schedule(rate, num_steps, alpha=floor)
     if optimizer.schedule == "exponential":
         # decay ** step is inexact in float32: 1.000004 is rounded to 1.00000405.
-        speed = math.log(optimizer.decay)
+        speed = math.log(optimizer.decay)  # type: ignore[arg-type]  # OptimizerSpec demands it
         return lambda step: rate * jnp.maximum(jnp.exp(-speed * step), floor)
     if optimizer.schedule == "piecewise":
         return optax.piecewise_constant_schedule(
@@ -164,7 +164,7 @@ def make_momentum(optimizer: OptimizerSpec) -> optax.Schedule:
 class HeavyBallState(NamedTuple):
     """What the heavy ball keeps between updates."""
 
-    count: jax.Array  # i32[], updates done
+    count: jax.Array  # type: ignore[assignment]  # i32[], updates done; hides tuple.count
     velocity: Any  # as the parameters
 
 

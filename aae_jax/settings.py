@@ -42,7 +42,7 @@ class DataSpec:
     label_column: str | None = None  # "files": of a .csv; None: the one called label, class, …
     condition_dim: int = 0  # "files": K of the `conditions` f[N, K] beside the examples; 0: none
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_types(self, "data")
         check_image_shape("data.image_shape", self.image_shape)
         check_positive("data.num_classes", self.num_classes)
@@ -87,7 +87,7 @@ class ParallelSpec:
     runner: str = "jit"  # over a mesh of the devices; or "pmap", in one process
     num_devices: int | None = None  # None: all; to train, as many as the batch divides over
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_types(self, "parallel")
         check_choice("parallel.runner", self.runner, RUNNERS)
         if self.num_devices is not None:
@@ -107,7 +107,7 @@ class RunSpec:
     # schedules end with them. None: `train.num_steps` of each.
     max_steps: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_types(self, "run")
         check_positive("run.steps_per_dispatch", self.steps_per_dispatch, most=10**5)
         check_positive("run.checkpoint_every", self.checkpoint_every)
@@ -125,7 +125,7 @@ class EvaluationSpec:
     # twenty from 0.03 to 3 times their standard deviation.
     sigmas: tuple[float, ...] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_types(self, "evaluation")
         check_positive("evaluation.num_samples", self.num_samples, most=10**12)
         if self.num_validation is not None:

@@ -162,8 +162,8 @@ def load(spec: DataSpec) -> "data.Dataset":
     labelled = tfds_images.read_split(builder, "labelled")
     folds = tfds_images.read_integers(builder, "labelled", "folds")
     if spec.drop_black:
-        train = _rows(train, train["image"].any(axis=(1, 2, 3)))
-        keep = labelled["image"].any(axis=(1, 2, 3))
+        train = _rows(train, np.asarray(train["image"]).any(axis=(1, 2, 3)))
+        keep = np.asarray(labelled["image"]).any(axis=(1, 2, 3))
         labelled, folds = _rows(labelled, keep), folds[keep]
     chosen = range(NUM_FOLDS) if spec.fold is None else [spec.fold - 1]
     return data.Dataset(
