@@ -213,7 +213,7 @@ def _spec(config, data, run):
         optimizer={
             # A phase that does not exist is refused by the spec.
             phase: _overridden(optimizer, phase, phases.get(phase, OptimizerSpec()), "optimizer.")
-            for phase in optimizer.keys()
+            for phase in optimizer
         },
         options=_overridden(config, "options", options) if is_algorithm else None,
     )

@@ -1,6 +1,7 @@
 """What an optimiser is to be, checked, and from that to optax."""
 
 import dataclasses
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -110,7 +111,7 @@ class OptimizerSpec:
             )
         if self.boundaries and self.boundaries[-1] >= 2**31:
             raise UserError(f"optimizer.boundaries is {self.boundaries}: steps must be below 2^31")
-        if any(later <= earlier for earlier, later in zip((0,) + self.boundaries, self.boundaries)):
+        if any(later <= earlier for earlier, later in itertools.pairwise((0, *self.boundaries))):
             raise UserError(
                 f"optimizer.boundaries is {self.boundaries}: steps must be positive and ascending"
             )

@@ -6,6 +6,7 @@ with its validation images and scores its test images (Goodfellow et al. 2014).
 """
 
 import os
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -32,7 +33,7 @@ class Tfd(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = [
+    BUILDER_CONFIGS: ClassVar[list[Any]] = [
         tfds.core.BuilderConfig(name=f"{size}x{size}", description=f"Images of {size}×{size}")
         for size in (48, 96)
     ]

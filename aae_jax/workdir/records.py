@@ -176,7 +176,7 @@ class MetricsLog:
         self._writes = processes.is_first()
         if not self._writes:
             return
-        self._file = open(path, "a")
+        self._file = open(path, "a")  # noqa: SIM115 — closed by `close`
         # Not SummaryWriter: on a full disk its thread dies, and the next writes wait for ever.
         os.makedirs(os.path.join(workdir, "tensorboard"), exist_ok=True)
         self._events = EventsWriter(os.path.join(workdir, "tensorboard", "events"))
