@@ -13,7 +13,7 @@ import warnings
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from aae_jax import streams
+from aae_jax import __version__, streams
 from aae_jax.checks import expand_home
 from aae_jax.errors import UserError
 
@@ -36,6 +36,7 @@ _MODE = flags.DEFINE_enum(
     ("run", "train", "evaluate", "figures"),
     "run: whatever is missing of the other three.",
 )
+flags.DEFINE_bool("version", False, "Prints the version.")
 _COORDINATOR_ADDRESS = flags.DEFINE_string(
     "coordinator_address", None, "Several processes: host:port of process 0."
 )
@@ -106,6 +107,9 @@ def _set_none(config, name):
 
 
 def _parse_flags(argv):
+    if {"--version", "-version"} & set(argv[1:]):
+        print(f"aae_jax {__version__}")
+        sys.exit(0)
     # ml_collections reads overrides such as --config.seed=1 from sys.argv, which argv is.
     _join_values(argv)
     try:

@@ -71,3 +71,5 @@ from aae_jax.training import (
     train_step as train_step,
     train_steps as train_steps,
 )
+
+__version__: str
