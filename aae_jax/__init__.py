@@ -14,6 +14,7 @@ _HOMES = {
     "evaluation": ("evaluate",),
     "experiment": ("load_state",),
     "exporting": ("export",),
+    "likelihood": ("annealed_arguments", "decoder_of"),
     "measures": ("diagnose",),
     "networks": ("Network",),
     "novelty": ("Scores", "score"),
@@ -21,7 +22,7 @@ _HOMES = {
     "parallel": ("make_mesh", "pmap_train_step"),
     "posteriors": ("Posterior",),
     "priors": ("Prior", "PriorSample", "sample_prior"),
-    "settings": ("DataSpec", "EvaluationSpec"),
+    "settings": ("AnnealedSpec", "DataSpec", "EvaluationSpec"),
     "spec": ("ModelSpec", "PriorSpec", "Spec", "TrainSpec"),
     "train_state": (
         "TrainState",
@@ -37,7 +38,7 @@ _HOMES = {
     "training": ("train_batches", "train_step", "train_steps"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-_MODULES = ("parzen",)
+_MODULES = ("annealed", "parzen")
 
 __all__ = sorted([*_HOME_OF, *_MODULES])
 

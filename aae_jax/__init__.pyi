@@ -1,6 +1,6 @@
 """The public names for type checkers, which do not follow the lazy imports of `__init__.py`."""
 
-from aae_jax import parzen as parzen
+from aae_jax import annealed as annealed, parzen as parzen
 from aae_jax.algorithms.base import (
     Algorithm as Algorithm,
     Inputs as Inputs,
@@ -20,6 +20,10 @@ from aae_jax.experiment import (
 )
 from aae_jax.exporting import (
     export as export,
+)
+from aae_jax.likelihood import (
+    annealed_arguments as annealed_arguments,
+    decoder_of as decoder_of,
 )
 from aae_jax.measures import (
     diagnose as diagnose,
@@ -47,6 +51,7 @@ from aae_jax.priors import (
     sample_prior as sample_prior,
 )
 from aae_jax.settings import (
+    AnnealedSpec as AnnealedSpec,
     DataSpec as DataSpec,
     EvaluationSpec as EvaluationSpec,
 )

@@ -12,7 +12,14 @@ from aae_jax import registry
 from aae_jax.checks import expand_home
 from aae_jax.errors import UserError, in_one_line
 from aae_jax.optimizers import OptimizerSpec
-from aae_jax.settings import DataSpec, EvaluationSpec, ParallelSpec, RunSpec, Settings
+from aae_jax.settings import (
+    AnnealedScoring,
+    DataSpec,
+    EvaluationSpec,
+    ParallelSpec,
+    RunSpec,
+    Settings,
+)
 from aae_jax.spec import (
     ModelSpec,
     PriorSpec,
@@ -123,7 +130,7 @@ def parse_config(config: Mapping[str, Any]) -> Settings:
         data=data,
         parallel=parallel,
         run=run,
-        evaluation=_section(config, "evaluation", EvaluationSpec),
+        evaluation=_evaluation(config),
     )
 
 
@@ -217,6 +224,19 @@ def _spec(config, data, run):
         },
         options=_overridden(config, "options", options) if is_algorithm else None,
     )
+
+
+def _evaluation(config):
+    """The section `evaluation`, which has one of its own."""
+    section = config["evaluation"]
+    _check_section(section, "evaluation")
+    if "annealed" not in section:
+        raise UserError("evaluation.annealed is missing from the config")
+    try:
+        annealed = _section(section, "annealed", AnnealedScoring)
+    except UserError as error:
+        raise UserError(f"evaluation.{error}") from error
+    return _section({"evaluation": {**section, "annealed": annealed}}, "evaluation", EvaluationSpec)
 
 
 def _section(config, name, cls):

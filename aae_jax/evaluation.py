@@ -31,23 +31,24 @@ _PIECE = 20_000  # stored samples that are on the device at a time
 
 
 class ScoringPass(NamedTuple):
-    """A pass over a stream of samples, to be run in as many calls as one likes."""
+    """A pass over a stream of samples, or over images, to be run in as many calls as one likes."""
 
     name: str  # what is scored
     identity: str  # a hash of all that the sums depend on
     num_samples: int
     samples_per_round: int
     num_rounds: int
-    empty: parzen.Sums
-    add: Callable[[parzen.Sums, int, int], parzen.Sums]  # (sums, first, last): rounds first…last−1
+    empty: Any  # sums of no rounds: a NamedTuple of arrays
+    add: Callable[[Any, int, int], Any]  # (sums, first, last): rounds first…last−1
+    unit: str = "sample"  # what is counted
 
 
-def at_once(scoring_pass: ScoringPass) -> parzen.Sums:
+def at_once(scoring_pass: ScoringPass) -> Any:
     """All rounds of a pass in one call."""
     return scoring_pass.add(scoring_pass.empty, 0, scoring_pass.num_rounds)
 
 
-Run = Callable[[ScoringPass], parzen.Sums]
+Run = Callable[[ScoringPass], Any]
 
 
 def evaluate(

@@ -59,6 +59,10 @@ def _run(config, workdir, mode, dataset=None, later=()) -> None:
     check_algorithm(settings.spec, parallel.DATA_AXIS if pmap else None)
     on_cpu = jax.default_backend() == "cpu"
     memory.check(settings, len(mesh.local_devices) if on_cpu else 1)
+    if settings.evaluation.annealed.num_images is not None and not later:
+        from aae_jax import likelihood  # blackjax, which not everyone has
+
+        likelihood.check_annealed(settings.spec, settings.evaluation.annealed)
     if mode in ("run", "figures"):
         _figures().drawings(settings.spec)  # refuses names that do not exist
     part = None
@@ -69,7 +73,7 @@ def _run(config, workdir, mode, dataset=None, later=()) -> None:
             dataset = data.load(settings.data)
     check_data(settings, dataset.image_shape, dataset.num_classes)
     if not later:  # a part that a run starts from is never scored
-        _check_validation(settings, dataset)
+        _check_hold_out(settings, dataset)
     check_prior(settings.spec)
     # Hosts may differ in memory, and all must do the same.
     streamed = bool(
@@ -111,14 +115,23 @@ def _run(config, workdir, mode, dataset=None, later=()) -> None:
                 summary.say(state, workdir)
 
 
-def _check_validation(settings, dataset):
-    available = min(len(fold.validation["image"]) for fold in dataset.folds)
-    wanted = settings.evaluation.num_validation
-    if wanted is not None and wanted > available:
-        raise UserError(
-            f"evaluation.num_validation is {wanted}: the data {settings.data.name!r} have only "
-            f"{available} validation images"
-        )
+def _check_hold_out(settings, dataset):
+    """Refuses to score with more images than there are."""
+    evaluation = settings.evaluation
+    wanted = [("evaluation.num_validation", evaluation.num_validation, "validation")]
+    if evaluation.annealed.num_images is not None:
+        prefix = "evaluation.annealed."
+        wanted += [
+            (f"{prefix}num_images", evaluation.annealed.num_images, "test"),
+            (f"{prefix}num_validation", evaluation.annealed.num_validation, "validation"),
+        ]
+    for field, number, split in wanted:
+        available = min(len(getattr(fold, split)["image"]) for fold in dataset.folds)
+        if number is not None and number > available:
+            raise UserError(
+                f"{field} is {number}: the data {settings.data.name!r} have only {available} "
+                f"{split} images"
+            )
 
 
 def _training_split(dataset, settings) -> dict[str, Any]:

@@ -116,6 +116,47 @@ class RunSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class AnnealedSpec:
+    """How long chains of annealed importance sampling are, and how many: see `aae_jax.annealed`."""
+
+    num_chains: int = 16  # for each image
+    num_temperatures: int = 500  # from the start to the posterior; one transition at each
+    # Steps of a transition. Many temperatures with few steps are better than the other way round:
+    # docs/likelihood.md has numbers.
+    num_leapfrog: int = 3
+    acceptance: float = 0.8  # at which step sizes aim
+    block_size: int = 64  # images that are run together; memory grows with it
+
+    def __post_init__(self) -> None:
+        check_types(self, "annealed")
+        check_positive("annealed.num_chains", self.num_chains, most=10**6)
+        check_positive("annealed.num_temperatures", self.num_temperatures, most=10**7)
+        check_positive("annealed.num_leapfrog", self.num_leapfrog, most=10**6)
+        check_positive("annealed.block_size", self.block_size)
+        if not 0.0 < self.acceptance < 1.0:
+            raise UserError(
+                f"annealed.acceptance is {self.acceptance}: it must be above 0 and below 1"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class AnnealedScoring(AnnealedSpec):
+    """The config's section `evaluation.annealed`: see `aae_jax.likelihood.score_annealed`."""
+
+    num_images: int | None = None  # test images that are scored, the first of them; None: none
+    num_validation: int = 64  # images that σ is fitted to, the first of them
+    sigma: float | None = None  # None: the best for the validation images
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_images is not None:
+            check_positive("annealed.num_images", self.num_images)
+        check_positive("annealed.num_validation", self.num_validation)
+        if self.sigma is not None:
+            check_positive("annealed.sigma", self.sigma, least=1e-15, most=1e15)
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationSpec:
     """The Parzen protocol of Table 1: see `aae_jax.evaluation`."""
 
@@ -124,6 +165,7 @@ class EvaluationSpec:
     # The grid that σ is chosen from; None: Goodfellow's for pixels in [0, 1], and for other numbers
     # twenty from 0.03 to 3 times their standard deviation.
     sigmas: tuple[float, ...] | None = None
+    annealed: AnnealedScoring = AnnealedScoring()  # the limit of many samples
 
     def __post_init__(self) -> None:
         check_types(self, "evaluation")

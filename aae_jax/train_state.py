@@ -266,7 +266,7 @@ def encode(state: TrainState, images: jax.Array, key: jax.Array | None = None) -
 def decode(
     state: TrainState,
     z: jax.Array,
-    label: jax.Array | None = None,
+    label: jax.Array | int | None = None,
     condition: jax.Array | None = None,
 ) -> jax.Array:
     """Images of codes.
@@ -362,6 +362,16 @@ def _generate(state, start, key, num_samples, label, **conditions):
     return _to_images(state, x)
 
 
+def trained_part(state: TrainState) -> TrainState:
+    """The parameters and pixel statistics that a trained model is used with, and nothing else."""
+    _check_state(state)
+    return state.replace(
+        params=inference_params(state),
+        ema_params=None,
+        **dict.fromkeys(("step", "rng", "opt_state", "learning_rate_scale")),
+    )
+
+
 def sampler(
     state: TrainState, start: jax.Array | None = None, conditions: jax.Array | None = None
 ) -> jax.tree_util.Partial:
@@ -377,12 +387,7 @@ def sampler(
         conditions: f[M, K] of which each sample takes one at random, where the decoder takes them:
             those of the training examples, say.
     """
-    _check_state(state)
-    model = state.replace(
-        params=inference_params(state),
-        ema_params=None,
-        **dict.fromkeys(("step", "rng", "opt_state", "learning_rate_scale")),
-    )
+    model = trained_part(state)
     start = None if start is None else to_inputs(state, start)
     if conditions is not None or state.spec.model.condition_in_decoder:
         if conditions is not None:

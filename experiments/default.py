@@ -113,6 +113,16 @@ def get_config() -> config_dict.ConfigDict:
     config.evaluation.num_validation = 1_000  # images that choose σ
     # None: Goodfellow's grid, or one that fits numbers outside of [0, 1].
     config.evaluation.sigmas = config_dict.placeholder(tuple)
+    # The limit of endlessly many samples, by annealed importance sampling: docs/likelihood.md.
+    config.evaluation.annealed = config_dict.ConfigDict()
+    config.evaluation.annealed.num_images = config_dict.placeholder(int)  # of the test; None: none
+    config.evaluation.annealed.num_validation = 64  # images that σ is fitted to
+    config.evaluation.annealed.sigma = config_dict.placeholder(float)  # None: the best for them
+    config.evaluation.annealed.num_chains = 16  # for each image
+    config.evaluation.annealed.num_temperatures = 500
+    config.evaluation.annealed.num_leapfrog = 3  # steps of a transition
+    config.evaluation.annealed.acceptance = 0.8
+    config.evaluation.annealed.block_size = 64  # images that are run together
     return config
 
 

@@ -1,9 +1,10 @@
 """What studies ask of finished runs."""
 
+import gzip
 import os
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,10 @@ import aae_jax as aae
 from aae_jax import data
 from aae_jax.config import parse_config
 from aae_jax.settings import Settings
-from aae_jax.train_state import TrainState
+from aae_jax.train_state import TrainState, inference_params
 from aae_jax.workdir import records
+from benchmarks import inputs
+from experiments import table1
 
 _ROWS_A_LABEL = 1_000
 
@@ -36,6 +39,57 @@ def load(workdir: str) -> FinishedRun:
     state = aae.load_state(workdir)
     settings = parse_config(records.read_json(os.path.join(workdir, "config.json")))
     return FinishedRun(state, settings, data.load(settings.data))
+
+
+def load_mnist(mnist_dir: str | None, data_dir: str | None = None) -> data.Dataset:
+    """The first 50,000 training images, the other 10,000 to validate, and the test images.
+
+    Args:
+        mnist_dir: with the four original gz files; None: through tensorflow-datasets.
+        data_dir: of tensorflow-datasets; None: its default.
+    """
+    if mnist_dir is None:
+        return data.load(inputs.mnist_spec(data_dir))
+
+    def read(name, header):
+        with gzip.open(os.path.join(mnist_dir, f"{name}-ubyte.gz")) as file:
+            return np.frombuffer(file.read(), np.uint8)[header:]
+
+    def split(name):
+        return {
+            "image": read(f"{name}-images-idx3", 16).reshape(-1, 28, 28, 1),
+            "label": read(f"{name}-labels-idx1", 8).astype(np.int32),
+        }
+
+    train, test = split("train"), split("t10k")
+    parts = [
+        {name: values[rows] for name, values in train.items()}
+        for rows in (slice(50_000), slice(50_000, None))
+    ]
+    return data.Dataset(parts[0], (data.Fold(parts[1], test),), num_classes=10)
+
+
+def by_path(params: Any) -> dict[str, np.ndarray]:
+    """Parameters by path, "decoder/Dense_0/kernel"."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        for path, leaf in jax.tree.leaves_with_path(params)
+    }
+
+
+def load_row(row: str, path: str) -> tuple[TrainState, Settings]:
+    """A model of `experiments/table1.py` with the parameters that `studies.table1` has saved."""
+    settings = parse_config(table1.get_config(row))
+    state = aae.create_train_state(settings.spec, 0)
+    with np.load(path) as saved:
+
+        def stored(where, leaf):
+            return jnp.asarray(saved[jax.tree_util.keystr(where, simple=True, separator="/")], leaf)
+
+        params = jax.tree.map_with_path(
+            lambda where, leaf: stored(where, leaf.dtype), inference_params(state)
+        )
+    return state.replace(params={**state.params, **params}, ema_params=None), settings
 
 
 def perceptron(width: int) -> MLPClassifier:

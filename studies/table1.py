@@ -27,7 +27,6 @@ whose validation images are the first fold's).
 import ast
 import dataclasses
 import functools
-import gzip
 import json
 import operator
 import os
@@ -49,9 +48,9 @@ from aae_jax.evaluation import log_likelihoods
 from aae_jax.settings import Settings
 from aae_jax.train_state import chain_starts, inference_params, take_networks
 from aae_jax.training import check_algorithm
-from benchmarks import inputs
 from benchmarks.report import machine
 from experiments import table1
+from studies import runs
 
 _ROWS = flags.DEFINE_multi_enum(
     "row", ["gan", "gmmn", "gmmn_pixels", "cae", "dbn", "gsn"], table1.VARIANTS, "Repeated."
@@ -104,32 +103,11 @@ class Best(NamedTuple):
 def load(row: str) -> data.Dataset:
     """What a row is trained on and scored with."""
     if not row.startswith("tfd_"):
-        return load_mnist() if _MNIST_DIR.value else data.load(inputs.mnist_spec(_DATA_DIR.value))
+        return runs.load_mnist(_MNIST_DIR.value, _DATA_DIR.value)
     spec = settings_of(row).data
     return data.load(
         dataclasses.replace(spec, data_dir=_DATA_DIR.value, manual_dir=_MANUAL_DIR.value)
     )
-
-
-def load_mnist() -> data.Dataset:
-    """The first 50,000 training images, the other 10,000, and the test images."""
-
-    def read(name, header):
-        with gzip.open(os.path.join(_MNIST_DIR.value, f"{name}-ubyte.gz")) as file:
-            return np.frombuffer(file.read(), np.uint8)[header:]
-
-    def split(name):
-        return {
-            "image": read(f"{name}-images-idx3", 16).reshape(-1, 28, 28, 1),
-            "label": read(f"{name}-labels-idx1", 8).astype(np.int32),
-        }
-
-    train, test = split("train"), split("t10k")
-    parts = [
-        {name: values[rows] for name, values in train.items()}
-        for rows in (slice(50_000), slice(50_000, None))
-    ]
-    return data.Dataset(parts[0], (data.Fold(parts[1], test),), num_classes=10)
 
 
 def settings_of(row: str) -> Settings:
@@ -200,9 +178,7 @@ def train(row, dataset, keys, log):
 def save(state, dataset, key, name):
     """Parameters that the model is used with, by path, and 64 samples."""
     path = os.path.join(_OUTPUT.value, name)
-    leaves = jax.tree.leaves_with_path(inference_params(state))
-    named = {jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(v) for p, v in leaves}
-    np.savez(f"{path}.npz", **named)
+    np.savez(f"{path}.npz", **runs.by_path(inference_params(state)))
     samples = jax.jit(lambda sampler: sampler(key, 64))(sampler_of(state, dataset))
     np.save(f"{path}.npy", np.asarray(samples).reshape(64, *state.spec.image_shape))
 

@@ -1,4 +1,4 @@
-"""docs/novelty.md and docs/using.md: every block runs as it stands, in order, in one directory.
+"""docs/novelty.md, docs/likelihood.md and docs/using.md: every block runs as it stands, in order, in one directory.
 
 `python -m aae_jax` runs in this process; tests/test_main.py starts it as a process of its own.
 """
@@ -61,6 +61,21 @@ def test_novelty(run_page):
         (total > np.quantile(of_normal, 0.95))[is_zero].mean(), abs=2 / is_zero.sum()
     )
     assert sorted(np.load("scores.npz").files) == ["by_pixel", "code", "labels", "reconstruction"]
+
+
+def test_likelihood(run_page):
+    """The line through the box: its integral over a grid of codes, in float64 NumPy."""
+    names = run_page("likelihood.md")
+    side = np.linspace(-6, 6, 601)
+    z = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+    x_hat = np.asarray(names["my_decoder"](z), np.float64)
+    log_prior = -0.5 * (z**2).sum(axis=1) - np.log(2 * np.pi)
+    for x, log_likelihood in zip(np.asarray(names["x"]), np.asarray(names["found"][0])):
+        log_noise = -0.5 * (((x - x_hat) / 0.1) ** 2 + np.log(2 * np.pi * 0.1**2)).sum(axis=1)
+        total = np.logaddexp.reduce(log_prior + log_noise) + 2 * np.log(side[1] - side[0])
+        assert log_likelihood == pytest.approx(total, abs=0.3)
+    assert names["draws"].shape == (5, 16, 2)
+    assert names["of_model"].log_likelihood.shape == (8,)
 
 
 def test_using(run_page):

@@ -32,12 +32,17 @@ NUMBERS = {
     "annealed/log_likelihood": Number(
         "Annealed log-likelihood, nats",
         "Mean over test images, under the decoder and Gaussian noise of σ: the limit of endlessly "
-        "many samples, by annealed importance sampling. Higher is better.",
+        "many samples, by annealed importance sampling, which errs to low numbers. Higher is better.",
         ".1f",
         error="annealed/standard_error",
     ),
+    "annealed/spread": Number(
+        "Spread of the annealed estimates, nats",
+        "Standard error of an image's estimate over its chains, mean over images.",
+        ".2g",
+    ),
     "annealed/sigma": Number("σ of the annealed log-likelihood", "Std of the decoder's noise."),
-    "annealed/num_images": Number("Annealed images", "Test images that were scored so.", ",d"),
+    "annealed/num_images": Number("Images of the annealed score", "The first of the test.", ",d"),
     "annealed/acceptance": Number("Annealed acceptance", "Share of proposals accepted."),
     "classification/error": Number(
         "Classification error", "Share of test images given a wrong class. Lower is better."

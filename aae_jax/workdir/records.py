@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from aae_jax import parzen, processes
+from aae_jax import processes
 from aae_jax.config import named_config
 from aae_jax.errors import UserError
 from aae_jax.optimizers import bound_to_length
@@ -286,7 +286,7 @@ def write_atomically(path: str, text: str) -> None:
 
 
 def partial_directory(workdir: str) -> str:
-    """Sums of a scoring pass under way; it goes when results.json is written."""
+    """Sums of scoring passes under way; it goes when results.json is written."""
     return os.path.join(workdir, "partial")
 
 
@@ -296,14 +296,14 @@ def write_partial(path: str, done: int, sums: Any) -> None:
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path + ".part", "wb") as file:
-        np.savez(file, done=done, nearest=sums.nearest, total=sums.total)
+        np.savez(file, done=done, **sums._asdict())
     os.replace(path + ".part", path)
 
 
-def read_partial(path: str) -> tuple[int, Any] | None:
-    """Rounds done and their sums; None where there are none, or none that can be read."""
+def read_partial(path: str, kind: type[Any]) -> tuple[int, Any] | None:
+    """Rounds done and their sums, of a type; None where there are none, or none that can be read."""
     try:
         with np.load(path, allow_pickle=False) as saved:
-            return int(saved["done"]), parzen.Sums(saved["nearest"], saved["total"])
+            return int(saved["done"]), kind(*(saved[name] for name in kind._fields))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None

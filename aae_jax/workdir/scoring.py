@@ -1,5 +1,7 @@
 """Scores of a run: passes that can be cut and go on, `results.json`, means over seeds."""
 
+import dataclasses
+import functools
 import os
 import shutil
 import time
@@ -45,6 +47,7 @@ def score(
     takes = settings.spec.model.condition_in_decoder
     conditions: Any = dataset.train["condition"] if takes else None
     with terminal.Signals() as signals, processes.report_lost_peer():
+        run = functools.partial(_run_pass, signals=signals, workdir=workdir)
         keys = [jax.random.fold_in(jax.random.key(seed), 1) for seed in settings.seeds]
         for seed, key, alone in zip(settings.seeds, keys, members, strict=True):
             found = evaluation.evaluate(
@@ -53,13 +56,15 @@ def score(
                 settings.evaluation,
                 key,
                 mesh,
-                lambda scoring_pass: _run_pass(scoring_pass, signals, workdir),
+                run,
             )
             if found["parzen/sigma_on_grid_edge"]:
                 terminal.say(
                     f"warning: σ = {found['parzen/sigma']:.4g} lies on the edge of "
                     "evaluation.sigmas"
                 )
+            if settings.evaluation.annealed.num_images is not None:
+                found |= _annealed(alone, dataset, settings, found["parzen/sigma"], key, mesh, run)
             by_seed.append({"seed": seed, **found})
         path = os.path.join(workdir, "results.json")
         # Without the protocol they don't count as whole, but nothing that fails below loses them.
@@ -89,6 +94,16 @@ def score(
     if signals.to_obey():
         terminal.say(f"interrupted after scoring: {workdir} holds the scores")
         raise SystemExit(128 + signals.to_obey())
+
+
+def _annealed(state, dataset, settings, sigma, key, mesh, run):
+    """The limit of many samples; blackjax is imported where it is asked for."""
+    from aae_jax import likelihood
+
+    spec = settings.evaluation.annealed
+    terminal.say(f"annealed likelihood of {spec.num_images} test images")
+    key = jax.random.fold_in(key, 0)
+    return likelihood.score_annealed(state, dataset.folds, spec, key, sigma, mesh, run)
 
 
 def _over_seeds(by_seed: list[dict[str, Any]]) -> dict[str, Any]:
@@ -128,20 +143,20 @@ def _run_pass(scoring_pass, signals, workdir):
     another model, grid or number of samples are never taken for its own.
     """
     path = os.path.join(records.partial_directory(workdir), f"{scoring_pass.identity}.npz")
-    total, name = scoring_pass.num_samples, scoring_pass.name
+    total, name, unit = scoring_pass.num_samples, scoring_pass.name, scoring_pass.unit
 
     def samples(rounds):
         return min(rounds * scoring_pass.samples_per_round, total)
 
     done, sums = processes.broadcast_from_first(
-        records.read_partial(path) or (0, scoring_pass.empty)
+        records.read_partial(path, type(scoring_pass.empty)) or (0, scoring_pass.empty)
     )
     done = int(done)
     if done:
-        terminal.say(f"{name}: going on from sample {samples(done)}")
+        terminal.say(f"{name}: going on from {unit} {samples(done)}")
     size = 1
     begun = saved = time.monotonic()
-    with terminal.Progress(total, "sample", name) as progress:
+    with terminal.Progress(total, unit, name) as progress:
         while done < scoring_pass.num_rounds:
             before = time.monotonic()
             count = min(size, scoring_pass.num_rounds - done)
@@ -161,7 +176,7 @@ def _run_pass(scoring_pass, signals, workdir):
                 break
     if signals.to_obey():
         terminal.say(
-            f"interrupted at sample {samples(done)} of {total} ({name}), saved in {workdir}: the "
+            f"interrupted at {unit} {samples(done)} of {total} ({name}), saved in {workdir}: the "
             "same command goes on from there"
         )
         raise SystemExit(128 + signals.to_obey())
@@ -175,4 +190,5 @@ def _evaluation_fields(settings):
         "num_samples": spec.num_samples,
         "num_validation": spec.num_validation,
         "sigmas": None if spec.sigmas is None else list(spec.sigmas),
+        "annealed": dataclasses.asdict(spec.annealed),
     }

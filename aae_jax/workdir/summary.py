@@ -18,6 +18,14 @@ def say(state: TrainState, workdir: str) -> None:
             f"± {_shown(results['parzen/standard_error'], '.1f')} nats (Parzen window, "
             f"{results['parzen/num_samples']} samples, {how})"
         )
+        if "annealed/log_likelihood" in results:
+            lines.append(
+                "                 and with endlessly many samples "
+                f"{_shown(results['annealed/log_likelihood'], '.1f')} "
+                f"± {_shown(results['annealed/standard_error'], '.1f')} nats (annealed importance "
+                f"sampling, {results['annealed/num_images']} images, "
+                f"σ {_shown(results['annealed/sigma'], '.4g')})"
+            )
         if "spread" in results:
             spread = _shown(results["spread"].get("parzen/log_likelihood"), ".1f")
             lines.append(

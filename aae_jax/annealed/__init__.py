@@ -1,0 +1,363 @@
+"""The log-likelihood of a decoder with Gaussian noise, by annealed importance sampling.
+
+    log p(x) = log ∫ p(z) N(x; decoder(z), σ² I) dz
+
+in nats: what a Parzen window of the decoder's samples comes to with endlessly many of them. Chains of
+Hamiltonian Monte Carlo go from a Gaussian, the prior unless told otherwise, to the posterior of each
+image (Neal 2001; Wu, Burda, Salakhutdinov and Grosse 2017), along log q₀ + β (log p(z) + log p(x|z)
+− log q₀). Estimates lie below log p(x) on average; `bracket` says how far, on data that the model
+has made. docs/likelihood.md is the guide. JAX and blackjax (the extra `likelihood`) are needed.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from aae_jax import parallel, processes
+from aae_jax.annealed.checking import as_rows, as_start, check_decoder, check_finite, common
+from aae_jax.annealed.running import PILOT_CHAINS, Chains, Images, run_block
+from aae_jax.annealed.targets import Prior, density, normal, uniform
+from aae_jax.arguments import check_count, is_known
+from aae_jax.errors import UserError
+from aae_jax.settings import AnnealedSpec
+
+__all__ = [
+    "PILOT_CHAINS",
+    "Blocks",
+    "Bracket",
+    "Chains",
+    "Estimate",
+    "Images",
+    "Posterior",
+    "Prior",
+    "blocks",
+    "bracket",
+    "density",
+    "join",
+    "log_likelihood",
+    "lower",
+    "normal",
+    "run_block",
+    "sample_posterior",
+    "simulate",
+    "uniform",
+    "upper",
+    "upper_bound",
+]
+
+Decoder = Callable[[jax.Array], jax.Array]  # z f[N, D] → x f[N, P]
+
+
+class Estimate(NamedTuple):
+    """log p(x) of each image, in nats. Of one chain, spread and log_weight_std are NaN."""
+
+    log_likelihood: jax.Array  # f[T], log of the mean weight
+    # f[T], standard error of that over chains, by the delta method: std of the weights over their
+    # mean and √C. It can't exceed 1, so trust it only where `log_weight_std` is about 1 or less.
+    spread: jax.Array
+    log_weight_std: jax.Array  # f[T], standard deviation of the log weights over chains
+    acceptance: jax.Array  # f[T], mean over chains and temperatures
+
+
+class Posterior(NamedTuple):
+    """Draws from p(z | x) once they are weighed: exp(log_weight), normalised over an image's draws."""
+
+    z: jax.Array  # f[T, C, D]
+    log_weight: jax.Array  # f[T, C], nats
+
+
+class Bracket(NamedTuple):
+    """Both bounds of log p(x), in nats, on images that the model itself has made."""
+
+    x: jax.Array  # f[N, P]
+    lower: Estimate  # from chains that start from the prior: below log p(x) in expectation
+    upper: Estimate  # from chains that start from the posterior: above
+
+    @property
+    def gap(self) -> jax.Array:
+        """f[N], upper − lower."""
+        return self.upper.log_likelihood - self.lower.log_likelihood
+
+
+class Blocks(NamedTuple):
+    """The images of a call in blocks, to be run in any order and at any time.
+
+    `run(i)` gives the `Chains` of block i, the same bits whenever it is run; `join` puts those of
+    all blocks together, and `lower` makes an `Estimate` of them.
+    """
+
+    num_blocks: int
+    block_size: int  # images in each but the last
+    run: Callable[[int], Chains]
+
+
+def log_likelihood(
+    decoder: Decoder,
+    x: jax.Array,
+    key: jax.Array,
+    sigma: jax.Array | float,
+    *,
+    code_dim: int,
+    prior: Prior = normal(),  # noqa: B008, a constant
+    start: tuple[jax.Array, jax.Array] | None = None,
+    spec: AnnealedSpec = AnnealedSpec(),  # noqa: B008
+    mesh: Mesh | None = None,
+) -> Estimate:
+    """Estimates log p(x) of each image: a lower bound in expectation.
+
+    Memory: for one block of images, `num_chains` times what the decoder and its gradient take of
+    them. Blocks have one size, so that one program is compiled for all of them, and for later
+    calls with the same functions. Under `jit` all blocks are unrolled, and values are not checked.
+
+    Args, here and below:
+        decoder: (z f[N, D]) → f[N, P], pure JAX; codes of one are `jax.vmap(f)`. As a
+            `jax.tree_util.Partial` it is an argument of the compiled program, parameters included:
+            decoders that differ in parameters alone share one. A lambda that is made anew for each
+            call is compiled anew.
+        x: f[T, P], images, or any rows of numbers.
+        key: a PRNG key, or a seed. Image i uses `fold_in(key, i)`, so that results don't depend on
+            blocks and devices, but for rounding.
+        sigma: f[], the standard deviation of the noise on each number of x, in the units of x.
+        code_dim: D.
+        prior: `normal(std)`, `uniform(radius)`, `density(log_prob)` or a `Prior` of your own.
+        start: (mean f[T, D], std f[T, D], f[D] or f[]), Gaussians from which the chains of each
+            image start, in the units of z: around an encoder's code, say. For a uniform prior they
+            are taken through its inverse distribution function, means near or outside of the faces
+            of the box from 0.99 of the radius. No start is wider than a prior that can be drawn
+            from. None: chains start from the prior. Whatever the start, the estimate is of the
+            same number; a better start needs fewer temperatures.
+        spec: how many chains and temperatures, and what else there is to choose.
+        mesh: devices that share the images of a block, all of its axes; None for one device.
+
+    Returns:
+        An `Estimate` of arrays f[T].
+
+    Raises:
+        UserError: an argument does not fit, or NaN was met on the way; the line says where.
+    """
+    work = blocks(
+        decoder, x, key, sigma, code_dim=code_dim, prior=prior, start=start, spec=spec, mesh=mesh
+    )
+    return _concatenate([lower(work.run(index)) for index in range(work.num_blocks)])
+
+
+def sample_posterior(
+    decoder: Decoder,
+    x: jax.Array,
+    key: jax.Array,
+    sigma: jax.Array | float,
+    *,
+    code_dim: int,
+    prior: Prior = normal(),  # noqa: B008
+    start: tuple[jax.Array, jax.Array] | None = None,
+    spec: AnnealedSpec = AnnealedSpec(),  # noqa: B008
+    mesh: Mesh | None = None,
+) -> Posterior:
+    """Codes that may have made each image: where the chains of `log_likelihood` end.
+
+    Args: as `log_likelihood`.
+
+    Returns:
+        `Posterior(z f[T, C, D], log_weight f[T, C])`, one draw for each chain. Draws have the
+        posterior's distribution when they are weighed: `jax.random.categorical(key, log_weight[i])`
+        picks one of image i.
+    """
+    work = blocks(
+        decoder, x, key, sigma, code_dim=code_dim, prior=prior, start=start, spec=spec, mesh=mesh
+    )
+    found = [work.run(index) for index in range(work.num_blocks)]
+    return _concatenate([Posterior(part.z, part.log_weight) for part in found])
+
+
+def simulate(
+    decoder: Decoder,
+    key: jax.Array,
+    sigma: jax.Array | float,
+    num_images: int,
+    *,
+    code_dim: int,
+    prior: Prior = normal(),  # noqa: B008
+) -> tuple[jax.Array, jax.Array]:
+    """Images x f[N, P] of the model, noise included, and the codes z f[N, D] that made them."""
+    decoder, prior, key, sigma = common(decoder, prior, key, sigma, code_dim)
+    v, x = _simulated(decoder, prior, key, sigma, num_images, code_dim)
+    return x, jax.vmap(prior.to_code)(v)
+
+
+def upper_bound(
+    decoder: Decoder,
+    key: jax.Array,
+    sigma: jax.Array | float,
+    num_images: int,
+    *,
+    code_dim: int,
+    prior: Prior = normal(),  # noqa: B008
+    spec: AnnealedSpec = AnnealedSpec(),  # noqa: B008
+    mesh: Mesh | None = None,
+) -> Estimate:
+    """Estimates log p(x) from above, on images that are simulated from the model.
+
+    Only for such images is an exact draw of the posterior at hand: the code that made them. Chains
+    run from it back to the prior (bidirectional Monte Carlo: Grosse, Ghahramani and Adams 2015).
+    **No image of a data set has an upper bound.** The images are those of
+    `simulate(decoder, key, sigma, num_images, …)`.
+
+    Args: as `log_likelihood`; num_images: how many to simulate.
+
+    Returns:
+        An `Estimate` whose `log_likelihood` is above log p(x) in expectation.
+
+    Raises:
+        UserError: as `log_likelihood`, or nothing can be drawn from the prior.
+    """
+    _, _, backward = _both_ways(decoder, key, sigma, num_images, code_dim, prior, spec, mesh)
+    return upper(join(backward))
+
+
+def bracket(
+    decoder: Decoder,
+    key: jax.Array,
+    sigma: jax.Array | float,
+    num_images: int,
+    *,
+    code_dim: int,
+    prior: Prior = normal(),  # noqa: B008
+    spec: AnnealedSpec = AnnealedSpec(),  # noqa: B008
+    mesh: Mesh | None = None,
+) -> Bracket:
+    """Both bounds on images that are simulated from the model: `upper_bound` says why only there.
+
+    A gap far below 1 nat says that this many temperatures and chains suffice for images like those
+    that the model makes. Images that the model makes badly may need more.
+    """
+    x, *both = _both_ways(decoder, key, sigma, num_images, code_dim, prior, spec, mesh)
+    forward, backward = map(join, both)
+    return Bracket(x, lower(forward), upper(backward))
+
+
+def blocks(
+    decoder: Decoder,
+    x: jax.Array,
+    key: jax.Array,
+    sigma: jax.Array | float,
+    *,
+    code_dim: int,
+    prior: Prior = normal(),  # noqa: B008
+    start: tuple[jax.Array, jax.Array] | None = None,
+    spec: AnnealedSpec = AnnealedSpec(),  # noqa: B008
+    mesh: Mesh | None = None,
+) -> Blocks:
+    """The work of `log_likelihood`, of which a caller may save each part as it is done.
+
+    Args: as `log_likelihood`. Nothing is computed before `run`.
+    """
+    decoder, prior, key, sigma = common(decoder, prior, key, sigma, code_dim, spec)
+    x = as_rows(x)
+    check_decoder(decoder, code_dim, x.dtype, x.shape)
+    mean, std = as_start(prior, start, len(x), code_dim, x.dtype)
+    images = Images(x, None, mean, std)
+    return _blocks(decoder, prior, images, key, sigma, code_dim, spec, mesh)
+
+
+def join(work: Blocks) -> Chains:
+    """Runs all blocks: the chains of all images."""
+    return _concatenate([work.run(index) for index in range(work.num_blocks)])
+
+
+def _concatenate(parts):
+    return jax.tree.map(lambda *values: jnp.concatenate(values), *parts)
+
+
+def lower(chains: Chains) -> Estimate:
+    """log of the mean weight of each image's chains."""
+    return _estimate(chains, 1)
+
+
+def upper(chains: Chains) -> Estimate:
+    """Minus the log of the mean of one over the weights, of chains that were run backward."""
+    return _estimate(chains, -1)
+
+
+def _estimate(chains, sign):
+    log_weight = jnp.asarray(chains.log_weight)
+    exponent = sign * log_weight
+    num_chains = exponent.shape[1]
+    weights = jax.nn.softmax(exponent, axis=1) * num_chains  # their mean is 1
+    return Estimate(
+        sign * (jax.nn.logsumexp(exponent, axis=1) - np.log(num_chains).astype(exponent.dtype)),
+        weights.std(axis=1, ddof=1) / np.sqrt(num_chains).astype(exponent.dtype),
+        log_weight.std(axis=1, ddof=1),
+        jnp.asarray(chains.acceptance).mean(axis=1),
+    )
+
+
+def _blocks(decoder, prior, images, key, sigma, code_dim, spec, mesh):
+    num_images = len(images.x)
+    size = min(spec.block_size, num_images)
+    padded = size if mesh is None else -(-size // mesh.size) * mesh.size
+    sigma = sigma.astype(images.x.dtype)
+    given = decoder, prior, images, key, sigma
+    placed = mesh is not None and all(map(is_known, jax.tree.leaves(given)))
+    if placed:
+        decoder, prior = jax.tree.map(jnp.asarray, (decoder, prior))
+        decoder, prior, sigma = parallel.replicate((decoder, prior, sigma), mesh)
+
+    def run(index):
+        first = index * size
+        count = min(size, num_images - first)
+
+        def cut(values):
+            values = values[first : first + count]
+            widths = ((0, padded - count),) + ((0, 0),) * (values.ndim - 1)
+            return jnp.pad(values, widths, mode="edge")
+
+        block = jax.tree.map(cut, images)._replace(index=first + jnp.arange(padded))
+        if placed:
+            block = parallel.replicate(block, mesh)
+        found = run_block(
+            decoder, prior, block, key, sigma, code_dim=code_dim, spec=spec, mesh=mesh
+        )
+        known = not isinstance(found.z, jax.core.Tracer)
+        found = processes.gather_to_host(found) if known else found
+        found = jax.tree.map(lambda values: values[:count], found)
+        if known:
+            check_finite(found, first, spec)
+        return found
+
+    return Blocks(-(-num_images // size), size, run)
+
+
+def _both_ways(decoder, key, sigma, num_images, code_dim, prior, spec, mesh):
+    """Simulated images, and their blocks forward from the prior and backward from their codes."""
+    decoder, prior, key, sigma = common(decoder, prior, key, sigma, code_dim, spec)
+    v, x = _simulated(decoder, prior, key, sigma, num_images, code_dim)
+    forward, backward = (
+        _blocks(decoder, prior, Images(x, None, u=u), key, sigma, code_dim, spec, mesh)
+        for u in (None, v)
+    )
+    return x, forward, backward
+
+
+def _simulated(decoder, prior, key, sigma, num_images, code_dim):
+    """`_simulate`, its arguments checked."""
+    check_count("num_images", num_images)
+    if prior.log_prob is not None:
+        raise UserError("prior is a density only: images can't be simulated from it")
+    check_decoder(decoder, code_dim, sigma.dtype)
+    return _simulate(decoder, prior, key, sigma, num_images, code_dim)
+
+
+@functools.partial(jax.jit, static_argnames=("num_images", "code_dim"))
+def _simulate(decoder, prior, key, sigma, num_images, code_dim):
+    """v f[N, D] and x f[N, P]."""
+    code_key, noise_key = jax.random.split(jax.random.fold_in(key, 2**31 - 1))
+    v = jax.random.normal(code_key, (num_images, code_dim))
+    with jax.default_matmul_precision("highest"):
+        x = decoder(jax.vmap(prior.to_code)(v))
+    x = x.astype(v.dtype)
+    return v, x + sigma * jax.random.normal(noise_key, x.shape, x.dtype)

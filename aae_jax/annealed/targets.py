@@ -1,0 +1,76 @@
+"""p(z) as the chains see it: a density in an unbounded space, and the way from there to codes."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from aae_jax.checks import check_length
+from aae_jax.errors import UserError
+
+
+def _same(v):
+    return v
+
+
+class Prior(NamedTuple):
+    """One choice of p(z), as a density of v, from which codes are made: z = to_code(v).
+
+    Chains move in the space of v, which must be unbounded. `normal`, `uniform` and `density` make
+    the usual ones. Functions that are a `jax.tree_util.Partial` may hold arrays; equal programs are
+    then compiled once.
+
+    Attributes:
+        to_code: (v f[D]) → z f[D], smooth.
+        from_code: its inverse, for chains that start around a code.
+        log_prob: (v f[D]) → f[] nats; None: v is standard normal. Only then can codes be drawn.
+    """
+
+    to_code: Callable[[jax.Array], jax.Array] = _same
+    from_code: Callable[[jax.Array], jax.Array] = _same
+    log_prob: Callable[[jax.Array], jax.Array] | None = None
+
+
+def normal(std: float = 1.0) -> Prior:
+    """z ~ N(0, std² I)."""
+    check_length("std", std)
+    return Prior(Partial(_times, float(std)), Partial(_over, float(std)))
+
+
+def uniform(radius: float) -> Prior:
+    """z ~ U(−radius, radius) in each dimension: a standard normal v through its distribution
+    function.
+    """
+    check_length("radius", radius)
+    return Prior(Partial(_to_box, float(radius)), Partial(_from_box, float(radius)))
+
+
+def density(log_prob: Callable[[jax.Array], jax.Array]) -> Prior:
+    """Any log density (z f[D]) → f[] nats. Chains need a Gaussian to start from."""
+    if not callable(log_prob):
+        raise UserError(
+            f"log_prob is a {type(log_prob).__name__}: it must be a function (z f[D]) → f[]"
+        )
+    return Prior(log_prob=log_prob)
+
+
+def _times(std, v):
+    return jnp.asarray(std, v.dtype) * v
+
+
+def _over(std, z):
+    return z / jnp.asarray(std, z.dtype)
+
+
+def _to_box(radius, v):
+    return jnp.asarray(radius, v.dtype) * jax.lax.erf(v / jnp.sqrt(jnp.asarray(2, v.dtype)))
+
+
+def _from_box(radius, z):
+    """Of codes outside of the box, and at its faces, the nearest ones inside."""
+    share = z / jnp.asarray(radius, z.dtype)
+    # Only the value is moved: a slope of 0 would be a start without width.
+    share += jax.lax.stop_gradient(jnp.clip(share, -0.99, 0.99) - share)
+    return jnp.sqrt(jnp.asarray(2, z.dtype)) * jax.lax.erf_inv(share)
