@@ -53,7 +53,8 @@ def _has(*names):
 class ModelSpec:
     """The networks. Defaults: the paper's footnote 1, MNIST."""
 
-    # Factories of Flax modules: "mlp", "conv", "package.module:factory" (`aae_jax.networks`).
+    # Factories of Flax modules: "mlp", "conv", "package.module:factory" (`aae_jax.networks`); of the
+    # discriminator also "mlp_spread".
     encoder: Any = "mlp"
     decoder: Any = "mlp"
     discriminator: Any = "mlp"

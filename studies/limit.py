@@ -142,16 +142,15 @@ def draw_posterior(name, state, x, draws, nats):
 
 
 def draw_curves(all_found):
-    """The Parzen window's means over the number of samples, each with its limit."""
+    """The Parzen window's means over the number of samples, each with its limit, at one σ."""
     figure = matplotlib.figure.Figure(figsize=(6.5, 4.2))
     axes = figure.subplots()
     for index, (name, found) in enumerate(all_found.items()):
-        own, colour = found["own"], f"C{index}"
-        label = f"{name}, σ = {own['sigma']:.3f}"
-        axes.plot(*zip(*own["window"].items()), "o-", color=colour, markersize=4, label=label)
-        axes.axhline(own["limit"].mean(), color=colour, linestyle="--", linewidth=1)
+        shown, colour = found["common"], f"C{index}"
+        axes.plot(*zip(*shown["window"].items()), "o-", color=colour, markersize=4, label=name)
+        axes.axhline(shown["limit"].mean(), color=colour, linestyle="--", linewidth=1)
     axes.set_xscale("log")
-    axes.set_xlabel("samples of the Parzen window; dashed: the limit")
+    axes.set_xlabel(f"samples of the Parzen window, σ = {_SIGMA.value:g}; dashed: the limit")
     axes.set_ylabel("mean log-likelihood of the same test images, nats")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8)

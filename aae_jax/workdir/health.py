@@ -21,6 +21,12 @@ PATIENCE = 5
 # discriminator does not learn, and at 0.72 where the generator does not.
 FAR = 0.5
 
+# A discriminator is blind where codes are at least `SEEN` stds from the prior, and its loss is nearer
+# to a coin's than `COIN` nats and than a tenth of the squared distance. Codes that are shifted by d
+# stds leave d² / 4 nats to see. Fig. 2a of before `mlp_spread` had 3 times the squared distance, its
+# variants of `studies.matching` half of it or more; runs of a few steps are far from a coin's loss.
+SEEN, COIN = 0.1, 0.02
+
 
 @jax.jit
 def finite_networks(params: Params) -> dict[str, jax.Array]:
@@ -147,6 +153,36 @@ def far_from_prior(by_seed: list[dict[str, Any]]) -> list[str]:
                 f"prior: {floor:.2f}): the decoder has seen few codes where samples are drawn"
             )
     return warnings
+
+
+def blind_discriminator(by_seed: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[str]:
+    """Warnings of a discriminator that sees no difference where codes and prior differ.
+
+    Args:
+        by_seed: as in `far_from_prior`.
+        lines: of metrics.jsonl; `loss/discriminator` of the last `PATIENCE` counts, where there is
+            a phase of that name.
+    """
+    warnings = []
+    for index, found in enumerate(by_seed):
+        distance, floor = match_to_prior(found)
+        losses = [_of_seed(line, "loss/discriminator", index) for line in lines[-PATIENCE:]]
+        if distance is None or not losses or None in losses:
+            continue
+        excess, loss = distance**2 - floor**2, sum(losses) / len(losses)
+        if excess > SEEN**2 and abs(2 * math.log(2) - loss) < min(COIN, excess / 10):
+            seed = f"seed {index + 1} of {len(by_seed)}: " if len(by_seed) > 1 else ""
+            warnings.append(
+                f"{seed}the discriminator has gone blind: its loss is a coin's, {loss:.4f}, and the "
+                f"codes are {distance:.2f} of the prior's std from the prior (samples of the prior: "
+                f"{floor:.2f})"
+            )
+    return warnings
+
+
+def _of_seed(line, name, index):
+    by_seed = line.get("by_seed")
+    return by_seed[name][index] if by_seed and name in by_seed else line.get(name)
 
 
 def match_to_prior(found: dict[str, Any]) -> tuple[float | None, float | None]:

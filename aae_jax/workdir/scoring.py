@@ -72,8 +72,8 @@ def score(
         for scores, key, alone in zip(by_seed, keys, members, strict=True):
             scores |= measures.diagnose(processes.local_copy(alone), dataset.test, key)
         lines = records.MetricsLog.read(workdir)
-        far = health.far_from_prior(by_seed)
-        for warning in far:
+        of_match = health.far_from_prior(by_seed) + health.blind_discriminator(by_seed, lines)
+        for warning in of_match:
             terminal.say(f"warning: {warning}")
         results = {
             "data": settings.data.name,
@@ -82,7 +82,7 @@ def score(
             "seconds": records.MetricsLog.last_seconds(workdir),
             "evaluation_seconds": time.monotonic() - start,
             **_over_seeds(by_seed),
-            "warnings": health.Collapse(lines).warnings + far,
+            "warnings": health.Collapse(lines).warnings + of_match,
             "evaluation": _evaluation_fields(settings),
             "devices": [str(device.device_kind) for device in mesh.devices.flat],
             "jax": jax.__version__,
