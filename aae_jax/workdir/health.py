@@ -167,7 +167,7 @@ def blind_discriminator(by_seed: list[dict[str, Any]], lines: list[dict[str, Any
     for index, found in enumerate(by_seed):
         distance, floor = match_to_prior(found)
         losses = [_of_seed(line, "loss/discriminator", index) for line in lines[-PATIENCE:]]
-        if distance is None or not losses or None in losses:
+        if distance is None or floor is None or not losses or None in losses:
             continue
         excess, loss = distance**2 - floor**2, sum(losses) / len(losses)
         if excess > SEEN**2 and abs(2 * math.log(2) - loss) < min(COIN, excess / 10):
