@@ -126,7 +126,7 @@ class Spread(nn.Module):
     param_dtype: Any
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         def start_kernel(key, shape, dtype):
             weights = he_normal(key, shape, dtype)
             std = self.points(key, _NUM_POINTS).std(axis=0).astype(dtype)
