@@ -5,7 +5,7 @@ import functools
 import hashlib
 import math
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from aae_jax.train_state import (
     to_unit,
 )
 
-Split = dict[str, np.ndarray]  # {"image": [N, H, W, C], "label": i32[N]}
+Split = Mapping[str, Any]  # {"image": [N, H, W, C], "label": i32[N]}
 Samples = parzen.Sampler | np.ndarray | jax.Array  # (key, n) → f[n, P], or stored f[N, …]
 
 _PIECE = 20_000  # stored samples that are on the device at a time

@@ -22,7 +22,7 @@ class Dropout(nn.Module):
     rate: float
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         return nn.Dropout(self.rate)(x, deterministic=not self.has_rng("dropout"))
 
 
@@ -77,7 +77,7 @@ class MLP(nn.Module):
     points: Callable[[jax.Array, int], jax.Array] | None = None
 
     @nn.compact
-    def __call__(self, x, y=None):
+    def __call__(self, x: jax.Array, y: jax.Array | None = None) -> jax.Array:
         x = x.reshape(x.shape[0], -1)
         if y is not None:
             x = jnp.concatenate([x, y], axis=1)
@@ -126,7 +126,7 @@ class Spread(nn.Module):
     param_dtype: Any
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         def start_kernel(key, shape, dtype):
             weights = he_normal(key, shape, dtype)
             std = self.points(key, _NUM_POINTS).std(axis=0).astype(dtype)
@@ -164,7 +164,7 @@ class Tied(nn.Module):
     activation: Callable[[jax.Array], jax.Array] = nn.sigmoid
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         shapes = list(zip(self.widths, self.widths[1:]))
         kernels = [
             self.param(f"kernel_{i}", self.kernel_init, shape, self.param_dtype)
@@ -189,7 +189,7 @@ class Stored(nn.Module):
     param_dtype: Any
 
     @nn.compact
-    def __call__(self):
+    def __call__(self) -> jax.Array:
         return self.param("value", self.value_init, self.shape, self.param_dtype)
 
 
@@ -202,7 +202,7 @@ class Conv(nn.Module):
     param_dtype: Any
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         shape = (4, 4, x.shape[-1], self.channels)
         kernel = self.param("kernel", he_normal, shape, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.channels,), self.param_dtype)
@@ -223,7 +223,7 @@ class ConvEncoder(nn.Module):
     field: str = "model.encoder"
 
     @nn.compact
-    def __call__(self, x, y=None):
+    def __call__(self, x: jax.Array, y: jax.Array | None = None) -> jax.Array:
         if x.ndim != 4:
             raise UserError(
                 f"{self.field} is 'conv': its input is {x.shape[1:]} an example, not (height, width, "
@@ -249,7 +249,7 @@ class ConvDecoder(nn.Module):
     param_dtype: Any
 
     @nn.compact
-    def __call__(self, z, y=None):
+    def __call__(self, z: jax.Array, y: jax.Array | None = None) -> jax.Array:
         _check_strides(self.channels, self.image_shape)
         height, width, image_channels = self.image_shape
         stride = 2 ** len(self.channels)

@@ -119,7 +119,7 @@ def conv_discriminator(spec: Spec) -> nn.Module:
 
 class _Built(NamedTuple):
     network: Network
-    index: int  # of its key
+    index: int  # type: ignore[assignment]  # of its key; hides tuple.index
     has_dropout: bool
 
 
@@ -246,12 +246,12 @@ def apply(
     network, index, has_dropout = build(spec)[name]
     variables = {"params": params[name]}
     if dropout_keys is None or not has_dropout:
-        return network.module.apply(variables, *inputs)
+        return network.module.apply(variables, *inputs)  # type: ignore[return-value]  # no state
 
     def one_row(key, *row):
         rngs = {"dropout": jax.random.fold_in(key, index)}
-        row = [None if value is None else value[None] for value in row]
-        return network.module.apply(variables, *row, rngs=rngs)[0]
+        one = [None if value is None else value[None] for value in row]
+        return network.module.apply(variables, *one, rngs=rngs)[0]
 
     # Row by row, so that a mask belongs to a row of the global batch, not to a device.
     return jax.vmap(one_row)(dropout_keys, *inputs)

@@ -83,7 +83,7 @@ def make_networks(spec):
         ("discriminator", options.unit, options.kinks),
     ):
         hidden = getattr(spec.model, f"{name}_hidden")
-        if not (unit or kinks or options.unit_at_start and name == "discriminator"):
+        if not (unit or kinks or (options.unit_at_start and name == "discriminator")):
             continue
         module = SpreadMLP(hidden, made[name].output, unit or 1.0, kinks, **networks.dtypes(spec))
         if name == "discriminator" and options.unit_at_start is not None:

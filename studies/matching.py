@@ -442,7 +442,7 @@ def main(argv):
     print(HEAD, flush=True)
     drawn = {}
     for name in names:
-        settings, scales = settings_of(name)
+        _, scales = settings_of(name)
         results[name] = {"changes": changes_of(VARIANTS[name]), "panel": _PANEL.value, "at": []}
         for at, arrays, spec, split in run(name, dataset):
             results[name]["at"].append(at)

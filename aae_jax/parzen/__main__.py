@@ -209,7 +209,8 @@ def _fail(message):
     sys.exit(2)
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
+    """Prints σ and the score; exits with 2 after a mistake, which is one line."""
     if len(argv) > 1:
         _fail(f"{argv[1]!r} is not a flag: write --samples=FILE --test=FILE --validation=FILE")
     logging.set_verbosity(logging.ERROR)  # JAX narrates

@@ -1,7 +1,7 @@
 """Training that goes wrong: numbers that are not finite, a discriminator or a code that collapsed."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -90,9 +90,9 @@ def find_failure(
 class Collapse:
     """Reads lines of metrics in turn; warns once of each way in which the game has ended."""
 
-    def __init__(self, lines: list[dict[str, Any]] = ()):
-        self._in_a_row = {}
-        self.warnings = []
+    def __init__(self, lines: Iterable[dict[str, Any]] = ()) -> None:
+        self._in_a_row: dict[str, int] = {}
+        self.warnings: list[str] = []
         for line in lines:
             self.see(line)
 
@@ -146,7 +146,7 @@ def far_from_prior(by_seed: list[dict[str, Any]]) -> list[str]:
     for index, found in enumerate(by_seed):
         distance, floor = match_to_prior(found)
         # A sample's squared distance exceeds that of the distributions by about the floor's.
-        if distance is not None and distance**2 - floor**2 > FAR**2:
+        if distance is not None and floor is not None and distance**2 - floor**2 > FAR**2:
             seed = f"seed {index + 1} of {len(by_seed)}: " if len(by_seed) > 1 else ""
             warnings.append(
                 f"{seed}the codes are far from the prior, {distance:.2f} of its std (samples of the "
@@ -167,7 +167,7 @@ def blind_discriminator(by_seed: list[dict[str, Any]], lines: list[dict[str, Any
     for index, found in enumerate(by_seed):
         distance, floor = match_to_prior(found)
         losses = [_of_seed(line, "loss/discriminator", index) for line in lines[-PATIENCE:]]
-        if distance is None or not losses or None in losses:
+        if distance is None or floor is None or not losses or None in losses:
             continue
         excess, loss = distance**2 - floor**2, sum(losses) / len(losses)
         if excess > SEEN**2 and abs(2 * math.log(2) - loss) < min(COIN, excess / 10):

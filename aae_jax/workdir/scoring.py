@@ -45,7 +45,7 @@ def score(
     starts = parallel.replicate(chain_starts(state, dataset.train["image"]), mesh)
     by_seed = []
     takes = settings.spec.model.condition_in_decoder
-    conditions = dataset.train["condition"] if takes else None
+    conditions: Any = dataset.train["condition"] if takes else None
     with terminal.Signals() as signals, processes.report_lost_peer():
         run = functools.partial(_run_pass, signals=signals, workdir=workdir)
         keys = [jax.random.fold_in(jax.random.key(seed), 1) for seed in settings.seeds]
