@@ -184,11 +184,13 @@ def _run_pass(scoring_pass, signals, workdir):
 
 
 def _evaluation_fields(settings):
-    spec = settings.evaluation
+    spec, annealed = settings.evaluation, {}
+    if spec.annealed.num_images is not None:  # what is not asked for makes no score another one
+        annealed = {"annealed": dataclasses.asdict(spec.annealed)}
     return {
         "fold": settings.data.fold,
         "num_samples": spec.num_samples,
         "num_validation": spec.num_validation,
         "sigmas": None if spec.sigmas is None else list(spec.sigmas),
-        "annealed": dataclasses.asdict(spec.annealed),
+        **annealed,
     }
