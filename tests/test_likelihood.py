@@ -108,6 +108,40 @@ def test_a_run_has_the_score_of_its_state(trained):
         np.testing.assert_allclose(again[name], value, rtol=1e-3)
 
 
+def test_what_fails_in_it_does_not_lose_the_parzen_window(trained, tmp_path, monkeypatch):
+    workdir, expected = trained
+    workdir = str(shutil.copytree(workdir, tmp_path / "run"))
+
+    def fail(*arguments):
+        raise aae.UserError("decoder or prior gives NaN")
+
+    monkeypatch.setattr(likelihood, "score_annealed", fail)
+    with refused("gives NaN"):
+        experiment.run(small_config(**SHORT), workdir, "evaluate")
+    kept = results(workdir)
+    assert kept["parzen/log_likelihood"] == expected["parzen/log_likelihood"]
+    assert "evaluation" not in kept  # it does not pass for whole
+
+
+def test_what_is_not_asked_for_is_no_part_of_the_protocol():
+    settings = [
+        aae.config.parse_config(small_config(**{"evaluation.annealed.num_chains": number}))
+        for number in (3, 4)
+    ]
+    fields = [scoring._evaluation_fields(one) for one in settings]
+    assert fields[0] == fields[1] and "annealed" not in fields[0]
+
+
+def test_no_validation_images_are_needed_where_sigma_is_given():
+    overrides = {**SHORT, "evaluation.annealed.num_validation": 10**6}
+    settings = aae.config.parse_config(small_config(**overrides))
+    dataset = aae.data.load(settings.data)
+    with refused("num_validation is 1000000"):
+        experiment._check_hold_out(settings, dataset)
+    overrides["evaluation.annealed.sigma"] = 0.1
+    experiment._check_hold_out(aae.config.parse_config(small_config(**overrides)), dataset)
+
+
 @pytest.mark.parametrize("how", [Killed, signal.SIGTERM])
 def test_a_cut_scoring_goes_on_bit_identical(trained, tmp_path, monkeypatch, capsys, how):
     """Blocks of 2 images: 3 for each round of σ, then 4."""
