@@ -120,11 +120,10 @@ def _check_hold_out(settings, dataset):
     evaluation = settings.evaluation
     wanted = [("evaluation.num_validation", evaluation.num_validation, "validation")]
     if evaluation.annealed.num_images is not None:
-        prefix = "evaluation.annealed."
-        wanted += [
-            (f"{prefix}num_images", evaluation.annealed.num_images, "test"),
-            (f"{prefix}num_validation", evaluation.annealed.num_validation, "validation"),
-        ]
+        annealed, prefix = evaluation.annealed, "evaluation.annealed."
+        wanted.append((f"{prefix}num_images", annealed.num_images, "test"))
+        if annealed.sigma is None:
+            wanted.append((f"{prefix}num_validation", annealed.num_validation, "validation"))
     for field, number, split in wanted:
         available = min(len(getattr(fold, split)["image"]) for fold in dataset.folds)
         if number is not None and number > available:

@@ -207,9 +207,12 @@ def fit_sigma(
 
     @jax.jit
     def squared(decoder, draws, x):
-        z = draws.z.reshape(-1, draws.z.shape[-1])
-        errors = ((decoder(z).reshape(*draws.z.shape[:2], -1) - x[:, None]) ** 2).mean(axis=-1)
-        return (errors * jax.nn.softmax(draws.log_weight, axis=1)).sum(axis=1).mean()
+        def of_image(inputs):  # one at a time: there may be thousands of them
+            z, log_weight, x = inputs
+            errors = ((decoder(z) - x) ** 2).mean(axis=-1)
+            return (errors * jax.nn.softmax(log_weight)).sum()
+
+        return jax.lax.map(of_image, (draws.z, draws.log_weight, x)).mean()
 
     for index in range(_MOST_ROUNDS):
         round_key = jax.random.fold_in(key, index)

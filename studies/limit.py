@@ -54,15 +54,29 @@ COLUMNS = (
 )  # fmt: skip
 
 
+def names():
+    """Of the models that are asked for: those of workdirs and, for rows, of files."""
+    files = [row.partition(":")[2] for row in _ROWS.value]
+    found = [os.path.basename(os.path.normpath(workdir)) for workdir in _WORKDIRS.value]
+    found += [os.path.splitext(os.path.basename(file))[0] for file in files]
+    if not found:
+        raise aae.UserError("no model is asked for: give --workdir or --row")
+    for name in found:
+        if found.count(name) > 1:
+            raise aae.UserError(f"two models are called {name!r}: their results would be one")
+    return found
+
+
 def models():
     """(name, state, folds) of each model that is asked for."""
+    name = iter(names())
     for workdir in _WORKDIRS.value:
         run = runs.load(workdir)
-        yield os.path.basename(os.path.normpath(workdir)), run.state, run.dataset.folds
-    for row in _ROWS.value:
-        name, _, path = row.partition(":")
-        state, _ = runs.load_row(name, path)
-        yield name, state, runs.load_mnist(_MNIST_DIR.value, _DATA_DIR.value).folds
+        yield next(name), run.state, run.dataset.folds
+    for asked in _ROWS.value:
+        row, _, path = asked.partition(":")
+        state, _ = runs.load_row(row, path)
+        yield next(name), state, runs.load_mnist(_MNIST_DIR.value, _DATA_DIR.value).folds
 
 
 def score(state, folds, spec):

@@ -70,15 +70,7 @@ def check_decoder(
 ) -> None:
     """Refuses a decoder that does not give floats [N, P]; `shape` is that of x [T, P]."""
     z = jax.ShapeDtypeStruct((1, code_dim), jnp.promote_types(dtype, jnp.float32))
-    try:
-        found = jax.eval_shape(decoder, z)
-    except UserError:
-        raise
-    except Exception as error:  # the user's code may raise whatever it likes
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"decoder fails on z of shape [N, {code_dim}] with {type(error).__name__}: {reason}"
-        ) from error
+    found = _outputs("decoder", decoder, z, f"z of shape [N, {code_dim}]")
     given = getattr(found, "shape", type(found).__name__)
     if not hasattr(found, "shape") or len(given) != 2 or given[0] != 1:
         raise UserError(
@@ -92,6 +84,35 @@ def check_decoder(
         )
     if not jnp.issubdtype(found.dtype, jnp.floating):
         raise UserError(f"decoder gives {found.dtype}: it must give floats")
+
+
+def check_prior(prior: Prior, code_dim: int, dtype: Any) -> None:
+    """Refuses a prior whose functions don't give f[D] and f[] for one code f[D]."""
+    v = jax.ShapeDtypeStruct((code_dim,), jnp.promote_types(dtype, jnp.float32))
+    for name, shape in (("to_code", v.shape), ("from_code", v.shape), ("log_prob", ())):
+        function = getattr(prior, name)
+        if function is None:
+            continue
+        found = _outputs(f"the prior's {name}", function, v, f"one code of shape {v.shape}")
+        given = getattr(found, "shape", type(found).__name__)
+        if given != shape or not jnp.issubdtype(found.dtype, jnp.floating):
+            raise UserError(
+                f"the prior's {name} gives {given} for one code of shape {v.shape}: it must give "
+                f"floats of shape {shape}"
+            )
+
+
+def _outputs(
+    name: str, function: Callable[..., Any], argument: jax.ShapeDtypeStruct, shown: str
+) -> Any:
+    """What a user's function gives, by its shape and type alone."""
+    try:
+        return jax.eval_shape(function, argument)
+    except UserError:
+        raise
+    except Exception as error:  # the user's code may raise whatever it likes
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{name} fails on {shown} with {type(error).__name__}: {reason}") from error
 
 
 def as_start(

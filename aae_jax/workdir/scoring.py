@@ -63,12 +63,16 @@ def score(
                     f"warning: σ = {found['parzen/sigma']:.4g} lies on the edge of "
                     "evaluation.sigmas"
                 )
-            if settings.evaluation.annealed.num_images is not None:
-                found |= _annealed(alone, dataset, settings, found["parzen/sigma"], key, mesh, run)
             by_seed.append({"seed": seed, **found})
         path = os.path.join(workdir, "results.json")
         # Without the protocol they don't count as whole, but nothing that fails below loses them.
         records.write_json(path, {"steps": int(state.step), **_over_seeds(by_seed)})
+        if settings.evaluation.annealed.num_images is not None:
+            for scores, key, alone in zip(by_seed, keys, members, strict=True):
+                scores |= _annealed(
+                    alone, dataset, settings, scores["parzen/sigma"], key, mesh, run
+                )
+            records.write_json(path, {"steps": int(state.step), **_over_seeds(by_seed)})
         for scores, key, alone in zip(by_seed, keys, members, strict=True):
             scores |= measures.diagnose(processes.local_copy(alone), dataset.test, key)
         lines = records.MetricsLog.read(workdir)
@@ -184,11 +188,13 @@ def _run_pass(scoring_pass, signals, workdir):
 
 
 def _evaluation_fields(settings):
-    spec = settings.evaluation
+    spec, annealed = settings.evaluation, {}
+    if spec.annealed.num_images is not None:  # what is not asked for makes no score another one
+        annealed = {"annealed": dataclasses.asdict(spec.annealed)}
     return {
         "fold": settings.data.fold,
         "num_samples": spec.num_samples,
         "num_validation": spec.num_validation,
         "sigmas": None if spec.sigmas is None else list(spec.sigmas),
-        "annealed": dataclasses.asdict(spec.annealed),
+        **annealed,
     }
