@@ -143,6 +143,7 @@ class AnnealedSpec:
 class AnnealedScoring(AnnealedSpec):
     """The config's section `evaluation.annealed`: see `aae_jax.likelihood.score_annealed`."""
 
+    block_size: int = 16  # images that are run together: a signal waits for the end of a block
     num_images: int | None = None  # test images that are scored, the first of them; None: none
     num_validation: int = 64  # images that σ is fitted to, the first of them
     sigma: float | None = None  # None: the best for the validation images

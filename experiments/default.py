@@ -122,7 +122,7 @@ def get_config() -> config_dict.ConfigDict:
     config.evaluation.annealed.num_temperatures = 500
     config.evaluation.annealed.num_leapfrog = 3  # steps of a transition
     config.evaluation.annealed.acceptance = 0.8
-    config.evaluation.annealed.block_size = 64  # images that are run together
+    config.evaluation.annealed.block_size = 16  # images that are run together
     return config
 
 

@@ -124,3 +124,11 @@ def test_a_discriminator_that_is_a_coin_where_codes_are_off_the_prior_is_warned_
     by_seed = [{**line, "by_seed": {"loss/discriminator": [0.7, 1.3868]}} for line in lines(1.0)]
     (warning,) = health.blind_discriminator([found(0.28), found(0.28)], by_seed)
     assert warning.startswith("seed 2 of 2: the discriminator has gone blind")
+
+
+def test_chains_that_disagree_are_a_warning():
+    agreeing = {"annealed/log_weight_std": health.DISAGREEMENT}
+    assert health.weak_bound([agreeing, {}]) == []
+    for value in (health.DISAGREEMENT + 1, float("nan")):
+        (warning,) = health.weak_bound([agreeing, {"annealed/log_weight_std": value}])
+        assert warning.startswith("seed 2 of 2: the annealed likelihood may lie nats too low")

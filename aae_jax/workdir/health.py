@@ -21,6 +21,10 @@ PATIENCE = 5
 # discriminator does not learn, and at 0.72 where the generator does not.
 FAR = 0.5
 
+# Of the log weights' standard deviation over an image's chains, median over images, in nats: trained
+# autoencoders have 2 where both bounds lie within a nat, and models that chains can't sample hundreds.
+DISAGREEMENT = 5.0
+
 # A discriminator is blind where codes are at least `SEEN` stds from the prior, and its loss is nearer
 # to a coin's than `COIN` nats and than a tenth of the squared distance. Codes that are shifted by d
 # stds leave d² / 4 nats to see. Fig. 2a of before `mlp_spread` had 3 times the squared distance, its
@@ -151,6 +155,25 @@ def far_from_prior(by_seed: list[dict[str, Any]]) -> list[str]:
             warnings.append(
                 f"{seed}the codes are far from the prior, {distance:.2f} of its std (samples of the "
                 f"prior: {floor:.2f}): the decoder has seen few codes where samples are drawn"
+            )
+    return warnings
+
+
+def weak_bound(by_seed: list[dict[str, Any]]) -> list[str]:
+    """Warnings of an annealed likelihood whose chains disagree, which is then far too low.
+
+    Args:
+        by_seed: what `likelihood.score_annealed` found for each seed, where it was asked for.
+    """
+    warnings = []
+    for index, found in enumerate(by_seed):
+        std = found.get("annealed/log_weight_std", 0.0)
+        if not std <= DISAGREEMENT:  # NaN too
+            seed = f"seed {index + 1} of {len(by_seed)}: " if len(by_seed) > 1 else ""
+            warnings.append(
+                f"{seed}the annealed likelihood may lie nats too low: the log weights of an image's "
+                f"chains have a standard deviation of {std:.3g} nats (median); raise "
+                "evaluation.annealed.num_temperatures, or num_chains"
             )
     return warnings
 

@@ -41,6 +41,11 @@ NUMBERS = {
         "Standard error of an image's estimate over its chains, mean over images.",
         ".2g",
     ),
+    "annealed/log_weight_std": Number(
+        "Disagreement of the annealed chains, nats",
+        "Std of the log weights over an image's chains, median over images. Above 5 the estimate is "
+        "too low by nats.",
+    ),
     "annealed/sigma": Number("σ of the annealed log-likelihood", "Std of the decoder's noise."),
     "annealed/num_images": Number("Images of the annealed score", "The first of the test.", ",d"),
     "annealed/acceptance": Number("Annealed acceptance", "Share of proposals accepted."),

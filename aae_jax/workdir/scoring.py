@@ -76,8 +76,12 @@ def score(
         for scores, key, alone in zip(by_seed, keys, members, strict=True):
             scores |= measures.diagnose(processes.local_copy(alone), dataset.test, key)
         lines = records.MetricsLog.read(workdir)
-        of_match = health.far_from_prior(by_seed) + health.blind_discriminator(by_seed, lines)
-        for warning in of_match:
+        found_now = [
+            *health.weak_bound(by_seed),
+            *health.far_from_prior(by_seed),
+            *health.blind_discriminator(by_seed, lines),
+        ]
+        for warning in found_now:
             terminal.say(f"warning: {warning}")
         results = {
             "data": settings.data.name,
@@ -86,7 +90,7 @@ def score(
             "seconds": records.MetricsLog.last_seconds(workdir),
             "evaluation_seconds": time.monotonic() - start,
             **_over_seeds(by_seed),
-            "warnings": health.Collapse(lines).warnings + of_match,
+            "warnings": health.Collapse(lines).warnings + found_now,
             "evaluation": _evaluation_fields(settings),
             "devices": [str(device.device_kind) for device in mesh.devices.flat],
             "jax": jax.__version__,
@@ -170,10 +174,11 @@ def _run_pass(scoring_pass, signals, workdir):
             signals.ask()
             # The clocks of several processes differ, and all must do the same.
             took, unsaved = processes.all_reduce_max([now - before, now - saved])
+            ends = done == scoring_pass.num_rounds and unsaved > _QUIET_SECONDS
             size = max(1, min(2 * size, int(count * _DISPATCH_SECONDS / took)))
             if now - begun > _QUIET_SECONDS:
                 progress.show(samples(done))
-            if unsaved > _SAVE_SECONDS or signals.to_obey():
+            if unsaved > _SAVE_SECONDS or ends or signals.to_obey():
                 records.write_partial(path, done, processes.gather_to_host(sums))
                 saved = now
             if signals.to_obey():
