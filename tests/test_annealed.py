@@ -242,6 +242,7 @@ def test_one_temperature_is_importance_sampling():
         assert np.isnan(found.spread).all() if num_chains == 1 else (found.spread < 1e-3).all()
 
 
+@pytest.mark.slow
 def test_too_few_temperatures_show_in_the_bracket():
     """Both bounds of a linear decoder: below and above what is known."""
     model = Linear(8, 5.0, sigma=0.2)
