@@ -83,8 +83,21 @@ def assert_near(found, truth, tolerance):
     assert (abs(error) <= tolerance).all(), (error, spread)
 
 
-@pytest.mark.parametrize("from_code", [False, True], ids=["from the prior", "from the code"])
-@pytest.mark.parametrize("dim, std", [(2, 1.0), (8, 1.0), (50, 1.0), (2, 5.0), (8, 5.0)], ids=str)
+@pytest.mark.parametrize(
+    "dim, std, from_code",
+    [
+        (2, 1.0, False),
+        (8, 5.0, False),
+        (50, 1.0, True),
+        pytest.param(8, 1.0, False, marks=pytest.mark.slow),
+        pytest.param(50, 1.0, False, marks=pytest.mark.slow),
+        pytest.param(2, 5.0, False, marks=pytest.mark.slow),
+        pytest.param(2, 1.0, True, marks=pytest.mark.slow),
+        pytest.param(8, 1.0, True, marks=pytest.mark.slow),
+        pytest.param(2, 5.0, True, marks=pytest.mark.slow),
+        pytest.param(8, 5.0, True, marks=pytest.mark.slow),
+    ],
+)
 def test_equals_the_closed_form_of_a_linear_decoder(dim, std, from_code):
     model = Linear(dim, std, sigma=0.7 * std, num_images=5 if dim < 50 else 2)
     spec = aae.AnnealedSpec(num_chains=600, num_temperatures=400, num_leapfrog=3)
@@ -206,6 +219,7 @@ def test_any_log_density():
     assert_near(found._replace(log_likelihood=found.log_likelihood - constant), truth, 0.1)
 
 
+@pytest.mark.slow
 def test_bounds_of_an_8d_decoder_meet_and_parzen_windows_rise_to_them():
     decoder, sigma = make_mlp(8, 32, 100), 0.125
     spec = aae.AnnealedSpec(num_chains=32, num_temperatures=300)
