@@ -512,3 +512,14 @@ def test_models_without_decoder_or_density_are_one_line():
     with refused("prior.name is 'swiss_roll', which has no density"):
         of_state(start(make_spec(prior={"name": "swiss_roll"})))
     assert SHAPE == (3, 4, 1)
+
+
+def test_bounds_of_two_weights_by_hand():
+    """Weights 1 and 3: forward the log of their mean, backward minus that of the mean of 1 and 1/3."""
+    parts = dict.fromkeys(annealed.Chains._fields, jnp.zeros((1, 2)))
+    chains = annealed.Chains(**{**parts, "log_weight": jnp.log(jnp.array([[1.0, 3.0]]))})
+    np.testing.assert_allclose(annealed.lower(chains).log_likelihood, [np.log(2)], rtol=1e-6)
+    np.testing.assert_allclose(annealed.upper(chains).log_likelihood, [-np.log(2 / 3)], rtol=1e-6)
+    # The standard errors of the means over the means: std √2 of mean 2, and √2 / 3 of mean 2 / 3.
+    for found in (annealed.lower(chains), annealed.upper(chains)):
+        np.testing.assert_allclose(found.spread, [0.5], rtol=1e-6)
