@@ -3,6 +3,7 @@
 python -m aae_jax encode --workdir=runs/mnist --output=codes.npz [--split=test | --input=images.npy]
 python -m aae_jax decode --workdir=runs/mnist --input=codes.npz --output=images.npz [--label=3]
 python -m aae_jax sample --workdir=runs/mnist --num_samples=1000 --output=samples.npy [--seed=0]
+python -m aae_jax classify --workdir=runs/few --output=classes.npz [--split=test | --input=images.npy]
 python -m aae_jax score  --workdir=runs/mnist --output=scores.npz [--split=test | --input=images.npy]
 python -m aae_jax export --workdir=runs/mnist --output=DIRECTORY
 
@@ -22,6 +23,7 @@ from aae_jax.errors import UserError
 COMMANDS = {
     "encode": ("input", "split", "seed"),
     "decode": ("input", "label", "condition"),
+    "classify": ("input", "split"),
     "sample": ("num_samples", "seed", "label", "condition"),
     "score": ("input", "split", "seed", "label", "condition"),
     "export": (),

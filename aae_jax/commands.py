@@ -89,7 +89,7 @@ def decode(state: TrainState, rows: Rows, output: str) -> None:
     spec = state.spec
     with _said_of(rows.origin):
         check_shape("codes", _abstract(rows.values), (spec.model.code_dim,))
-    names = [name for name in _BESIDE if getattr(spec.model, f"{name}_in_decoder")]
+    names = [name for name in _BESIDE if spec.decoder_takes(name)]
     rows = _checked(spec, rows, names)
     program = jax.jit(train_state.decode)
 
@@ -100,6 +100,18 @@ def decode(state: TrainState, rows: Rows, output: str) -> None:
         return {"images": program(state, z, **_given(part, names))}
 
     _write(output, rows, block, "code")
+
+
+def classify(state: TrainState, rows: Rows, output: str) -> None:
+    """Writes `classes` f[N, K], the probabilities of images' classes or clusters, and what is known."""
+    _check_images(state, rows)
+    program = jax.jit(train_state.classify)
+
+    def block(index, part):
+        _check_values(state, rows, index, part)
+        return {"classes": program(state, part.values)}
+
+    _write(output, rows, block, "image")
 
 
 def score(state: TrainState, rows: Rows, output: str, seed: int | None = None) -> None:
@@ -128,7 +140,7 @@ def sample(state: TrainState, rows: Rows, output: str, seed: int = 0) -> None:
     first = {name: getattr(rows, name)[0] for name in rows.asked}
     spec = state.spec
     if "label" in first:
-        as_labels(first["label"], size, spec.num_classes)
+        as_labels(first["label"], size, spec.num_labels)
     if "condition" in first and spec.model.condition_in_decoder:
         as_condition(spec, first["condition"], size)
     elif spec.model.condition_in_decoder:
@@ -205,15 +217,15 @@ def _checked(spec, rows, names):
         if name not in names:
             raise UserError(f"--{name} is given, but the model takes no {name}")
     for name in names:
-        if getattr(rows, name) is None and getattr(spec.model, f"{name}_in_decoder"):
+        if getattr(rows, name) is None and spec.decoder_takes(name):
             raise UserError(
-                f"model.{name}_in_decoder is True: give --{name}, or an array '{name}s' in the npz "
-                "file of --input"
+                f"the decoder takes a {name}: give --{name}, or an array '{name}s' in the npz file of "
+                "--input"
             )
     num_rows, checked = len(rows.values), {}
     with _said_of(rows.origin):
         if "label" in names and rows.label is not None:
-            checked["label"] = np.asarray(as_labels(rows.label, num_rows, spec.num_classes))
+            checked["label"] = np.asarray(as_labels(rows.label, num_rows, spec.num_labels))
         if "condition" in names and rows.condition is not None:
             checked["condition"] = np.asarray(as_condition(spec, rows.condition, num_rows))
     return rows._replace(**checked)

@@ -147,6 +147,10 @@ def _training_split(dataset, settings) -> dict[str, Any]:
         own["example_order"] = [
             data.example_order(label, spec.labelled_repeats) for label in own["label"]
         ]
+    if settings.spec.needs_labelled:
+        own["labelled_rows"] = [
+            data.labelled_rows(label, dataset.num_classes) for label in own["label"]
+        ]
     return {**train, **{k: v[0] if len(v) == 1 else np.stack(v) for k, v in own.items()}}
 
 

@@ -53,7 +53,7 @@ def export(state: TrainState) -> dict[str, jax_export.Exported]:
         wanted["encode"] = functools.partial(encode, state), [rows(spec.image_shape)]
     if algorithm.decode is not None:
         names, arguments = ["z"], [rows((model.code_dim,))]
-        if model.label_in_decoder:
+        if spec.decoder_takes("label"):
             names.append("label")
             arguments.append(rows((), "int32"))
         if model.condition_in_decoder:

@@ -141,6 +141,10 @@ def _shows_style(spec):
     return spec.model.label_in_decoder and _decodes_codes_alone(spec)
 
 
+def _has_plane_map(spec):
+    return _is_plane(spec) and spec.algorithm.has_map(spec)
+
+
 def _shows_walk(spec):
     shown = "walk" in spec.prior.distribution.figures
     return shown and spec.model.code_dim > 2 and _decodes_codes_alone(spec)
@@ -160,5 +164,7 @@ FIGURES = {
     ),
     "roll": Drawing(pictures.roll, ("decode",), functools.partial(_shows_prior, "roll")),
     "style": Drawing(pictures.style, ("decode",), _shows_style),
+    "classes": Drawing(pictures.classes, ("classify", "decode"), _is_image),
+    "map": Drawing(pictures.map_of_classes, ("embed", "classify"), _has_plane_map),
     "walk": Drawing(pictures.walk, ("decode",), _shows_walk, ".gif"),
 }

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 # Separate streams under one key; the numbers are part of what a seed means.
-INPUT_NOISE, PRIOR, SHUFFLE, POSTERIOR, DROPOUT = range(5)
+INPUT_NOISE, PRIOR, SHUFFLE, POSTERIOR, DROPOUT, LABELLED, LABELLED_NOISE = range(7)
 
 
 def stream(rng: jax.Array, which: int, index: Any) -> jax.Array:

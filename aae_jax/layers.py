@@ -144,6 +144,29 @@ class Spread(nn.Module):
         return x @ kernel + bias
 
 
+class OnMap(nn.Module):
+    """A decoder of one point, y W + z: every class has a head, a row of W, and styles lie around it.
+
+    Called with styles z f[B, D] and classes y f[B, K].
+
+    Attributes:
+        decoder: (f[B, D], None) → f[B, H, W, C].
+        heads_shape: (K, D).
+        heads_init: a Flax initialiser of the heads, the same value at each call.
+        param_dtype: of the heads.
+    """
+
+    decoder: nn.Module
+    heads_shape: tuple[int, int]
+    heads_init: Callable[..., jax.Array]
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, z: jax.Array, y: jax.Array) -> jax.Array:
+        heads = self.param("heads", self.heads_init, self.heads_shape, self.param_dtype)
+        return self.decoder(y @ heads + z, None)
+
+
 class Tied(nn.Module):
     """A stack of layers whose weights serve both ways, as those of a Boltzmann machine do.
 

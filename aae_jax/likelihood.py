@@ -106,11 +106,11 @@ def check_annealed(spec: Spec, scoring: AnnealedScoring) -> None:
         raise UserError(f"{asked}: algorithm {spec.algorithm_name} has no decoder")
     if spec.prior.distribution.log_prob is None:
         raise UserError(f"{asked}: prior {spec.prior.name!r} has no density")
-    for field in ("label_in_decoder", "condition_in_decoder"):
-        if getattr(spec.model, field):
+    for name in ("label", "condition"):
+        if spec.decoder_takes(name):
             raise UserError(
-                f"{asked} and model.{field} is True: score p(x | label) or p(x | condition) by "
-                "annealed.log_likelihood, with aae.annealed_arguments(state, num_images, label=…)"
+                f"{asked}, and the decoder takes a {name}: score p(x | {name}) by "
+                f"annealed.log_likelihood, with aae.annealed_arguments(state, num_images, {name}=…)"
             )
 
 

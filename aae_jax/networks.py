@@ -89,12 +89,12 @@ def mlp_spread_discriminator(spec: Spec) -> nn.Module:
     For discriminators of codes. That of "mlp" starts homogeneous and learns p/q along rays.
 
     Raises:
-        UserError: the algorithm has no codes.
+        UserError: the algorithm has no codes, or discriminators of other things too.
     """
-    if spec.algorithm.encode is None:
+    if spec.algorithm.encode is None or spec.algorithm.num_labels is not None:
         raise UserError(
             f"model.discriminator is 'mlp_spread', which starts around samples of the prior: "
-            f"algorithm {spec.algorithm_name} has no discriminator of codes; use 'mlp'"
+            f"not all that algorithm {spec.algorithm_name} discriminates are codes; use 'mlp'"
         )
     points = _PriorPoints(spec)
     return layers.MLP(spec.model.discriminator_hidden, (), points=points, **dtypes(spec))

@@ -16,7 +16,9 @@ from aae_jax.priors import sample_prior, swiss_roll_axis
 from aae_jax.train_state import (
     TrainState,
     chain_starts,
+    classify,
     decode,
+    embed,
     encode,
     generate,
     reconstruct,
@@ -260,6 +262,62 @@ def style(state: TrainState, given: Given, rows: int = 10) -> Figure:
     z = sample_prior(state.spec, given.key, rows).z
     _show(axes, _tile(_style_grid(state, z)))
     axes.set_title("each row one code, each column one label", fontsize=9)
+    return figure
+
+
+def classes(state: TrainState, given: Given, columns: int = 8) -> Figure:
+    """A row for each class or cluster: its image with style 0, styles of the prior, test images.
+
+    Args:
+        state: a trained state whose algorithm classifies.
+        given: test images, and a key.
+        columns: of styles, the same in all rows, and of test images, the first of each class.
+    """
+    spec = state.spec
+    num_labels = spec.num_labels
+    drawn = np.asarray(sample_prior(spec, given.key, columns).z)
+    z = np.concatenate([np.zeros_like(drawn[:1]), drawn])
+    styles = by_rows(
+        decode, state, (np.tile(z, (num_labels, 1)), np.repeat(np.arange(num_labels), len(z)))
+    ).reshape(num_labels, len(z), *spec.image_shape)
+    p = by_rows(classify, state, (given.test["image"],))
+    in_class, images = p.argmax(axis=1), np.ones((num_labels, columns, *spec.image_shape))
+    for index in range(num_labels):
+        rows = np.flatnonzero(in_class == index)[:columns]
+        images[index, : len(rows)] = to_unit(jnp.asarray(given.test["image"][rows]))
+    parts = [_tile(part) for part in (styles[:, :1], styles[:, 1:], images)]
+    figure, axes = _new_figure(2 * columns + 1, num_labels, spec)
+    _show(axes, np.concatenate(parts, axis=1))
+    for end in np.cumsum([part.shape[1] for part in parts])[:2]:
+        axes.axvline(end + _GAP / 2 - 0.5, color="tab:red", linewidth=2)
+    axes.set_title("style 0, styles of the prior, test images; each row one class", fontsize=9)
+    return figure
+
+
+def map_of_classes(state: TrainState, given: Given) -> Figure:
+    """Where test images lie on a 2-D map, coloured by label, and the centres of classes or clusters.
+
+    Args:
+        state: a trained state whose algorithm has a map.
+        given: test images.
+    """
+    in_class = by_rows(classify, state, (given.test["image"],)).argmax(axis=1)
+    places = by_rows(embed, state, (given.test["image"],))
+    label, num_classes = np.asarray(given.test["label"]), state.spec.num_classes
+    by_label = colormaps["tab10"].with_extremes(under="0.5")  # −1: unlabelled
+    figure = Figure(figsize=(6, 5.4))
+    axes = figure.subplots()
+    colours: dict[str, Any] = {"cmap": by_label, "vmin": -0.5, "vmax": num_classes - 0.5}
+    dots = axes.scatter(places[:, 0], places[:, 1], s=3, linewidths=0, c=label, **colours)
+    centres = np.array([places[in_class == index].mean(axis=0) for index in np.unique(in_class)])
+    axes.plot(*centres.T, "x", color="black", markersize=6)
+    axes.set_aspect("equal")
+    axes.tick_params(labelsize=7)
+    handles, names = dots.legend_elements()
+    beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+    axes.legend(handles, names, fontsize=7, title="label", title_fontsize=7, **beside)
+    axes.set_title("hold-out images by label; crosses: centres of the classes", fontsize=9)
+    figure.tight_layout()
     return figure
 
 

@@ -19,7 +19,9 @@ class PriorSample(NamedTuple):
     """Draws from the prior, the positive samples of the discriminator."""
 
     z: jax.Array  # f[B, D]
-    label: jax.Array  # i32[B]; the component that a row was drawn from, −1: the full prior
+    # i32[B]; the component that a row was drawn from, −1: the full prior. Of models that draw a
+    # class or cluster beside the code (`Algorithm.num_labels`), that one.
+    label: jax.Array
 
 
 class Prior(NamedTuple):
@@ -187,7 +189,8 @@ def sample_prior(
         key: a PRNG key, or a seed.
         batch_size: B, how many to draw.
         label: i32[B] or a scalar, the component to draw each row from; −1, or None for all rows,
-            draws from the full prior.
+            draws from the full prior. Of models with classes or clusters of their own
+            (`Algorithm.num_labels`) None draws them uniformly.
 
     Returns:
         `PriorSample(z f[B, D], label i32[B])`.
@@ -197,11 +200,15 @@ def sample_prior(
             returns another shape.
     """
     check_count("batch_size", batch_size)
-    if label is not None and not spec.prior.has_components:
+    own_labels, key = spec.algorithm.num_labels is not None, as_key(key)
+    if label is not None and not (spec.prior.has_components or own_labels):
         raise UserError(f"a label is given, but prior {spec.prior.name!r} has no components")
-    label = as_labels(-1 if label is None else label, batch_size, spec.num_classes)
+    if label is None and own_labels:
+        label_key = jax.random.fold_in(key, 1)
+        label = jax.random.randint(label_key, (batch_size,), 0, spec.num_labels)
+    label = as_labels(-1 if label is None else label, batch_size, spec.num_labels)
     field = _field(spec)
-    z = in_one_line(field, spec.prior.distribution.sample, spec, as_key(key), label)
+    z = in_one_line(field, spec.prior.distribution.sample, spec, key, label)
     expected = (batch_size, spec.model.code_dim)
     if getattr(z, "shape", None) != expected:
         raise UserError(

@@ -17,6 +17,7 @@ ALGORITHMS = {
     "gan": "aae_jax.algorithms.gan:GAN",
     "gmmn": "aae_jax.algorithms.gmmn:GMMN",
     "gmmn_autoencoder": "aae_jax.algorithms.gmmn:GMMN_AUTOENCODER",
+    "semi_supervised": "aae_jax.algorithms.semi_supervised:SEMI_SUPERVISED",
     "cae": "aae_jax.algorithms.contractive:CONTRACTIVE_AUTOENCODER",
     "stacked_cae": "aae_jax.algorithms.contractive:STACKED_CONTRACTIVE_AUTOENCODER",
     "rbm": "aae_jax.algorithms.dbn:RESTRICTED_BOLTZMANN_MACHINE",

@@ -353,6 +353,27 @@ class Spec:
             )
 
     @property
+    def phases(self) -> tuple[Any, ...]:
+        """The phases of a training step: those of the algorithm that apply."""
+        return tuple(phase for phase in self.algorithm.phases if phase.applies(self))
+
+    @property
+    def needs_labelled(self) -> bool:
+        """Whether a phase learns from rows with labels beside the batch."""
+        return any(phase.on_labelled for phase in self.phases)
+
+    @property
+    def num_labels(self) -> int:
+        """K: `decode` and `generate` take labels 0 … K − 1, where they take any."""
+        num_labels = self.algorithm.num_labels
+        return self.num_classes if num_labels is None else num_labels(self)
+
+    def decoder_takes(self, name: str) -> bool:
+        """Whether decoding a code takes a "label", or a "condition", beside it."""
+        own = name == "label" and self.algorithm.num_labels is not None
+        return own or getattr(self.model, f"{name}_in_decoder")
+
+    @property
     def num_pixels(self) -> int:
         """Height × width × channels, or how many numbers an example has."""
         return math.prod(self.image_shape)

@@ -100,7 +100,7 @@ def create_train_state(
         if pixel_mean is not None:
             image_mean = (image_mean - pixel_mean) / pixel_std  # type: ignore[operator]  # given as well
     params = networks.init(spec, params_key, image_mean)
-    for phase in spec.algorithm.phases:
+    for phase in spec.phases:
         if not isinstance(phase.trains, tuple) or not set(phase.trains) <= params.keys():
             raise UserError(
                 f"phase {phase.name!r} trains {phase.trains!r}: it must be a tuple of names among "
@@ -114,10 +114,10 @@ def create_train_state(
             phase.name: make_optimizer(dict(spec.optimizer)[phase.name], spec.train.num_steps).init(
                 {name: params[name] for name in phase.trains}
             )
-            for phase in spec.algorithm.phases
+            for phase in spec.phases
         },
         learning_rate_scale={
-            phase.name: jnp.ones((), spec.model.param_dtype) for phase in spec.algorithm.phases
+            phase.name: jnp.ones((), spec.model.param_dtype) for phase in spec.phases
         },
         ema_params=None,
         pixel_mean=pixel_mean,
@@ -229,7 +229,7 @@ def _row_keys(key, num_rows):
 
 
 def _label_rows(spec, label, num_rows):
-    return None if label is None else as_labels(label, num_rows, spec.num_classes)
+    return None if label is None else as_labels(label, num_rows, spec.num_labels)
 
 
 def _conditions(spec, condition, num_rows):
@@ -290,7 +290,7 @@ def decode(
     spec, z = state.spec, as_array("z", z)
     check_shape("z", z, (spec.model.code_dim,))
     check_range("z", z)
-    if label is not None and not spec.model.label_in_decoder:
+    if label is not None and not spec.decoder_takes("label"):
         raise UserError("a label is given, but model.label_in_decoder is False")
     num_rows = z.shape[0]  # not len(z), which a symbolic number of rows does not have
     label, conditions = _label_rows(spec, label, num_rows), _conditions(spec, condition, num_rows)
@@ -317,9 +317,34 @@ def reconstruct(
 
 
 def classify(state: TrainState, images: jax.Array) -> jax.Array:
-    """Classes f[B, K] of images [B, H, W, C], where the algorithm has any."""
+    """Probabilities f[B, K] of classes or clusters of images [B, H, W, C].
+
+    Args:
+        state: a trained state whose algorithm has classes, as "semi_supervised" has.
+        images: as in `encode`.
+
+    Raises:
+        UserError: the algorithm has no classes.
+    """
     classify = _function(state, "classify")
     return classify(state.spec, inference_params(state), to_inputs(state, images))
+
+
+def embed(state: TrainState, images: jax.Array) -> jax.Array:
+    """Places f[B, D] of images [B, H, W, C] on a map of classes and styles.
+
+    Args:
+        state: a trained state whose algorithm has a map, as "semi_supervised" with
+            `options.as_map` has.
+        images: as in `encode`.
+
+    Raises:
+        UserError: the algorithm has no map.
+    """
+    embed = _function(state, "embed")
+    if not state.spec.algorithm.has_map(state.spec):
+        raise UserError(f"this model of algorithm {state.spec.algorithm_name} has no map")
+    return embed(state.spec, inference_params(state), to_inputs(state, images))
 
 
 def chain_starts(state: TrainState, images: Any) -> Any | None:

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from aae_jax import keys, networks
-from aae_jax.algorithms.base import Inputs, moments
+from aae_jax.algorithms.base import Inputs, Labelled, moments
 from aae_jax.arguments import as_condition, as_labels
-from aae_jax.data.order import EXAMPLE, batch_rows
+from aae_jax.data.order import EXAMPLE, LABELLED, batch_rows, labelled_batch_rows
 from aae_jax.errors import UserError
 from aae_jax.keys import fold_rows, row_keys, row_normal
 from aae_jax.optimizers import make_optimizer
@@ -35,6 +35,8 @@ def train_step(
         state: the state before.
         batch: `{"image": [B, H, W, C] uint8 or f32 in [0, 1], "label": i32[B], −1 unlabelled}`;
             without "label" all are unlabelled. With `spec.condition_dim` also "condition": f[B, K].
+            For algorithms that learn from few labels also "labelled_image": [L, H, W, C] and
+            "labelled_label": i32[L], rows that have one.
             Known values that are out of range are refused; under `jit`, where they are not seen,
             such a batch trains a model of other images.
         prior_sample: `PriorSample(z f[B, D], label i32[B])`, the positive samples.
@@ -53,15 +55,17 @@ def train_step(
     x = inputs.x
     has_dropout = any(built.has_dropout for built in networks.build(spec).values())
     params, opt_state, metrics = dict(state.params), dict(state.opt_state), {}
-    for index, phase in enumerate(spec.algorithm.phases):
+    for index, phase in enumerate(spec.phases):
         own = inputs
         if has_dropout:
             own = inputs._replace(dropout_keys=fold_rows(inputs.dropout_keys, index))
+        labelled = inputs.labelled if phase.on_labelled else None
+        num_rows = x.shape[0] if labelled is None else labelled.label.shape[0]
         trained = {name: params[name] for name in phase.trains}
 
         def mean_loss(trained):
             found = phase.loss(spec, {**params, **trained}, own)
-            _check_loss(phase, found, x.shape[0], axis_name)
+            _check_loss(phase, found, num_rows, axis_name)
             loss, phase_metrics = found
             means = jax.tree.map(jnp.mean, phase_metrics)
             return loss.mean(), {f"loss/{phase.name}": loss.mean(), **means}
@@ -106,6 +110,8 @@ def check_algorithm(spec: Spec, axis_name: str | None = None) -> None:
         batch, prior_sample = {"image": image, "label": label}, PriorSample(z, label)
         if spec.condition_dim:
             batch["condition"] = jnp.zeros((len(image), spec.condition_dim))
+        if spec.needs_labelled:
+            batch |= {"labelled_image": image, "labelled_label": label}
         return train_step(state, batch, prior_sample, axis_name=axis_name)[0]
 
     def use(state, key, image):
@@ -166,7 +172,30 @@ def _inputs(state, batch, prior_sample, axis_name):
     if spec.train.input_noise:
         noise = row_normal(noise_keys, spec.num_pixels, x.dtype)
         x_noisy = x + spec.train.input_noise * noise.reshape(x.shape)
-    return Inputs(x, x_noisy, label, posterior_keys, prior_sample, dropout_keys, condition)
+    labelled = _labelled(state, batch, axis_name) if spec.needs_labelled else None
+    return Inputs(
+        x, x_noisy, label, posterior_keys, prior_sample, dropout_keys, condition, labelled
+    )
+
+
+def _labelled(state, batch, axis_name):
+    """The labelled rows of a batch, with noise and dropout of their own."""
+    spec = state.spec
+    for name in LABELLED:
+        if name not in batch:
+            raise UserError(
+                f"batch has no {name!r}: algorithm {spec.algorithm_name} learns from rows with labels "
+                "beside it; train_steps takes them from a data set's 'labelled_rows'"
+            )
+    x = to_inputs(state, batch["labelled_image"])
+    label = as_labels(batch["labelled_label"], len(x), spec.num_classes)
+    first_row = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(x)
+    own_keys = row_keys(keys.stream(state.rng, keys.LABELLED_NOISE, state.step), len(x), first_row)
+    x_noisy = x
+    if spec.train.input_noise:
+        noise = row_normal(fold_rows(own_keys, 0), spec.num_pixels, x.dtype)
+        x_noisy = x + spec.train.input_noise * noise.reshape(x.shape)
+    return Labelled(x_noisy, label, fold_rows(own_keys, 1))
 
 
 def _check_examples(name, examples):
@@ -217,7 +246,9 @@ def train_steps(
         state: the state before.
         dataset: `{"image": [N, H, W, C] uint8 or f32 in [0, 1], "label": i32[N]}`, on the device;
             without "label" all are unlabelled; with "example_order": i32[M] too, which example is at each of an epoch's M places;
-            with "condition": f[N, K] where the model takes conditions. Values are not checked.
+            with "condition": f[N, K] where the model takes conditions; with "labelled_rows": i32[M],
+            the examples that have a label, where the algorithm learns from few of them. Values are
+            not checked.
         num_steps: K; static.
         batch_sharding: how to split each batch over devices (`aae_jax.parallel`); static.
         axis_name: the mapped axis whose members each take their share of every batch (`pmap`).
@@ -232,12 +263,23 @@ def train_steps(
     if num_steps < 1:
         raise UserError(f"num_steps is {num_steps}: it must be positive")
 
+    rows = [batch_rows(state, dataset, num_steps)]
+    if state.spec.needs_labelled:
+        if "labelled_rows" not in dataset or "label" not in dataset:
+            raise UserError(
+                f"dataset has no 'labelled_rows' or no 'label': algorithm "
+                f"{state.spec.algorithm_name} needs both; np.flatnonzero(label >= 0) are the rows"
+            )
+        rows.append(labelled_batch_rows(state, dataset, num_steps))
+
     def body(state, rows):
-        rows = _own_rows(rows, axis_name)
-        batch = {name: dataset[name][rows] for name in EXAMPLE if name in dataset}
+        own, *labelled = _own_rows(rows, axis_name)
+        batch = {name: dataset[name][own] for name in EXAMPLE if name in dataset}
+        for chosen in labelled:
+            batch |= {name: dataset[where][chosen] for name, where in LABELLED.items()}
         return _draw_and_step(state, batch, batch_sharding, axis_name)
 
-    return jax.lax.scan(body, state, batch_rows(state, dataset, num_steps))
+    return jax.lax.scan(body, state, rows)
 
 
 @functools.partial(jax.jit, static_argnames=("batch_sharding", "axis_name"))

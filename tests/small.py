@@ -11,7 +11,7 @@ import pytest
 
 import aae_jax as aae
 from aae_jax import keys
-from aae_jax.algorithms import decoder_finetuning
+from aae_jax.algorithms import decoder_finetuning, semi_supervised
 from aae_jax.data.order import epoch_rows
 
 SHAPE = (3, 4, 1)
@@ -94,7 +94,8 @@ def _draw(rng, step, spec, num_examples):
 
 def partly_labelled():
     dataset = make_dataset()
-    return {**dataset, "label": jnp.where(jnp.arange(20) < 12, -1, dataset["label"])}
+    label = jnp.where(jnp.arange(20) < 12, -1, dataset["label"])
+    return {**dataset, "label": label, "labelled_rows": jnp.arange(12, 20)}
 
 
 MIXTURE = {"name": "gaussian_mixture", "radius": 3.0, "radial_std": 1.0, "tangential_std": 0.3}
@@ -127,6 +128,12 @@ MODELS = {
 MODELS["decoder_finetuning"] = {
     "algorithm": "decoder_finetuning",
     "options": decoder_finetuning.Options(code_noise=0.5),
+}
+
+MODELS["semi_supervised"] = {"algorithm": "semi_supervised"}
+MODELS["semi_supervised, clusters on a map"] = {
+    "algorithm": "semi_supervised",
+    "options": semi_supervised.Options(labels=False, num_clusters=4, as_map=True),
 }
 
 # The same program as on a mesh: each algorithm, posterior and way of using labels once.

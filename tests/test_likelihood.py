@@ -211,7 +211,7 @@ def test_a_cut_scoring_goes_on_bit_identical(trained, tmp_path, monkeypatch, cap
         ),
         (
             {**SHORT, "model.label_in_decoder": True},
-            r"num_images is 7 and model.label_in_decoder is True: score p\(x \| label\)",
+            r"num_images is 7, and the decoder takes a label: score p\(x \| label\)",
         ),
     ],
 )

@@ -55,7 +55,7 @@ def variants_of(field, table):
 
 def make_with(field, value):
     if field == "algorithm":
-        return make_spec(algorithm=value, model={"posterior": "gaussian"})
+        return make_spec(algorithm=value)
     return make_spec(model={field: value}, image_shape=(4, 4, 1))
 
 

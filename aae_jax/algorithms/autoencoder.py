@@ -1,5 +1,7 @@
 """What autoencoders with a prior on their code share: encode, decode, discriminate, sample."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -137,7 +139,7 @@ def decoder_outputs(
     if spec.model.label_in_decoder:
         if label is None:
             raise UserError("model.label_in_decoder is True: decoding needs labels")
-        y = _classes(label, spec.num_classes, z.dtype)
+        y = as_classes(label, spec.num_classes, z.dtype)
     if spec.model.condition_in_decoder:
         y = _join(y, condition, z.dtype)
     return networks.apply(spec, params, "decoder", z, y, dropout_keys=dropout_keys)
@@ -240,7 +242,7 @@ def check_generator(spec: Spec) -> None:
         )
 
 
-def _classes(label, num_classes, dtype):
+def as_classes(label: jax.Array, num_classes: int, dtype: Any) -> jax.Array:
     """Labels i32[B] as one-hot vectors f[B, K]; soft classes f[B, K] as they are."""
     if jnp.issubdtype(label.dtype, jnp.floating):
         return label.astype(dtype)

@@ -19,6 +19,14 @@ from aae_jax.spec import Spec
 Metrics = dict[str, jax.Array]
 
 
+class Labelled(NamedTuple):
+    """Rows with labels beside a batch, for algorithms that have few of them."""
+
+    x_noisy: jax.Array  # f[L, H, W, C], with input noise as the batch has
+    label: jax.Array  # i32[L], classes of the data
+    dropout_keys: jax.Array | None = None  # key[L], as in `Inputs`
+
+
 class Inputs(NamedTuple):
     """What the phases of one training step share; x is in the units that the networks see."""
 
@@ -29,6 +37,7 @@ class Inputs(NamedTuple):
     prior_sample: PriorSample
     dropout_keys: jax.Array | None = None  # key[B], for `networks.apply`; each phase has its own
     condition: jax.Array | None = None  # f[B, K] beside the examples, where `spec.condition_dim`
+    labelled: Labelled | None = None  # where a phase learns from labelled rows
 
 
 class Phase(NamedTuple):
@@ -40,12 +49,16 @@ class Phase(NamedTuple):
         loss: (spec, params, inputs) → (f[B], metrics), averaged over the global batch; or f[] where
             the loss is no mean over rows, as MMD is not. Such a loss does not run under `pmap`.
         optimizer: what `spec.optimizer` does not change.
+        on_labelled: whether the loss is of `inputs.labelled`: then it gives f[L].
+        applies: (spec) → whether models of such a spec have this phase.
     """
 
     name: str
     trains: tuple[str, ...]
     loss: Callable[[Spec, Params, Inputs], tuple[jax.Array, Metrics]]
     optimizer: OptimizerSpec = OptimizerSpec()
+    on_labelled: bool = False
+    applies: Callable[[Spec], bool] = lambda spec: True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +79,13 @@ class Algorithm(NamedTuple):
         reconstruct: (spec, params, x, row_keys, label) → x, where that is not decode(encode(x)).
             `sample`, `decode` and `reconstruct` of an algorithm for data with conditions take one
             more argument, `condition` f[B, K].
-        classify: (spec, params, x) → f[B, K], where there are classes.
+        classify: (spec, params, x) → f[B, K], the probabilities of K classes or clusters.
+        num_labels: (spec) → K, where the model itself draws or infers one of K classes or clusters:
+            `decode` and `sample` then take labels 0 … K − 1. None: labels are those of the data.
+        names_classes: (spec) → whether these K are the classes of the data; otherwise clusters,
+            which validation images name.
+        embed: (spec, params, x) → f[B, D], places on a map that shows class and style at once.
+        has_map: (spec) → whether models of such a spec have that map.
         diagnose: (state, test, key) → numbers for results.json, beside the common ones.
         options: the frozen dataclass of its own hyper-parameters: `spec.options` is an instance,
             the config's section `options` has its fields.
@@ -89,6 +108,10 @@ class Algorithm(NamedTuple):
     decode: Callable[..., jax.Array] | None = None
     reconstruct: Callable[..., jax.Array] | None = None
     classify: Callable[..., jax.Array] | None = None
+    num_labels: Callable[[Spec], int] | None = None
+    names_classes: Callable[[Spec], bool] = lambda spec: True
+    embed: Callable[..., jax.Array] | None = None
+    has_map: Callable[[Spec], bool] = lambda spec: False
     diagnose: Callable[..., dict[str, Any]] | None = None
     options: type = NoOptions
     starts_from: tuple[str, ...] = ()

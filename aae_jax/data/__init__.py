@@ -217,6 +217,29 @@ def example_order(label: np.ndarray, labelled_repeats: int) -> np.ndarray:
     )
 
 
+def labelled_rows(label: np.ndarray, num_classes: int) -> np.ndarray:
+    """The examples i32[M] that have a label, for algorithms that learn from few of them.
+
+    Raises:
+        UserError: a class has none.
+    """
+    label = np.asarray(label)
+    counts = np.bincount(label[label >= 0], minlength=num_classes)
+    missing = np.flatnonzero(counts == 0)
+    if len(missing) == num_classes:
+        raise UserError(
+            "no training image has a label, and the algorithm learns classes from some: give labels, "
+            "raise data.num_labelled, or set options.labels=False for clusters without names"
+        )
+    if len(missing):
+        raise UserError(
+            f"class{'es' if len(missing) > 1 else ''} {', '.join(map(str, missing))} of {num_classes} "
+            f"{'have' if len(missing) > 1 else 'has'} no labelled training image: each needs at least "
+            "one, or data.num_classes is wrong"
+        )
+    return np.flatnonzero(label >= 0).astype(np.int32)
+
+
 def pixel_statistics(images: np.ndarray | LazyImages) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation f32[H, W, C] of every pixel of [0, 1] over training images.
 

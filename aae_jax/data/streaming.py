@@ -12,9 +12,9 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from aae_jax import data
+from aae_jax import data, keys
 from aae_jax.data import Split
-from aae_jax.data.order import EXAMPLE, epoch_permutation
+from aae_jax.data.order import EXAMPLE, LABELLED, epoch_permutation
 from aae_jax.errors import UserError
 
 _AHEAD = 2**28  # bytes of images that are read ahead
@@ -55,24 +55,33 @@ def batches(
         np.asarray(jax.random.key_data(rng)),  # type: ignore[arg-type]
         impl=jax.random.key_impl(rng),
     )
-    order = train.get("example_order")
+    order, labelled = train.get("example_order"), train.get("labelled_rows")
     num_places = len(train["image"] if order is None else order)
     lock = threading.Lock()
 
-    @functools.lru_cache(maxsize=2)
-    def permutation(epoch):
-        return np.asarray(epoch_permutation(rng, epoch, num_places))
+    @functools.lru_cache(maxsize=4)
+    def permutation(epoch, num_places, which):
+        return np.asarray(epoch_permutation(rng, epoch, num_places, which))
 
-    def examples(step):
+    def places(step, num_places, which):
         epoch, place = divmod(np.arange(step * batch_size, (step + 1) * batch_size), num_places)
         with lock:  # one thread computes a permutation, the others wait for it
-            found = np.concatenate([permutation(e)[place[epoch == e]] for e in np.unique(epoch)])
+            return np.concatenate(
+                [permutation(e, num_places, which)[place[epoch == e]] for e in np.unique(epoch)]
+            )
+
+    def examples(step):
+        found = places(step, num_places, keys.SHUFFLE)
         return found if order is None else order[found]
 
     def read(step):
         chosen = examples(step)[rows]
         try:
-            return {name: train[name][chosen] for name in EXAMPLE if name in train}
+            batch = {name: train[name][chosen] for name in EXAMPLE if name in train}
+            if labelled is not None:
+                chosen = labelled[places(step, len(labelled), keys.LABELLED)][rows]
+                batch |= {name: train[where][chosen] for name, where in LABELLED.items()}
+            return batch
         except UserError as error:  # grain would wrap it
             return error
 

@@ -50,7 +50,10 @@ NUMBERS = {
     "annealed/num_images": Number("Images of the annealed score", "The first of the test.", ",d"),
     "annealed/acceptance": Number("Annealed acceptance", "Share of proposals accepted."),
     "classification/error": Number(
-        "Classification error", "Share of test images given a wrong class. Lower is better."
+        "Classification error",
+        "Share of test images given a wrong class. Lower is better. Clusters that were found without "
+        "labels are named by one validation image each.",
+        error="classification/standard_error",
     ),
     "reconstruction/half_squared_error": Number(
         "Reconstruction error",
@@ -90,5 +93,8 @@ CAPTIONS = {
     "components": "The decoder over the first components of the mixture.",
     "roll": "The decoder along the swiss roll, row by row from its centre.",
     "style": "Each row one code, each column one label.",
+    "classes": "A row for each class or cluster: left of the first red line its image with style 0, "
+    "then styles drawn from the prior; right of the second line test images that are put in it.",
+    "map": "Where test images lie, by label; crosses are the centres of the classes or clusters.",
     "walk": "A closed walk through the codes.",
 }
