@@ -44,14 +44,24 @@ def diagnose(
     algorithm, key = state.spec.algorithm, as_key(key)
     found = {} if algorithm.encode is None else _diagnose_autoencoder(state, test, key)
     if algorithm.classify is not None:
-        found |= _classification(state, test, validation)
+        found |= classification(state, test, validation)
     if algorithm.diagnose is not None:
         found.update(_plain(algorithm.diagnose(state, test, key)))
     return found
 
 
-def _classification(state, test, validation):
-    """The share of labelled test images that get a wrong class."""
+def classification(
+    state: TrainState, test: Mapping[str, Any], validation: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The share of labelled test images that get a wrong class, as `diagnose` gives it.
+
+    Args:
+        state, test, validation: as in `diagnose`.
+
+    Returns:
+        `classification/error` and its standard error over images; of clusters the class that each is
+        named by, `classification/cluster_names`. Nothing where no image has a label.
+    """
     spec, program = state.spec, jax.jit(classify)
 
     def labelled(split):

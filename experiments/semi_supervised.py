@@ -22,7 +22,26 @@ def get_config(num_labelled="100"):
         config.data.num_labelled = int(num_labelled)
     config.model.code_dim = 10
     config.prior.std = 1.0
-    config.train.num_steps = 25_000  # 50 epochs
+    use_recipe(config)
+    return config
+
+
+def use_recipe(config):
+    """The paper's gradient descent, weights N(0, 0.01²) and input noise, for 50 epochs."""
+    for network, function in (
+        ("encoder", "encoder"),
+        ("decoder", "decoder"),
+        ("discriminator", "discriminator_network"),
+    ):
+        config.model[network] = f"aae_jax.algorithms.semi_supervised:{function}"
+    for phase, learning_rate, momentum in (
+        ("reconstruction", 0.01, 0.9),
+        ("discriminator", 0.1, 0.1),
+        ("generator", 0.1, 0.1),
+        ("supervised", 0.1, 0.9),
+    ):
+        rates = {"learning_rate": learning_rate, "momentum": momentum, "schedule": "cosine"}
+        default.change_optimizer(config, phase, name="sgd", **rates)
+    config.train.num_steps = 25_000
     config.train.input_noise = 0.3
     config.train.ema_decay = 0.999
-    return config

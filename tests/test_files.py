@@ -1,6 +1,7 @@
 """A user's own images: every layout, and every way in which a file can be wrong."""
 
 import os
+from collections import Counter
 
 import cv2
 import numpy as np
@@ -102,6 +103,18 @@ def test_directory_with_and_without_classes(tmp_path):
     assert as_pairs(loaded) == EXPECTED
     flat = load(save_directory(tmp_path / "flat", IMAGES))
     assert as_pairs(flat) == {(image, -1) for image, _ in EXPECTED}
+
+
+@pytest.mark.parametrize("name", ["unlabelled", "unlabeled"])
+def test_a_directory_of_unlabelled_images_beside_those_of_the_classes(name, tmp_path):
+    path = save_directory(tmp_path / "classes", IMAGES, LABELS)
+    os.rename(path / "class_3", path / name)
+    with pytest.raises(UserError, match="holds 9 classes"):
+        load(path)
+    found = Counter(label for split in parts(load(path, num_classes=9)) for label in split["label"])
+    # 0, 1, 2, 4, … are numbered in their order.
+    given = Counter((LABELS - (LABELS > 3))[LABELS != 3].tolist()) + Counter({-1: (LABELS == 3).sum()})
+    assert found == given
 
 
 def test_directory_in_colour(tmp_path):
@@ -263,7 +276,7 @@ def broken_files(tmp_path_factory):
         ("shapes.npz", r"data.image_shape is \(8, 8, 1\).*val_images are \(9, 9, 1\)"),
         ("one_cut", r"one_cut.0000.png' is no image, or damaged"),
         ("hole", "no images in '.*class_3'"),
-        ("three", "holds 3 directories: with data.num_classes = 10"),
+        ("three", "holds 3 classes: with data.num_classes = 10"),
         ("few.npz", "images of 'files': there are none"),
         ("empty", "there are no images in"),
         ("both", "images alone, or one directory for each class"),

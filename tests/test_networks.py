@@ -467,9 +467,7 @@ def test_a_spread_discriminator_trains_on_every_prior_with_labels(prior):
 
 
 def test_a_spread_discriminator_of_images_is_refused():
-    with refused(
-        "^model.discriminator is 'mlp_spread'.*algorithm 'gan' discriminates are codes"
-    ):
+    with refused("^model.discriminator is 'mlp_spread'.*algorithm 'gan' discriminates are codes"):
         check_algorithm(make_spec(algorithm="gan", model={"discriminator": "mlp_spread"}))
 
 

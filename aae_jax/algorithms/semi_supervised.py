@@ -49,6 +49,29 @@ class Options:
         check_length("options.head_distance", self.head_distance)
 
 
+_SMALL_WEIGHTS = jax.nn.initializers.normal(0.01)
+
+
+def encoder(spec: Spec, num_outputs: int) -> layers.MLP:
+    """`model.encoder` as the paper starts it: "mlp" with weights N(0, 0.01²)."""
+    return _mlp(spec, spec.model.encoder_hidden, (num_outputs,))
+
+
+def decoder(spec: Spec) -> layers.MLP:
+    """`model.decoder`, the same."""
+    return _mlp(spec, spec.model.decoder_hidden, spec.image_shape)
+
+
+def discriminator_network(spec: Spec) -> layers.MLP:
+    """`model.discriminator`, the same."""
+    return _mlp(spec, spec.model.discriminator_hidden, ())
+
+
+def _mlp(spec, hidden, output_shape):
+    dtypes = networks.dtypes(spec)
+    return layers.MLP(hidden, output_shape, kernel_init=_SMALL_WEIGHTS, **dtypes)
+
+
 def num_labels(spec: Spec) -> int:
     """K of the class y."""
     return spec.options.num_clusters or spec.num_classes

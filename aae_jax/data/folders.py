@@ -19,6 +19,7 @@ _SPLITS = {
     **dict.fromkeys(("val", "valid", "validation"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+_UNLABELLED = {"unlabelled", "unlabeled"}  # a directory beside those of the classes: label −1
 _OF_SYSTEMS = ("thumbs.db", "desktop.ini")  # written into directories unasked, as hidden files are
 _BLOCK = 10_000  # files whose hashes are under way at a time
 
@@ -130,7 +131,7 @@ def _list(directory, left_out):
 
 def _class_names(path, splits, num_classes):
     """Of all splits, in the order of their labels; None where there are no classes."""
-    by_split = {role: set(by_class) for role, by_class in splits.items()}
+    by_split = {role: set(by_class) - _UNLABELLED for role, by_class in splits.items()}
     known = set.union(*by_split.values())
     for role, names in by_split.items():
         if names != known:
@@ -139,22 +140,24 @@ def _class_names(path, splits, num_classes):
                 f"{path!r}: all splits must have the same classes, and {role} "
                 + (f"lacks {', '.join(lacking)[:200]}" if lacking else "has images without one")
             )
-    if known == {None}:
+    if known in ({None}, set()):
         return None
     if len(known) != num_classes:
         raise UserError(
-            f"data.path is {path!r}, which holds {len(known)} directories: with "
-            f"data.num_classes = {num_classes} there must be one for each class"
+            f"data.path is {path!r}, which holds {len(known)} classes: with "
+            f"data.num_classes = {num_classes} there must be one directory for each"
         )
     return tuple(natural_order(known))
 
 
 def _part(by_class, class_names, spec):
     """A part of the data, and its largest pixel."""
-    order = class_names or (None,)
+    number = {name: index for index, name in enumerate(class_names or ())}
+    order = [*number, *(name for name in by_class if name not in number)]
     files = np.array([file for name in order for file in by_class[name]])
-    label = np.repeat(np.arange(len(order)), [len(by_class[name]) for name in order])
-    label = label.astype(np.int32) if class_names else np.full(len(files), -1, np.int32)
+    label = np.concatenate(
+        [np.full(len(by_class[name]), number.get(name, -1), np.int32) for name in order]
+    )
 
     def read_image(name):
         return decode(_content(name), spec.image_shape, repr(str(name)), spec.resize)
