@@ -1,4 +1,4 @@
-"""What an autoencoder's codes and reconstructions of hold-out images are like."""
+"""Measures of an autoencoder's codes and reconstructions of hold-out images."""
 
 import functools
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from aae_jax.train_state import (
 
 
 def diagnose(state: TrainState, test: Mapping[str, Any], key: jax.Array) -> dict[str, Any]:
-    """How well hold-out images are reconstructed, and how far their codes are from the prior.
+    """Measures reconstructions of hold-out images, and how far their codes are from the prior.
 
     Args:
         state: a trained state, on one device.
@@ -29,8 +29,8 @@ def diagnose(state: TrainState, test: Mapping[str, Any], key: jax.Array) -> dict
         key: a PRNG key, or a seed, for the posterior and for samples of the prior.
 
     Returns:
-        `reconstruction/*`, `code/*`, `prior/*`, `label/*` where the algorithm has an encoder, and
-        what the algorithm's own `diagnose` gives.
+        `reconstruction/*`, `code/*`, `prior/*` and `label/*` if the algorithm has an encoder, and
+        the results of the algorithm's own `diagnose`.
     """
     algorithm, key = state.spec.algorithm, as_key(key)
     found = {} if algorithm.encode is None else _diagnose_autoencoder(state, test, key)
@@ -40,7 +40,7 @@ def diagnose(state: TrainState, test: Mapping[str, Any], key: jax.Array) -> dict
 
 
 def _plain(value):
-    """Arrays as lists of floats, for JSON, which has no NaN."""
+    """Values for JSON: arrays become lists, and numbers that are not finite become None."""
     if isinstance(value, dict):
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -52,7 +52,7 @@ def _plain(value):
 
 def _diagnose_autoencoder(state, test, key):
     spec = state.spec
-    to_inputs(state, test["image"])  # which refuses what is out of range
+    to_inputs(state, test["image"])  # refuses values that are out of range
     images = as_array("images", test["image"])
     label = as_labels(test.get("label", -1), len(images), spec.num_classes)
     keys = dict(zip(("encode", "prior", "floor", "cells", "directions"), jax.random.split(key, 5)))

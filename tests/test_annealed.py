@@ -365,28 +365,28 @@ DECODER, X = make_mlp(2, 8, 12), jnp.full((4, 12), 0.5)
         ({"sigma": -0.1}, r"sigma is -0.1: it must be positive"),
         ({"sigma": float("nan")}, r"sigma is nan: it must be positive"),
         ({"sigma": [0.1, 0.2]}, r"sigma has shape \(2,\): it must be one number"),
-        ({"x": jnp.zeros((4, 11))}, r"decoder gives \(1, 12\) .* x has shape \(4, 11\)"),
+        ({"x": jnp.zeros((4, 11))}, r"decoder returns \(1, 12\) .* x has shape \(4, 11\)"),
         ({"x": jnp.zeros((4, 3, 4))}, r"x has shape \(4, 3, 4\): it must be \[T, P\]"),
         ({"x": jnp.zeros((0, 12))}, r"x has shape \(0, 12\)"),
         ({"x": np.zeros((4, 12), np.uint8)}, "x is uint8: it must be floating"),
-        ({"x": X.at[1, 2].set(jnp.nan)}, "x have NaN or inf"),
+        ({"x": X.at[1, 2].set(jnp.nan)}, "x contain NaN or inf"),
         ({"code_dim": 0}, "code_dim is 0: it must be an integer, at least 1"),
         ({"code_dim": 3}, r"decoder fails on z of shape \[N, 3\] with TypeError"),
         ({"decoder": 3}, "decoder is a int"),
-        ({"decoder": lambda z: None}, "decoder gives NoneType"),
-        ({"decoder": lambda z: jnp.zeros((len(z), 12), int)}, "decoder gives int32"),
-        ({"decoder": lambda z: z.reshape(-1)[:1]}, r"gives \(1,\) .* jax.vmap\(decoder\)"),
+        ({"decoder": lambda z: None}, "decoder returns NoneType"),
+        ({"decoder": lambda z: jnp.zeros((len(z), 12), int)}, "decoder returns int32"),
+        ({"decoder": lambda z: z.reshape(-1)[:1]}, r"returns \(1,\) .* jax.vmap\(decoder\)"),
         ({"key": "0"}, "key is '0'"),
         ({"prior": "normal"}, "prior is a str"),
         ({"spec": 3}, "spec is a int"),
-        ({"prior": annealed.density(jnp.sum)}, r"a density only.*give start=\(mean, std\)"),
-        ({"prior": annealed.density(lambda z: -(z**2))}, r"log_prob gives \(2,\) .* of shape \(\)"),
+        ({"prior": annealed.density(jnp.sum)}, r"only a density.*give start=\(mean, std\)"),
+        ({"prior": annealed.density(lambda z: -(z**2))}, r"log_prob returns \(2,\) .* of shape \(\)"),
         ({"prior": annealed.density(lambda z: z[5, 5])}, "log_prob fails on one code .*Error"),
-        ({"prior": annealed.Prior(to_code=jnp.sum)}, r"to_code gives \(\) .* of shape \(2,\)"),
+        ({"prior": annealed.Prior(to_code=jnp.sum)}, r"to_code returns \(\) .* of shape \(2,\)"),
         ({"start": jnp.zeros((4, 2))}, "start must be a tuple"),
         ({"start": (jnp.zeros((3, 2)), 1.0)}, r"start has shapes \(3, 2\) and \(\): .*\(4, 2\)"),
-        ({"start": (jnp.zeros((4, 2)), 0.0)}, "start's std goes down to 0: it must be positive"),
-        ({"start": (jnp.full((4, 2), jnp.inf), 1.0)}, "start have NaN or inf"),
+        ({"start": (jnp.zeros((4, 2)), 0.0)}, "start's std is 0 somewhere: it must be positive"),
+        ({"start": (jnp.full((4, 2), jnp.inf), 1.0)}, "start contain NaN or inf"),
     ],
 )  # fmt: skip
 def test_bad_arguments_are_one_line(given, message):
@@ -407,7 +407,7 @@ def test_bad_fields_are_one_line(field, value):
 
 def test_only_priors_that_can_be_drawn_from_have_an_upper_bound():
     for function in (annealed.bracket, annealed.upper_bound, annealed.simulate):
-        with refused("a density only: images can't be simulated"):
+        with refused("only a density: images can't be simulated"):
             function(DECODER, 0, 0.1, 3, code_dim=2, prior=annealed.density(jnp.sum))
         with refused("num_images is 0"):
             function(DECODER, 0, 0.1, 0, code_dim=2)
@@ -497,7 +497,7 @@ def test_a_model_whose_decoder_takes_labels():
     state = start(make_spec(model={"label_in_decoder": True}))
     with refused("label_in_decoder is True"):
         of_state(state)
-    with refused("label goes from 10 to 10"):
+    with refused("label ranges from 10 to 10"):
         of_state(state, label=10)
     z = jax.random.normal(jax.random.key(1), (5, 2))
     np.testing.assert_allclose(aae.decoder_of(state, 3)(z), aae.decode(state, z, 3).reshape(5, -1))

@@ -236,7 +236,7 @@ def test_the_recipe_is_the_published_one():
 
 def test_chains_move_at_rate_one_and_nothing_else():
     slower = {"chains": aae.OptimizerSpec(name="sgd", learning_rate=0.5)}
-    with refused("^optimizer.chains is another one than the algorithm's: "):
+    with refused("^optimizer.chains differs from the algorithm's: "):
         make_spec(algorithm="rbm", optimizer=slower)
 
 

@@ -140,7 +140,7 @@ def test_a_run_cut_anywhere_ends_bit_identical(
     if how is not Killed:
         assert stopped.value.code == 128 + how
         said = capsys.readouterr().out
-        assert f"interrupted at step {step} of 30" in said and "the same command goes on" in said
+        assert f"interrupted at step {step} of 30" in said and "the same command resumes" in said
         assert str(step) in os.listdir(os.path.join(workdir, "checkpoints"))
     experiment.run(small_config(), workdir, "train")
     assert_same_training(workdir, whole)
@@ -459,7 +459,7 @@ def test_a_damaged_checkpoint_costs_only_its_steps(whole, tmp_path, capsys):
     (workdir / "checkpoints" / str(STEPS) / "default" / "manifest.ocdbt").write_bytes(b"")
     experiment.run(small_config(), str(workdir), "train")
     said = capsys.readouterr().out
-    assert "the checkpoint of step 30 is damaged" in said and "going on from step 20" in said
+    assert "the checkpoint of step 30 is damaged" in said and "resuming from step 20" in said
     assert_same_training(workdir, whole)
 
 

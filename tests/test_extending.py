@@ -122,7 +122,7 @@ def test_every_block_runs_as_it_stands(directory):
         assert [line["step"] for line in lines] == [10, 20], workdir
         assert all(np.isfinite(value) for line in lines for value in line.values()), workdir
         assert os.path.isdir(f"{workdir}/checkpoints/20")
-    assert any("going on from step 10" in output for output in said)
+    assert any("resuming from step 10" in output for output in said)
     assert metrics("runs/wae") == trained_once
 
     results = json.loads(pathlib.Path("runs/wae/results.json").read_text())

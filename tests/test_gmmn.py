@@ -273,5 +273,5 @@ def test_stages_that_do_not_fit_are_refused_before_anything_is_trained(tmp_path,
 def test_a_generator_of_codes_needs_an_autoencoder():
     config = table1.get_config("gmmn")
     config.start_from = None
-    with refused("^start_from is None: algorithm 'gmmn_autoencoder' goes on from the encoder and"):
+    with refused("^start_from is None: algorithm 'gmmn_autoencoder' starts from the encoder and"):
         parse_config(config)

@@ -113,7 +113,10 @@ def test_a_discriminator_that_is_a_coin_where_codes_are_off_the_prior_is_warned_
         return [{"step": step, "loss/discriminator": loss} for step in range(number)]
 
     (warning,) = health.blind_discriminator([found(0.28)], lines(1.3868))
-    assert "gone blind: its loss is a coin's, 1.3868, and the codes are 0.28 of the" in warning
+    assert (
+        "gone blind: its loss is that of random guesses, 1.3868, but the codes are 0.28 of the"
+        in warning
+    )
     for distance, loss in ((0.28, 1.37), (0.28, 1.40), (0.09, 1.3863), (0.96, 1.36), (0.96, 1.6)):
         assert health.blind_discriminator([found(distance)], lines(loss)) == []
     # Lines before the last ones don't count; without a discriminator or a distance there is none.
@@ -131,4 +134,4 @@ def test_chains_that_disagree_are_a_warning():
     assert health.weak_bound([agreeing, {}]) == []
     for value in (health.DISAGREEMENT + 1, float("nan")):
         (warning,) = health.weak_bound([agreeing, {"annealed/log_weight_std": value}])
-        assert warning.startswith("seed 2 of 2: the annealed likelihood may lie nats too low")
+        assert warning.startswith("seed 2 of 2: the annealed likelihood may be nats too low")

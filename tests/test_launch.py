@@ -41,7 +41,10 @@ def assert_one_line(done, said):
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (["--config.train.num_stps=1"], "train.num_stps is not a field; there are: .*num_steps"),
+        (
+            ["--config.train.num_stps=1"],
+            "train.num_stps is not a field; the fields are: .*num_steps",
+        ),
         (["--config.trian.num_steps=1"], "--config.trian.num_steps is not .*: did you mean train?"),
         (["--config.nothing.there=1"], "--config.nothing.there is not a field of the config"),
         (["--config.seed.x=1", "--config.num_seeds=2"], "error: --config.seed.x is not a field"),
@@ -55,7 +58,7 @@ def assert_one_line(done, said):
         ),
         (
             ["--config.optimizer.generator.clip_nrm=1.0"],
-            "optimizer.generator.clip_nrm is not a field; there are: .*clip_norm",
+            "optimizer.generator.clip_nrm is not a field; the fields are: .*clip_norm",
         ),
         (
             ["--config.optimizer.generator.clip_norm=-1.0"],
@@ -242,7 +245,7 @@ def test_an_algorithm_of_the_users_is_trained_resumed_scored_and_drawn(tmp_path,
     shutil.rmtree(workdir / "checkpoints" / "20")
     done = start()
     assert (done.returncode, done.stderr) == (0, "")
-    assert "going on from step 10" in done.stdout and metrics(workdir) == uncut
+    assert "resuming from step 10" in done.stdout and metrics(workdir) == uncut
     assert uncut[0].keys() == {"step", "loss/matching", "penalty"}
     found = results(workdir)
     assert np.isfinite(found["parzen/log_likelihood"]) and found["mine/weight"] == 2.0
@@ -313,7 +316,7 @@ def test_a_device_that_is_not_there_is_one_line(tmp_path):
         if platforms == "cuda" and any(d.platform == "gpu" for d in jax.devices()):
             continue
         done = launch(tmp_path, *SMALL, JAX_PLATFORMS=platforms)
-        assert_one_line(done, f"JAX_PLATFORMS is '{platforms}', and JAX can't use such a device")
+        assert_one_line(done, f"JAX_PLATFORMS is '{platforms}', but JAX can't use such a device")
         assert not (tmp_path / "runs").exists()
 
 

@@ -119,10 +119,10 @@ def test_what_fails_in_it_does_not_lose_the_parzen_window(trained, tmp_path, mon
     workdir = str(shutil.copytree(workdir, tmp_path / "run"))
 
     def fail(*arguments):
-        raise aae.UserError("decoder or prior gives NaN")
+        raise aae.UserError("decoder or prior returns NaN")
 
     monkeypatch.setattr(likelihood, "score_annealed", fail)
-    with refused("gives NaN"):
+    with refused("returns NaN"):
         experiment.run(small_config(**SHORT), workdir, "evaluate")
     kept = results(workdir)
     assert kept["parzen/log_likelihood"] == expected["parzen/log_likelihood"]

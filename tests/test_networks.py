@@ -53,7 +53,7 @@ def test_shapes_of_convolutions(image_shape, posterior):
     [
         ((28, 28, 1), (8, 8, 8), r"divides by 2 only 2 times; .*multiples of 8, or 2 numbers"),
         ((8, 12, 3), (8, 8, 8), r"\(8, 12, 3\) divides by 2 only 2 times"),
-        ((9, 8, 1), (8,), r"\(9, 8, 1\) divides by 2 only 0 times; give .*multiples of 2$"),
+        ((9, 8, 1), (8,), r"\(9, 8, 1\) divides by 2 only 0 times; use .*multiples of 2$"),
         ((8, 8, 1), (), r"\(\): 'conv' needs at least one"),
     ],
     ids=str,
@@ -353,17 +353,17 @@ BAD = {
     ),
     "codes of another shape": (
         {"encoder": lambda spec, n: Linear((n + 1,))},
-        r"^model.encoder gives shape \(2, 3\) for a batch of 2: it must give \(2, 2\)$",
+        r"^model.encoder returns shape \(2, 3\) for a batch of 2: it must return \(2, 2\)$",
     ),
     "images of another shape": (
         {"decoder": lambda spec: Linear((12,))},
-        r"^model.decoder gives shape \(2, 12\) for a batch of 2: it must give \(2, 3, 4, 1\)$",
+        r"^model.decoder returns shape \(2, 12\) for a batch of 2: it must return \(2, 3, 4, 1\)$",
     ),
     "logits of another shape": (
         {"discriminator": lambda spec: Linear((1,))},
-        r"^model.discriminator gives shape \(2, 1\) for a batch of 2: it must give \(2,\)$",
+        r"^model.discriminator returns shape \(2, 1\) for a batch of 2: it must return \(2,\)$",
     ),
-    "two arrays": ({"encoder": lambda spec, n: Two()}, "^model.encoder gives tuple for a batch"),
+    "two arrays": ({"encoder": lambda spec, n: Two()}, "^model.encoder returns tuple for a batch"),
     "a factory that raises": (
         {"encoder": raising_factory},
         "^model.encoder fails with ZeroDivisionError: so it goes$",
@@ -372,10 +372,13 @@ BAD = {
         {"decoder": lambda spec: Raising()},
         "^model.decoder fails with RuntimeError: two lines$",
     ),
-    "no module": ({"encoder": lambda spec, n: 3}, "^model.encoder makes 3: it must make a Flax"),
+    "no module": (
+        {"encoder": lambda spec, n: 3},
+        "^model.encoder returns 3: it must return a Flax",
+    ),
     "a class, no module": (
         {"decoder": lambda spec: Raising},
-        "^model.decoder makes <class .*it must make a Flax",
+        "^model.decoder returns <class .*it must return a Flax",
     ),
     "a factory of other arguments": (
         {"encoder": lambda spec: Linear((2,))},

@@ -150,7 +150,7 @@ def test_devices_that_are_asked_for():
         (
             ParallelSpec(num_devices=8),
             12,
-            r"train.batch_size is 12: .*multiple of the 8 devices \(without parallel.num_devices as",
+            r"train.batch_size is 12: .*multiple of the 8 devices \(if parallel.num_devices is left out",
         ),
         (ParallelSpec(num_devices=9), 9, "parallel.num_devices is 9: there are 8"),
     ):

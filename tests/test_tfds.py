@@ -186,7 +186,7 @@ def test_files_are_right_by_what_they_hold(files, outcome, tmp_path):
     }
     builder, before = object.__new__(Published), dict(Published.url_infos)
     if outcome == "refused":
-        with pytest.raises(UserError, match="a-idx1' is not what was published as a-idx1.gz"):
+        with pytest.raises(UserError, match="a-idx1' differs from the published a-idx1.gz"):
             with repacked.as_published(tfds, builder, str(tmp_path), digests):
                 pass
         return
@@ -363,7 +363,7 @@ def test_damaged_prepared_data(shapes, tmp_path, capsys):
     where = {"data_dir": str(tmp_path), "manual_dir": str(shapes), **SPLITS}
     data.load(spec("my_data:Shapes", (8, 8, 1), 2, **where))
     data.load(spec("my_data:Shapes", (8, 8, 1), 2, **where))
-    assert "data.manual_dir is not read" in capsys.readouterr().out
+    assert "data.manual_dir is not used" in capsys.readouterr().out
     (path,) = tmp_path.rglob("*.array_record*")
     content = path.read_bytes()
     for damaged in (content[: len(content) // 2], b""):
@@ -602,8 +602,8 @@ def test_tfd_from_its_file_to_its_scores(tmp_path, capsys):
         ({"labs_ex": np.zeros((200, 1))}, "labs_ex has a 0"),
         ({"folds": np.full((200, 5), 4)}, "folds goes from 4 to 4"),
         ({"images": np.full((200, 48, 48), "a")}, "images"),
-        ("cut", "damaged, cut off or of another kind"),
-        ("magic", "damaged, cut off or of another kind"),
+        ("cut", "damaged, truncated or of another kind"),
+        ("magic", "damaged, truncated or of another kind"),
     ],
 )
 def test_damaged_tfd_files(change, match, tmp_path):

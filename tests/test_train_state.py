@@ -128,7 +128,7 @@ def test_generate_is_the_decoder_over_the_prior():
 
 def test_labels_and_images_that_would_be_ignored_or_misread_are_refused():
     state = start(make_spec())
-    with pytest.raises(aae.UserError, match="neither prior 'gaussian' nor decoder"):
+    with pytest.raises(aae.UserError, match="neither prior 'gaussian' nor the decoder"):
         aae.generate(state, jax.random.key(0), 3, label=1)
     with pytest.raises(aae.UserError, match="model.label_in_decoder is False"):
         aae.decode(state, jnp.zeros((3, 2)), label=1)

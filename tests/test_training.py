@@ -334,7 +334,7 @@ def test_mistakes_are_one_line():
     batch, prior_sample = inputs_of_step(state, make_dataset(), 0)
     with pytest.raises(aae.UserError, match=r"images has shape \(8, 5, 5, 1\).*\[B, 3, 4, 1\]"):
         train_step(state, {**batch, "image": jnp.zeros((8, 5, 5, 1))}, prior_sample)
-    with pytest.raises(aae.UserError, match=r"prior_sample.z is \(8, 3\).*\(8, 2\)"):
+    with pytest.raises(aae.UserError, match=r"prior_sample.z has shape \(8, 3\).*\(8, 2\)"):
         train_step(state, batch, prior_sample._replace(z=jnp.zeros((8, 3))))
     with pytest.raises(aae.UserError, match="num_steps is -1: it must be positive"):
         aae.train_steps(state, make_dataset(), -1)

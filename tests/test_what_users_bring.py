@@ -416,14 +416,14 @@ REFUSED = {
     ),
     "negative": (lambda p: npz(p, images=SIGNED), "goes from -5 to .*standardise=True.*'linear'"),
     "large": (
-        lambda p: npz(p, images=IMAGES.astype(np.uint16) * 257), "uint16 and goes from 0 to 65278",
+        lambda p: npz(p, images=IMAGES.astype(np.uint16) * 257), "uint16 and ranges from 0 to 65278",
     ),
     "floats to 255": (
         lambda p: npz(p, images=IMAGES.astype(float)),
-        "pixels go from 0 to 254; floats must lie in .0, 1.*standardise=True.*'linear'",
+        "pixels range from 0 to 254; floats must lie in .0, 1.*standardise=True.*'linear'",
     ),
     "more than rounding": (
-        lambda p: npz(p, images=np.where(IMAGES > 9, 1.001, 0)), "pixels go from 0 to 1.001",
+        lambda p: npz(p, images=np.where(IMAGES > 9, 1.001, 0)), "pixels range from 0 to 1.001",
     ),
     "nan": (
         lambda p: npz(p, images=np.full((N, 7), np.nan)), "NaN or infinity",
@@ -472,7 +472,7 @@ REFUSED = {
     ),
     "a ragged table": (
         lambda p: (csv(p, pixel_columns(IMAGES)).write_text("a,b\n1,2\n3\n"), p / "a.csv")[1],
-        "damaged, cut off or of another kind: .*columns", {"image_shape": (2,)},
+        "damaged, truncated or of another kind: .*columns", {"image_shape": (2,)},
     ),
     "an empty table": (
         lambda p: (pathlib.Path(p / "a.csv").write_text(""), p / "a.csv")[1], "no columns",
@@ -486,7 +486,7 @@ REFUSED = {
     ),
     "nan among conditions": (
         lambda p: npz(p, images=IMAGES, conditions=np.full((N, 2), np.nan)),
-        "conditions: there is NaN", {"condition_dim": 2},
+        "conditions contains NaN", {"condition_dim": 2},
     ),
     "splits of other classes": (
         lambda p: directory(p, by_class(TRAIN, where="train/") | {"test/cow": TEST}),
