@@ -3,9 +3,9 @@
     python -m studies.frontier --workdir=runs/mnist-smooth --workdir=runs/mnist \\
         [--num_samples=10_000_000] [--figure=frontier.png]
 
-The protocol of Table 1 at every power of ten, on the samples of `--mode=evaluate`: σ is chosen on
-validation images with the same number of samples, and all test images are scored with it. Fewer
-samples are the first of more.
+The protocol of Table 1 at every power of ten, on the samples of `--mode=evaluate`. For each number
+of samples, validation images choose σ, and all test images are scored. Smaller numbers use the
+first of the samples.
 """
 
 import dataclasses
@@ -22,7 +22,9 @@ from aae_jax import figures
 from benchmarks.report import Report
 from studies import runs
 
-_WORKDIRS = flags.DEFINE_multi_string("workdir", None, "Of a finished run; may be repeated.")
+_WORKDIRS = flags.DEFINE_multi_string(
+    "workdir", None, "Directory of a finished run; may be repeated."
+)
 _NUM_SAMPLES = flags.DEFINE_integer(
     "num_samples", 10_000_000, "Most samples; rounded down to a power of ten.", lower_bound=1_000
 )
@@ -52,7 +54,7 @@ def scores(run, sizes):
 
 
 def draw(curves, path):
-    """Nats over the number of samples, a line a run; the paper's two numbers as points."""
+    """Draws nats over the number of samples, one line per run, with the paper's two numbers."""
     figure = matplotlib.figure.Figure(figsize=(5.5, 3.6))
     axes = figure.subplots()
     for workdir, rows in curves.items():

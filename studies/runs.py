@@ -1,4 +1,4 @@
-"""What studies ask of finished runs."""
+"""Shared functions of the studies for finished runs."""
 
 import gzip
 import os
@@ -42,7 +42,7 @@ def load(workdir: str) -> FinishedRun:
 
 
 def load_mnist(mnist_dir: str | None, data_dir: str | None = None) -> data.Dataset:
-    """The first 50,000 training images, the other 10,000 to validate, and the test images.
+    """The first 50,000 training images, the other 10,000 for validation, and the test images.
 
     Args:
         mnist_dir: with the four original gz files; None: through tensorflow-datasets.
@@ -78,11 +78,11 @@ def by_path(params: Any) -> dict[str, np.ndarray]:
 
 
 def load_row(row: str, path: str) -> tuple[TrainState, Settings]:
-    """A model of `experiments/table1.py` with the parameters that `studies.table1` has saved.
+    """A model of `experiments/table1.py` with parameters saved by `studies.table1`.
 
     Raises:
-        UserError: the file has no parameters of this row; its pixels were standardised, by numbers
-            that the file does not have.
+        UserError: the file does not have the row's parameters, or the row standardises pixels with
+            statistics that the file lacks.
     """
     settings = parse_config(table1.get_config(row))
     if settings.data.standardise:
@@ -119,7 +119,7 @@ def fit_classifier(dataset: data.Dataset, features: Callable[[np.ndarray], np.nd
 
 
 def cells_read_as_their_label(state: TrainState, classifier: Pipeline) -> float:
-    """Share of generated images in which a classifier reads the label that was asked for.
+    """The share of generated images that a classifier assigns to the requested label.
 
     A thousand styles z, each with every label.
     """
