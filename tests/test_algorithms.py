@@ -1,4 +1,4 @@
-"""Algorithms of the user's own: trained, used, and refused where they can't be."""
+"""A user's algorithms: trained and used, or refused if they are invalid."""
 
 import dataclasses
 
@@ -197,7 +197,7 @@ def test_phases_see_images_and_may_give_metrics_of_rows_or_of_the_batch():
 
 
 def test_phases_run_in_their_order_each_on_what_the_last_one_left():
-    """Two phases of one network: the second one's loss is of what the first has moved."""
+    """Two phases of one network: the second loss uses the parameters that the first updated."""
 
     def bias(spec, params, inputs):
         value = params["decoder"]["Dense_1"]["bias"].sum()

@@ -76,7 +76,7 @@ class Linear:
 
 
 def assert_near(found, truth, tolerance):
-    """Within the tolerance, of which four standard errors over chains leave room."""
+    """Asserts closeness within the tolerance, which exceeds four standard errors over chains."""
     spread = np.asarray(found.spread)
     assert (4 * spread <= tolerance).all(), spread
     error = np.asarray(found.log_likelihood, np.float64) - truth
@@ -244,7 +244,7 @@ def test_bounds_of_an_8d_decoder_meet_and_parzen_windows_rise_to_them():
 
 
 def test_one_temperature_is_importance_sampling():
-    """From the posterior itself all weights are p(x); one chain is enough, and has no spread."""
+    """From the exact posterior all weights are p(x); a single chain has no spread."""
     model = Linear(1)
     start = np.float32(model.mean), np.float32(np.sqrt(model.covariance[0]))
     for num_chains in (1, 3):
@@ -258,7 +258,7 @@ def test_one_temperature_is_importance_sampling():
 
 @pytest.mark.slow
 def test_too_few_temperatures_show_in_the_bracket():
-    """Both bounds of a linear decoder: below and above what is known."""
+    """Both bounds of a linear decoder: below and above the exact value."""
     model = Linear(8, 5.0, sigma=0.2)
     spec = aae.AnnealedSpec(num_chains=8, num_temperatures=10)
     found = annealed.bracket(model.decoder, 0, model.sigma, 40, **model.arguments(), spec=spec)
@@ -311,7 +311,7 @@ def test_blocks_are_the_same_bits_whenever_they_are_run():
 
 
 def products(jaxpr):
-    """All matrix products of a program, the bodies of its loops once each."""
+    """All matrix products of a program; the body of each loop counts once."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             yield equation
@@ -515,7 +515,7 @@ def test_models_without_decoder_or_density_are_one_line():
 
 
 def test_bounds_of_two_weights_by_hand():
-    """Weights 1 and 3: forward the log of their mean, backward minus that of the mean of 1 and 1/3."""
+    """Weights 1 and 3: log of their mean forward, minus log of the mean of 1 and 1/3 backward."""
     parts = dict.fromkeys(annealed.Chains._fields, jnp.zeros((1, 2)))
     chains = annealed.Chains(**{**parts, "log_weight": jnp.log(jnp.array([[1.0, 3.0]]))})
     np.testing.assert_allclose(annealed.lower(chains).log_likelihood, [np.log(2)], rtol=1e-6)

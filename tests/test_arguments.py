@@ -1,4 +1,4 @@
-"""What users hand to the library: taken as it comes, or refused in one line, the same everywhere."""
+"""Arguments of the library's functions: every form is taken, or refused in one line."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ IMAGES = np.asarray(make_dataset()["image"][:4])
 
 
 class Tensor:
-    """What another library's tensor is to NumPy."""
+    """Another library's tensor, as NumPy sees it."""
 
     def __init__(self, values, on_cpu=True):
         self.values, self.on_cpu = values, on_cpu
@@ -206,7 +206,7 @@ def vectors_spec(dtype="float32", **model):
 
 @functools.cache
 def table():
-    """Numbers on scales of their own: counts, prices, fractions."""
+    """Numbers on different scales: counts, prices, fractions."""
     random = np.random.default_rng(0)
     scale = np.array([1e3, 50.0, 1.0, 1e-3, 10.0])
     return (random.normal(size=(40, 5)) * scale + 3 * scale).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Splits, labels, statistics, and what holds for every source."""
+"""Splits, labels, statistics, and the checks of every source."""
 
 import hashlib
 

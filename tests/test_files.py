@@ -1,4 +1,4 @@
-"""A user's own images: every layout, and every way in which a file can be wrong."""
+"""A user's own images: every layout, and every fault of a file."""
 
 import os
 
@@ -175,7 +175,7 @@ def test_files_in_a_directory_are_decoded_only_when_asked_for(tmp_path):
 
 @pytest.fixture(scope="module")
 def broken_files(tmp_path_factory):
-    """A directory with a file or a directory for every way to be wrong."""
+    """A directory with a file or a directory for every fault."""
     tmp_path = tmp_path_factory.mktemp("broken")
     np.savez(tmp_path / "good.npz", images=IMAGES)
     savemat(tmp_path / "good.mat", {"images": IMAGES})
@@ -282,7 +282,7 @@ def test_bad_files_each_say_what_is_wrong(name, match, broken_files):
 
 
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
-    """Tests may run as root, who may read everything: the refusal is made here."""
+    """Tests may run as root, who may read everything, so the refusal is simulated."""
     save_directory(tmp_path / "a", IMAGES[:20])
     np.savez(tmp_path / "a.npz", images=IMAGES)
 

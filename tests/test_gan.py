@@ -113,7 +113,7 @@ def test_the_game_is_the_numpy_one(x64):
 
 
 def test_samples_meet_the_same_masks_in_both_losses():
-    """−log D and −log(1 − D) of the same logits: with equal logits they give them back."""
+    """The losses −log D and −log(1 − D) determine the logits: equal logits mean equal masks."""
     model = {
         "discriminator": "aae_jax.algorithms.gan:discriminator",
         "discriminator_hidden": (8, 8),
@@ -262,7 +262,7 @@ def test_a_run_starts_its_generator_at_the_mean_of_its_training_images(tmp_path)
 
 
 def test_samples_come_from_moving_averages_of_the_generator():
-    """A decay of 0.1, which (1 + step) / (10 + step) never is below."""
+    """A decay of 0.1, which is never above (1 + step) / (10 + step)."""
     spec, dataset = make_gan(ema_decay=0.1), make_dataset()
     state = start(spec)
     average = state.params["decoder"]

@@ -1,4 +1,4 @@
-"""The command line, as a user meets it."""
+"""The command line from a user's point of view."""
 
 import importlib
 import json
@@ -98,7 +98,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, arguments, said):
 
 
 def test_a_bug_in_a_config_file_is_a_traceback(tmp_path):
-    """Beside an override, which is not to blame."""
+    """The override beside the bug is not blamed."""
     (tmp_path / "mine.py").write_text(
         "from experiments import default\n\n"
         "def get_config():\n"
@@ -282,7 +282,7 @@ def test_output_is_never_a_reason_to_stop(tmp_path, encoding, closed):
 
 
 def test_a_run_whose_output_goes_nowhere_ends(tmp_path):
-    """A pipe that is closed after a line, no stderr, and no letter beyond ASCII."""
+    """A pipe closed after one line, no stderr, and an ASCII-only encoding."""
     flags = *SMALL, f"--workdir={tmp_path / 'run'}"
     done = subprocess.run(
         ["bash", "-c", 'set -o pipefail; "$@" 2>&- | head -1', "bash", *command(*flags)],
@@ -294,7 +294,7 @@ def test_a_run_whose_output_goes_nowhere_ends(tmp_path):
 
 
 def test_a_closed_terminal_saves(tmp_path):
-    """SIGHUP, as SIGTERM; the output is gone too."""
+    """SIGHUP works like SIGTERM, although the output is gone too."""
     flags = *SMALL, "--config.train.num_steps=100_000", f"--workdir={tmp_path / 'run'}"
     process = subprocess.Popen(
         command(*flags),
@@ -356,7 +356,7 @@ def test_importing_the_package_is_light():
 
 
 def test_a_system_without_locks_hangups_and_sysconf_can_import_everything():
-    """As Windows is."""
+    """Such as Windows."""
     code = (
         "import os, signal, sys; sys.modules['fcntl'] = None; del signal.SIGHUP, os.sysconf\n"
         "from aae_jax import experiment; from aae_jax.workdir import memory, terminal\n"

@@ -1,4 +1,4 @@
-"""`python -m aae_jax`: what it writes, against the functions, and one line for every mistake."""
+"""`python -m aae_jax`: its output equals the functions' results, and each mistake is one line."""
 
 import os
 import subprocess
@@ -329,7 +329,7 @@ def test_help(run, capsys):
 
 
 def test_blocks_need_no_more_memory(tmp_path):
-    """All blocks but one are gone when the next one is made."""
+    """Only one earlier block is alive when the next one is computed."""
     alive, most = set(), []
 
     class Block(np.ndarray):

@@ -1,4 +1,4 @@
-"""Convolutions, dropout, networks of the user's own, and which key each network gets."""
+"""Convolutions, dropout, a user's networks, and the key of each network."""
 
 import functools
 
@@ -208,7 +208,7 @@ MASKS = []
 
 
 def recorder(phase, spec, params, inputs):
-    """A phase that keeps the masks of its encoder, and of its discriminator."""
+    """A phase that records the masks of its encoder and its discriminator."""
     z = autoencoder.encode(spec, params, inputs.x_noisy, inputs.row_keys, inputs.dropout_keys)
     logits = networks.apply(spec, params, "critic", inputs.x, dropout_keys=inputs.dropout_keys)
     jax.debug.callback(lambda *v: MASKS.append((phase, *map(np.array, v))), z, logits)
@@ -265,7 +265,7 @@ def test_dropout_is_the_same_however_the_batch_is_split(x64):
 
 
 class Linear(nn.Module):
-    """One dense layer of everything that comes in."""
+    """One dense layer of all inputs."""
 
     output_shape: tuple[int, ...]
 
@@ -526,7 +526,7 @@ def test_the_three_known_networks_are_at_positions_0_1_and_2():
 
 @pytest.mark.parametrize("function, module", [("halve", nn.Conv), ("double", nn.ConvTranspose)])
 def test_convolutions_and_their_gradients_are_those_of_flax(x64, function, module):
-    """On a CPU the gradients are written here; 8 × 6 pixels, so that no side stands for another."""
+    """On a CPU the gradients are the package's own; 8 × 6 pixels tell height from width."""
     rng = np.random.default_rng(0)
     x, kernel = (
         jnp.asarray(rng.normal(size=(3, 8, 6, 2))),

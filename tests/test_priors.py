@@ -1,4 +1,4 @@
-"""Each prior against its definition: moments, densities by quadrature, labels, the user's own."""
+"""Each prior against its definition: moments, densities by quadrature, labels, a user's priors."""
 
 import jax
 import jax.numpy as jnp

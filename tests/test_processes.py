@@ -1,4 +1,4 @@
-"""One run in several processes: how they join, train as one does, stop, die and go on."""
+"""One run in several processes: joining, training as one, stopping, dying and resuming."""
 
 import dataclasses
 import os
@@ -102,7 +102,7 @@ else:
 
 
 def start_two(*arguments, devices=2):
-    """Starts the command twice, as processes 0 and 1 with so many devices each."""
+    """Starts the command twice, as processes 0 and 1 with several devices each."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
@@ -117,7 +117,7 @@ def start_two(*arguments, devices=2):
 
 
 def outputs_of(started):
-    """Waits; what the processes printed, without what the libraries did, and their exit codes."""
+    """Waits for the processes; their output, without that of libraries, and their exit codes."""
     try:
         outputs = [process.communicate(timeout=1_200)[0] for process in started]
     finally:
@@ -155,7 +155,7 @@ def two_processes(*arguments):
 
 @pytest.fixture(scope="module")
 def where(tmp_path_factory):
-    """What two processes made: parameters of models, and a run that was stopped."""
+    """The results of two processes: parameters of models, and a stopped run."""
     path = tmp_path_factory.mktemp("two")
     script = path / "script.py"
     script.write_text(TWO_PROCESSES)
@@ -197,7 +197,7 @@ def test_two_processes_each_read_half_and_train_the_same(x64, where):
 
 @pytest.mark.slow
 def test_two_processes_run_as_one_and_one_goes_on(where, tmp_path):
-    """Two processes take up the run that a signal stopped; then one, a checkpoint that they made."""
+    """Two processes resume a run stopped by a signal; then one process resumes their checkpoint."""
     workdir = str(where / "run")
     stopped = [int(name) for name in os.listdir(os.path.join(workdir, "checkpoints"))]
     assert max(stopped) < STEPS
@@ -330,7 +330,7 @@ def test_devices_of_several_processes(monkeypatch):
 
 
 def test_rows_of_a_process_lie_together(monkeypatch):
-    """Whatever order the devices come in: each process reads its slice of a streamed batch."""
+    """In any order of the devices, each process reads its slice of a streamed batch."""
 
     @dataclasses.dataclass(frozen=True)
     class Device:

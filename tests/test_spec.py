@@ -1,4 +1,4 @@
-"""Configs become specs, and mistakes one line that names the field."""
+"""Configs become specs; a mistake raises a one-line error that names the field."""
 
 import dataclasses
 import importlib
@@ -348,7 +348,7 @@ def test_schedules_against_hand_computed_rates():
 
 
 def test_an_exponential_decay_against_hand_computed_rates():
-    """The GAN's: in float32 1.000004 itself is off by more than a hundredth of 0.000004."""
+    """The GAN's decay: in float32 the error of 1.000004 is more than a hundredth of 0.000004."""
     spec = aae.OptimizerSpec(learning_rate=0.1, schedule="exponential", decay=1.000004, floor=1e-5)
     rate = optimizers.make_schedule(spec, 100)
     for step in (0, 1, 500, 125_000, 2_000_000):

@@ -1,4 +1,4 @@
-"""Runs that start from another run: where it is trained, what it takes over, and cuts anywhere."""
+"""Runs that start from another run: its directory, what it takes over, and interruptions."""
 
 import json
 import os
@@ -124,7 +124,7 @@ def test_the_length_of_a_part_can_not_be_changed_afterwards(uncut, part):
 
 
 def test_a_part_may_start_from_a_part(uncut, part, tmp_path):
-    """Layers, then all of them: three runs beside one another."""
+    """Single layers, then all layers: three runs beside each other."""
     (tmp_path / "second.py").write_text(
         "from runs import finetuning_config\n\n\n"
         f"def get_config():\n    return finetuning_config({part!r})\n"
@@ -155,11 +155,11 @@ def test_a_part_may_start_from_a_part(uncut, part, tmp_path):
         ),
         (
             {"model.decoder_hidden": (16, 8)},
-            r"a run of another decoder: Dense_1/bias is \(16,\) there, \(8,\) here",
+            r"a run with another decoder: Dense_1/bias is \(16,\) there, \(8,\) here",
         ),
         (
             {"model.posterior": "gaussian"},
-            r"a run of another encoder: Dense_2/bias is \(6,\) there, \(12,\) here",
+            r"a run with another encoder: Dense_2/bias is \(6,\) there, \(12,\) here",
         ),
         ({"model.decoder_hidden": (16,)}, r"Dense_1/bias is \(16,\) there, \(64,\) here"),
         # A path is of the project, wherever the command is given.

@@ -1,4 +1,4 @@
-"""What comes through tensorflow-datasets: MNIST, SVHN, TFD, a builder of one's own."""
+"""Data through tensorflow-datasets: MNIST, SVHN, TFD, and a user's builder."""
 
 import errno
 import gzip
@@ -380,7 +380,7 @@ def test_damaged_prepared_data(shapes, tmp_path, capsys):
 
 
 def test_tfrecord_is_read_in_the_order_of_array_record(shapes, tmp_path):
-    """Several files a split, as large data have."""
+    """Several files per split, as for large data."""
     pytest.importorskip("tensorflow")
     import my_data
 
@@ -422,7 +422,7 @@ def test_a_disk_that_fills_leaves_nothing_half_prepared(shapes, tmp_path, monkey
 
 
 class Pictures(tfds.core.GeneratorBasedBuilder):
-    """Of any size and kind, which `data.resize` converts."""
+    """Pictures of any size and kind, which `data.resize` converts."""
 
     VERSION = tfds.core.Version("1.0.0")
     SHAPE = (None, None, 3)
@@ -447,7 +447,7 @@ class Pictures(tfds.core.GeneratorBasedBuilder):
 
 
 class Bits(Pictures):
-    """0 and 1 in 8 bits, as binarized_mnist has them."""
+    """Pixels 0 and 1 in 8 bits, as in binarized_mnist."""
 
     SHAPE = (8, 8, 3)
     PICTURES = [np.full((8, 8, 3), i % 2, np.uint8) for i in range(20)]
@@ -557,7 +557,7 @@ def test_tfd_without_its_file_says_where_it_looked(tmp_path):
 
 
 def test_tfd_from_its_file_to_its_scores(tmp_path, capsys):
-    """All folds with one model, then one of them; the checkpoint knows the training statistics."""
+    """Scores all folds, then one, with one model; the checkpoint has the training statistics."""
     file = tfd_file()
     where = save_tfd(tmp_path, file)
 

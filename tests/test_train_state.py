@@ -144,7 +144,7 @@ def test_networks_are_drawn_independently():
 
 
 def test_networks_are_taken_from_another_training():
-    """As a run does that starts from another one: averages begin with what is taken."""
+    """As in a run that starts from another one: averages start from the taken parameters."""
     state = start(make_spec(ema_decay=0.5))
     other = {name: start(make_spec(), 1).params[name] for name in ("encoder",)}
     for found in (take_networks(state, other), take_networks(start(make_spec()), other)):

@@ -1,4 +1,4 @@
-"""The training step against the NumPy reference, and every way of running it against plain jit."""
+"""The training step against the NumPy reference, and every runner against plain jit."""
 
 import copy
 import functools
@@ -180,7 +180,7 @@ def test_streams_of_randomness_differ():
 
 
 def test_a_decoder_alone_learns_the_codes_with_noise_on_them(x64):
-    """Loss and update against NumPy; the encoder, which its gradient could reach, stays."""
+    """Loss and update against NumPy; the encoder stays, although gradients could reach it."""
     rate, noise = 0.05, 0.7
     spec = make_spec(
         "float64",

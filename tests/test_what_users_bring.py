@@ -1,4 +1,4 @@
-"""A table of small inputs as people have them: each is read as said here, or refused in one line."""
+"""A table of small inputs from users: each is read as stated here, or refused in one line."""
 
 import pathlib
 import shutil
@@ -64,7 +64,7 @@ def mat73(path, attributes=True, **arrays):
 
 
 def mat73_cells(path, labels, **arrays):
-    """Each cell is a reference to the numbers of its characters."""
+    """A MATLAB 7.3 file of cells; each cell is a reference to the codes of its characters."""
     path = mat73(path, **arrays)
     with h5py.File(path, "r+") as file:
         cells = file.create_dataset("labels", (1, len(labels)), h5py.ref_dtype)
@@ -414,7 +414,7 @@ REFUSED = {
     "examples last in MATLAB 7.3": (
         lambda p: mat73(p, images=np.moveaxis(IMAGES, 0, -1)), r"looks like \(…, N\).*first axis",
     ),
-    "negative": (lambda p: npz(p, images=SIGNED), "goes from -5 to .*standardise=True.*'linear'"),
+    "negative": (lambda p: npz(p, images=SIGNED), "ranges from -5 to .*standardise=True.*'linear'"),
     "large": (
         lambda p: npz(p, images=IMAGES.astype(np.uint16) * 257), "uint16 and ranges from 0 to 65278",
     ),
@@ -447,7 +447,7 @@ REFUSED = {
         {"num_classes": 3},
     ),
     "words here, numbers there": (
-        lambda p: npz(p, **{**SPLIT_NAMES, "y_test": WORDS[TEST]}), "words in test, and numbers",
+        lambda p: npz(p, **{**SPLIT_NAMES, "y_test": WORDS[TEST]}), "words in test, but numbers",
     ),
     "four positions": (
         lambda p: (np.savez(p / "a.npz", *SPLIT_NAMES.values()), p / "a.npz")[1], "need names",

@@ -118,7 +118,7 @@ def _finite(name, values):
     with np.errstate(over="ignore"):
         values = values.astype(np.float32)
     if not np.isfinite((values.min(), values.max())).all():
-        raise UserError(f"{name} contains NaN, infinity, or numbers beyond float32's range")
+        raise UserError(f"{name} contains NaN or infinity, or exceeds float32's range")
     return values
 
 
