@@ -28,6 +28,7 @@ _GAP = 1  # pixels between two images of a grid
 _WIDEST = 8  # the largest width of an image, in units of its height
 _LARGEST = 100  # inches a side: matplotlib saves fewer than 2^16 pixels
 _MOST_MARGINALS = 64  # dimensions of the code that are shown
+_FEW = 30  # points of a curve: fewer are marked
 
 
 class Given(NamedTuple):
@@ -112,7 +113,7 @@ def code_marginals(state: TrainState, given: Given) -> Figure:
     dim = min(z.shape[1], _MOST_MARGINALS)
     columns = min(dim, 4)
     rows = -(-dim // columns)
-    figure = Figure(figsize=(2.4 * columns, 1.8 * rows + 0.5))
+    figure = Figure(figsize=(2.4 * columns, 1.9 * rows + 0.5), layout="constrained")
     limit = np.abs(prior).max()
     # Codes beyond the samples of the prior are counted in the outermost bins.
     z = np.clip(z, -limit, limit)
@@ -125,11 +126,11 @@ def code_marginals(state: TrainState, given: Given) -> Figure:
         axes.hist(
             z[:, index], bins, density=True, histtype="step", color="tab:blue", label="codes q(z)"
         )
-        axes.set_title(f"dimension {index + 1}: std {std[index]:.2f}", fontsize=8)
-        axes.tick_params(labelsize=7)
+        axes.set_title(f"dimension {index + 1}: std {std[index]:.2f}", fontsize=9)
+        axes.tick_params(labelsize=9)
         axes.set_yticks([])
-    figure.axes[0].legend(fontsize=6, loc="upper left")
-    figure.tight_layout()
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, fontsize=9, ncols=2 if columns > 1 else 1, loc="outside upper center")
     return figure
 
 
@@ -160,18 +161,20 @@ def training_curves(state: TrainState, given: Given) -> Figure:
             groups.setdefault(name.partition("/")[0], []).append(name)
     groups = {title: names for title, names in groups.items() if names}
     rows = -(-len(groups) // 3)
-    figure = Figure(figsize=(10, 2.75 * rows))
+    figure = Figure(figsize=(9, 3 * rows), layout="constrained")
     every = np.ravel(figure.subplots(rows, 3))
+    # A line of one point would not be seen.
+    style = {"linewidth": 1, "marker": "o" if len(steps) < _FEW else "", "markersize": 3}
     for axes, (title, names) in zip(every, groups.items()):
         for name in names:
-            axes.plot(steps, [line[name] for line in metrics], linewidth=1, label=name)
+            axes.plot(steps, [line[name] for line in metrics], label=name, **style)
         axes.set_title(title, fontsize=9)
-        axes.tick_params(labelsize=7)
-        axes.set_xlabel("training step", fontsize=7)
-        axes.legend(fontsize=7)
+        axes.tick_params(labelsize=8)
+        axes.set_xlabel("training step", fontsize=8)
+        # Below the axes, where it hides no line.
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
     for axes in every[len(groups) :]:
         axes.set_axis_off()
-    figure.tight_layout()
     return figure
 
 
@@ -182,25 +185,29 @@ def codes(state: TrainState, given: Given) -> Figure:
     spec = state.spec
     drawn = label if spec.model.label_in_discriminator else None
     prior_z = np.asarray(sample_prior(spec, given.key, len(z), drawn).z)
-    limit = 1.05 * np.abs(prior_z).max()
+    extent = np.abs(prior_z).max()
+    # Codes farther than twice the prior's extent would shrink all others: they are only counted.
+    limit = 1.05 * min(max(extent, np.abs(z).max()), 2 * extent)
+    outside = int((np.abs(z) > limit).any(axis=1).sum())
+    titles = (
+        f"codes of hold-out images{f' ({outside} outside)' if outside else ''}",
+        "samples of the prior",
+    )
     by_label = colormaps["tab10"].with_extremes(under="0.5")  # −1: unlabelled
-    figure = Figure(figsize=(9.6, 5))
-    for axes, points, title in zip(
-        figure.subplots(1, 2), (z, prior_z), ("codes of hold-out images", "samples of the prior")
-    ):
+    size = float(np.clip(20_000 / len(z), 2, 20))  # few points are larger
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    for axes, points, title in zip(figure.subplots(1, 2), (z, prior_z), titles):
         colours: dict[str, Any] = {"color": "0.5"}
         if points is z or drawn is not None:
             colours = {"c": label, "cmap": by_label, "vmin": -0.5, "vmax": spec.num_classes - 0.5}
-        dots = axes.scatter(*points.T, s=2, linewidths=0, **colours)
+        dots = axes.scatter(*points.T, s=size, linewidths=0, **colours)
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
-        axes.set_title(title, fontsize=9)
-        axes.tick_params(labelsize=7)
+        axes.set_title(title, fontsize=10)
+        axes.tick_params(labelsize=9)
         if points is z:
-            legend = axes.legend(
-                *dots.legend_elements(), fontsize=6, title="label", loc="upper right"
-            )
-            legend.get_title().set_fontsize(6)
-    figure.tight_layout()
+            handles, labels = dots.legend_elements()
+    legend = {"title": "label", "fontsize": 9, "title_fontsize": 9, "ncols": min(len(labels), 12)}
+    figure.legend(handles, labels, loc="outside lower center", columnspacing=1, **legend)
     return figure
 
 

@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
 from absl import app, flags, logging
-from PIL import Image
 
 import aae_jax as aae
 from aae_jax import annealed, figures, likelihood, parzen
@@ -146,16 +145,14 @@ def draw_posterior(name, state, x, draws, nats):
     shape = state.spec.image_shape[:2]
     best = np.asarray(draws.log_weight).argmax(axis=1)
     z = np.asarray(draws.z)[np.arange(len(best)), best]
-    chosen = [np.arange(min(16, len(x))), np.argsort(nats)[:16]]
-    lines = []
-    for rows in chosen:
+    chosen = {"first": np.arange(min(16, len(x))), "least likely": np.argsort(nats)[:16]}
+    strips = []
+    for which, rows in chosen.items():
         decoded = aae.decode(state, jnp.asarray(z[rows]))
-        for images in (x[rows], decoded):
+        for line, images in ((which, x[rows]), ("  decoded", decoded)):
             images = np.asarray(images).reshape(len(rows), *shape)
-            lines.append(images.transpose(1, 0, 2).reshape(shape[0], -1))
-        lines.append(np.ones((4, lines[-1].shape[1])))
-    picture = np.clip(255 * np.concatenate(lines[:-1]), 0, 255).astype(np.uint8)
-    Image.fromarray(picture).save(os.path.join(_OUTPUT.value, f"{name}.png"))
+            strips.append((line, images.transpose(1, 0, 2).reshape(shape[0], -1)))
+    runs.save_strips(os.path.join(_OUTPUT.value, f"{name}.png"), strips)
 
 
 def draw_curves(all_found):

@@ -404,24 +404,24 @@ def draw(path, drawn):
     """Draws a row per variant: hold-out codes by label; log p/q, true and by two discriminators."""
     titles = {
         "truth": "true log p/q",
-        "own": "the game's discriminator",
-        "fresh": "a new discriminator",
+        "own": "game's discriminator",
+        "fresh": "new discriminator",
     }
-    figure = matplotlib.figure.Figure(figsize=(9, 2.3 * len(drawn)), layout="constrained")
-    for axes, (name, (arrays, label, edge)) in zip(
-        figure.subplots(len(drawn), 4, squeeze=False), drawn.items()
-    ):
-        axes[0].scatter(*arrays["z"].T, s=0.2, c=label, cmap="tab10")
-        axes[0].set(xlim=(-edge, edge), ylim=(-edge, edge), title="hold-out codes", ylabel=name)
-        for one, (key, title) in zip(axes[1:], titles.items()):
+    figure = matplotlib.figure.Figure(figsize=(8, 1.7 * len(drawn) + 0.3), layout="constrained")
+    every = figure.subplots(len(drawn), 4, squeeze=False)
+    for axes, (name, (arrays, label, edge)) in zip(every, drawn.items()):
+        axes[0].scatter(*arrays["z"].T, s=1, linewidths=0, c=label, cmap="tab10")
+        axes[0].set(xlim=(-edge, edge), ylim=(-edge, edge), ylabel=name)
+        for one, key in zip(axes[1:], titles):
             values = arrays[key].reshape(CELLS, CELLS).T
             extent = (-edge, edge, -edge, edge)
             shown = one.imshow(values, "RdBu_r", origin="lower", extent=extent, vmin=-1.5, vmax=1.5)
-            one.set(title=title)
         for one in axes:
             one.set(aspect="equal", xticks=(), yticks=())
-        figure.colorbar(shown, ax=axes[-1])
-    figure.savefig(path, dpi=80)
+    for one, title in zip(every[0], ("hold-out codes", *titles.values())):
+        one.set_title(title, fontsize=10)
+    figure.colorbar(shown, ax=every, shrink=0.6, label="log p/q, nats", extend="both")
+    figure.savefig(path, dpi=120)
 
 
 def main(argv):

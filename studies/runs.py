@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image, ImageDraw
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -128,3 +129,18 @@ def cells_read_as_their_label(state: TrainState, classifier: Pipeline) -> float:
     label = np.tile(np.arange(num_classes), _ROWS_A_LABEL)
     cells = aae.decode(state, jnp.repeat(z, num_classes, axis=0), jnp.asarray(label))
     return classifier.score(np.asarray(cells), label)
+
+
+def save_strips(path: str, strips: list[tuple[str, np.ndarray]]) -> None:
+    """Saves pictures f[H, W] of [0, 1], one above the other, with their names on the left."""
+    gap = 4
+    margin = int(max(ImageDraw.Draw(Image.new("L", (1, 1))).textlength(n) for n, _ in strips)) + 8
+    width = margin + max(values.shape[1] for _, values in strips)
+    height = sum(values.shape[0] + gap for _, values in strips) - gap
+    whole = Image.new("L", (width, height), 255)
+    draw, top = ImageDraw.Draw(whole), 0
+    for name, values in strips:
+        whole.paste(Image.fromarray(np.clip(255 * values, 0, 255).astype(np.uint8)), (margin, top))
+        draw.text((2, top + values.shape[0] / 2), name, fill=0, anchor="lm")
+        top += values.shape[0] + gap
+    whole.save(path)

@@ -38,7 +38,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from PIL import Image
 
 import aae_jax as aae
 from aae_jax import data, multi_seed
@@ -266,17 +265,17 @@ def table(results):
 
 
 def draw(directory, rows, seed, name, lines=2, columns=16):
-    """Draws the samples of the rows in a directory, one above the other, with lines between."""
-    paths = [os.path.join(directory, f"{row}-{seed}-best.npy") for row in rows]
+    """Draws the samples of the rows in a directory, one above the other."""
     blocks = []
-    for path in filter(os.path.exists, paths):
-        images = np.load(path)[: lines * columns, :, :, 0]
-        height, width = images.shape[1:]
-        block = images.reshape(lines, columns, height, width).transpose(0, 2, 1, 3)
-        blocks += [np.ones((4, columns * width)), block.reshape(lines * height, -1)]
+    for row in rows:
+        path = os.path.join(directory, f"{row}-{seed}-best.npy")
+        if os.path.exists(path):
+            images = np.load(path)[: lines * columns, :, :, 0]
+            height, width = images.shape[1:]
+            block = images.reshape(lines, columns, height, width).transpose(0, 2, 1, 3)
+            blocks.append((row, block.reshape(lines * height, -1)))
     if blocks:
-        picture = np.clip(255 * np.concatenate(blocks[1:]), 0, 255).astype(np.uint8)
-        Image.fromarray(picture).save(os.path.join(directory, name))
+        runs.save_strips(os.path.join(directory, name), blocks)
 
 
 def main(argv):

@@ -165,7 +165,7 @@ PHASE = aae.Phase("own", ("encoder",), lambda spec, params, inputs: (0.0, {}))
         ({"phases": (PHASE._replace(trains="encoder"),)}, "^phase 'own' trains 'encoder': .*tuple"),
         (
             {"phases": (PHASE._replace(loss=lambda spec, params, inputs: 0.0),)},
-            r"^the loss of phase 'own' must give \(loss, metrics by name\)$",
+            r"^the loss of phase 'own' must return \(loss, metrics by name\)$",
         ),
         ({"networks": lambda spec: ["encoder"]}, "^the networks of algorithm .* must be a dict"),
         ({"options": dict}, "has the options <class 'dict'>: they must be a frozen dataclass$"),
@@ -222,7 +222,7 @@ def test_phases_run_in_their_order_each_on_what_the_last_one_left():
     [
         (
             lambda spec, params, key, n, label, start: jnp.zeros((n, 12)),
-            r"samples shape \(2, 12\) where 2 are asked for: it must be \(2, 3, 4, 1\)",
+            r"samples shape \(2, 12\) when 2 are asked for: it must be \(2, 3, 4, 1\)",
         ),
         (
             lambda spec, params, key, n, label, start: jnp.zeros((1, *SHAPE)),
