@@ -1,4 +1,4 @@
-"""What a model makes of hold-out images: codes, reconstructions, classes."""
+"""Measures of a model on hold-out images: codes, reconstructions, classes."""
 
 import functools
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ def diagnose(
     key: jax.Array,
     validation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """How well hold-out images are reconstructed and classified, how far codes are from the prior.
+    """Measures reconstructions and classes of hold-out images, and how far codes are from the prior.
 
     Args:
         state: a trained state, on one device.
@@ -37,9 +37,9 @@ def diagnose(
             find clusters without labels there is no error without them.
 
     Returns:
-        `reconstruction/*`, `code/*`, `prior/*`, `label/*` where the algorithm has an encoder,
-        `classification/*` where it has classes or clusters, and what the algorithm's own `diagnose`
-        gives.
+        `reconstruction/*`, `code/*`, `prior/*` and `label/*` if the algorithm has an encoder,
+        `classification/*` if it has classes or clusters, and the results of the algorithm's own
+        `diagnose`.
     """
     algorithm, key = state.spec.algorithm, as_key(key)
     found = {} if algorithm.encode is None else _diagnose_autoencoder(state, test, key)
@@ -102,7 +102,7 @@ def name_clusters(p: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 def _plain(value):
-    """Arrays as lists of floats, for JSON, which has no NaN."""
+    """Values for JSON: arrays become lists, and numbers that are not finite become None."""
     if isinstance(value, dict):
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -114,7 +114,7 @@ def _plain(value):
 
 def _diagnose_autoencoder(state, test, key):
     spec = state.spec
-    to_inputs(state, test["image"])  # which refuses what is out of range
+    to_inputs(state, test["image"])  # refuses values that are out of range
     images = as_array("images", test["image"])
     label = as_labels(test.get("label", -1), len(images), spec.num_classes)
     keys = dict(zip(("encode", "prior", "floor", "cells", "directions"), jax.random.split(key, 5)))

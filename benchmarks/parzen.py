@@ -1,16 +1,17 @@
-"""The Parzen kernel beside the matrix product that it is made of, and beside other libraries.
+"""The Parzen kernel, compared with its matrix product and with other libraries.
 
     python -m benchmarks.parzen                            # rates, as shares of the product rate
     python -m benchmarks.parzen --mnist [--data_dir=DIR]   # MNIST's images instead of uniform numbers
     python -m benchmarks.parzen --num_samples=10_000_000   # one whole evaluation: time and memory
 
-PyTorch's rows appear where it is installed: `pip install torch==2.13.0`; its compiled rows need a
-C++ compiler. Work is 2·T·N·D for the distances and 2·(8·1000 + 1000·1000 + 1000·784) for each
-sample that is drawn from the decoder; exponentials and sums are not counted. A share is of the
-fastest float32 product of the same library, in the same round; those that are split into two
-bfloat16 products, as `parzen.add_samples` does with 8-bit pixels on some processors, count as one, so
-that shares above 1 are possible. With --mnist the work counts all 784 pixels too, of which the kernel
-leaves out the 116 that are 0 in every test image.
+PyTorch's rows need PyTorch, `pip install torch==2.13.0`, and its compiled rows a C++ compiler.
+
+*Work* is 2·T·N·D operations for the distances and 2·(8·1000 + 1000·1000 + 1000·784) for each sample
+drawn from the decoder; exponentials and sums are not counted. With --mnist it includes all 784
+pixels, although the kernel leaves out the 116 that are 0 in every test image. *Share* is the share
+of the rate of the fastest float32 product of the same library, in the same round. Two bfloat16
+products, into which `parzen.add_samples` splits products of 8-bit pixels on some processors, count
+as one product, so that shares above 1 are possible.
 """
 
 import functools
@@ -32,7 +33,7 @@ _NUM_SAMPLES = flags.DEFINE_integer(
     "num_samples", None, "Run one whole evaluation with so many samples instead."
 )
 _MNIST = flags.DEFINE_bool("mnist", False, "Score MNIST's test images, not uniform numbers.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Of tensorflow-datasets; None: its default.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Data of tensorflow-datasets; None: its default.")
 _REPEATS = flags.DEFINE_integer(
     "repeats", 7, "Rounds, in which everything is timed in turn.", lower_bound=1
 )
@@ -79,7 +80,7 @@ def jax_rows(x, samples):
 
     @functools.partial(jax.jit, static_argnames="bf16_split")
     def streamed(sampler, x, sigma, columns, bf16_split):
-        """What `log_likelihood_streamed` does, not traced anew in every call."""
+        """The computation of `log_likelihood_streamed`, traced only once."""
         stream = parzen.Stream(sampler, jax.random.key(1), SAMPLES)
         rounds = parzen.num_rounds(SAMPLES)
         sums = parzen.start(x, sigma)
@@ -89,7 +90,7 @@ def jax_rows(x, samples):
     columns, bf16_split = parzen.varying(x), parzen.can_bf16_split(x)
 
     def float32(sigma):
-        """`log_likelihood` where nothing is split."""
+        """`log_likelihood` without split products."""
         sums = parzen.add_samples(parzen.start(x, sigma), x, samples, sigma, columns)
         return parzen.finish(sums, x, SAMPLES, sigma)
 
@@ -125,7 +126,7 @@ def jax_rows(x, samples):
 
 
 def numpy_rows(x, samples):
-    """The product, and the same algorithm as the kernel."""
+    """The product, and the kernel's algorithm in NumPy."""
 
     def kernel(block, chunk):
         scale = np.float32(1 / (2 * SIGMA**2))
@@ -162,8 +163,8 @@ def numpy_rows(x, samples):
 def torch_rows(x, samples):
     """Products and kernels, eager and compiled, by the default library and by oneDNN.
 
-    Where `parzen` splits its products, PyTorch is given the same: numbers that are exact in
-    bfloat16, which oneDNN is told to multiply as such.
+    If `parzen` splits its products, PyTorch gets the same numbers, exact in bfloat16, and oneDNN
+    multiplies them in bfloat16.
     """
     import torch
 
@@ -289,7 +290,7 @@ def float64_scores(x, samples, sigma):
 
 
 def errors(x, samples, few=1_000):
-    """Of the first points' scores against float64, nats: rows (name, root mean square, of the mean)."""
+    """Errors of the first points' scores against float64, nats: rows (name, rms, of the mean)."""
     expected, sigma = float64_scores(x[:few], samples, SIGMA), jnp.array([SIGMA])
     table = []
     for name, bf16_split in (("one float32 product", False), ("two bfloat16 products", True)):
@@ -305,7 +306,7 @@ def errors(x, samples, few=1_000):
 def whole(num_samples):
     """The protocol of Table 1 on the MNIST model: 1,000 points with ten σ, 10,000 with one.
 
-    What is scored, and whether the model is trained, makes no difference to time and memory.
+    The content of images and the training of the model do not affect time and memory.
     """
     state = aae.create_train_state(aae.Spec(image_shape=(28, 28, 1)), jax.random.key(0))
     sampler = aae.sampler(state)

@@ -11,16 +11,16 @@ PRODUCT = 2_000, 784, 2_000  # rows × inner × columns of a product that runs a
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """Time of one call, its arrays awaited."""
+    """The time of one call, until its arrays are ready."""
     start = time.perf_counter()
     jax.block_until_ready(function())
     return time.perf_counter() - start
 
 
 def interleaved(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Times of several functions taken in turn, after one call each that is not counted.
+    """Times of several functions in turn, after one call each that is not counted.
 
-    These machines drift: only numbers from the same rounds can be compared.
+    Machines drift, so only numbers from the same rounds can be compared.
     """
     for function in functions.values():
         seconds(function)
@@ -32,7 +32,7 @@ def interleaved(functions: dict[str, Callable[[], object]], repeats: int) -> dic
 
 
 def median_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """Median, and half the range between the quartiles; None where there is one value."""
+    """The median, and half the range between the quartiles; None for a single value."""
     if len(values) == 1:
         return values[0], None
     low, middle, high = statistics.quantiles(values, n=4)
@@ -40,14 +40,14 @@ def median_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def repeat(function: Callable[..., object], times: int, *arguments: object) -> object:
-    """Calls a function that is too short to be timed alone; the last result."""
+    """Repeats a function that is too short to be timed alone; returns the last result."""
     for _ in range(times - 1):
         function(*arguments)
     return function(*arguments)
 
 
 def matrix_product(rows: int, inner: int, columns: int) -> Callable[[], object]:
-    """A float32 matrix product, to be timed beside what is made of products."""
+    """A float32 matrix product, as a reference for the times of other functions."""
     key = jax.random.key(0)
     a = jax.random.normal(key, (rows, inner), jnp.float32)
     b = jax.random.normal(key, (inner, columns), jnp.float32)

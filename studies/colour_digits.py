@@ -4,9 +4,9 @@
     python launch.py --config=experiments/fig5.py:b --config.data.name=files \\
         --config.data.path=colour.mat
 
-For where SVHN is not at hand. As there, the labelled digit is in the middle, parts of others stand at
-its sides, and colours, contrast and noise differ from image to image; the digits themselves are
-MNIST's, so numbers from it are not SVHN's.
+A substitute when SVHN is not available. As in SVHN, the labelled digit is in the middle, parts of
+other digits are at its sides, and colours, contrast and noise differ from image to image. The
+digits are MNIST's, so results are not comparable with SVHN's.
 """
 
 import cv2
@@ -18,7 +18,7 @@ from aae_jax import data
 from benchmarks import inputs
 
 _OUTPUT = flags.DEFINE_string("output", None, "The .mat file to write.", required=True)
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Of tensorflow-datasets; None: its default.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Data of tensorflow-datasets; None: its default.")
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 20_000, "How many.", lower_bound=1)
 
 

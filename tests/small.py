@@ -27,7 +27,7 @@ def make_spec(
     image_shape=SHAPE,
     **train,
 ):
-    """A tiny spec; `model`, `prior` and `train` change fields of theirs."""
+    """A tiny spec; `model`, `prior` and `train` change fields of these sections."""
     train = {"num_steps": 20, "batch_size": 8, **train}
     model = {
         "code_dim": 2,
@@ -69,13 +69,13 @@ def refused(match):
     assert re.search(match, message), message
 
 
-# `aae.train_step` as it is run: op by op it takes seconds.
+# `aae.train_step`, jitted: op by op it takes seconds.
 train_step = jax.jit(aae.train_step)
 
 
 @functools.cache
 def start(spec, seed=0):
-    """The state at step 0; states don't change, so that tests share them."""
+    """The state at step 0, shared by tests, since states don't change."""
     return aae.create_train_state(spec, jax.random.key(seed))
 
 

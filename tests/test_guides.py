@@ -1,6 +1,6 @@
-"""Guides of docs/ and the tutorial: every block runs as it stands, in order, in one directory.
+"""Every block of the guides and the tutorial runs unchanged, in order, in one directory.
 
-`python -m aae_jax` runs in this process; tests/test_main.py starts it as a process of its own.
+`python -m aae_jax` runs in this process; tests/test_main.py starts it as a separate process.
 """
 
 import os
@@ -20,7 +20,7 @@ assert directory  # a fixture
 
 @pytest.fixture
 def run_page(directory):
-    """Runs the blocks of a page; the names that its Python has at the end."""
+    """Runs the blocks of a page; returns the names of its Python code at the end."""
 
     def run_page(page):
         names = {}
@@ -30,7 +30,7 @@ def run_page(directory):
             elif block.language == "python":
                 names |= run_python(block, None)
             elif block.language in ("console", "text"):
-                continue  # set-up that the tests have behind them, and what is only shown
+                continue  # the install, and blocks that are only shown
             else:
                 assert block.language == "sh"
                 for line in block.text.splitlines():

@@ -1,4 +1,4 @@
-"""The names of a config: what they stand for, and that a name, its path and its value are one."""
+"""The names of a config: their values, and the equality of a name, its path and its value."""
 
 import chex
 import jax

@@ -1,4 +1,4 @@
-"""The training step against the NumPy reference, and every way of running it against plain jit."""
+"""The training step against the NumPy reference, and every runner against plain jit."""
 
 import copy
 import functools
@@ -180,7 +180,7 @@ def test_streams_of_randomness_differ():
 
 
 def test_a_decoder_alone_learns_the_codes_with_noise_on_them(x64):
-    """Loss and update against NumPy; the encoder, which its gradient could reach, stays."""
+    """Loss and update against NumPy; the encoder stays, although gradients could reach it."""
     rate, noise = 0.05, 0.7
     spec = make_spec(
         "float64",
@@ -334,7 +334,7 @@ def test_mistakes_are_one_line():
     batch, prior_sample = inputs_of_step(state, make_dataset(), 0)
     with pytest.raises(aae.UserError, match=r"images has shape \(8, 5, 5, 1\).*\[B, 3, 4, 1\]"):
         train_step(state, {**batch, "image": jnp.zeros((8, 5, 5, 1))}, prior_sample)
-    with pytest.raises(aae.UserError, match=r"prior_sample.z is \(8, 3\).*\(8, 2\)"):
+    with pytest.raises(aae.UserError, match=r"prior_sample.z has shape \(8, 3\).*\(8, 2\)"):
         train_step(state, batch, prior_sample._replace(z=jnp.zeros((8, 3))))
     with pytest.raises(aae.UserError, match="num_steps is -1: it must be positive"):
         aae.train_steps(state, make_dataset(), -1)

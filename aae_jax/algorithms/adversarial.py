@@ -22,7 +22,7 @@ def reconstruction(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Arra
 
 
 def discriminator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
-    """The discriminator tells samples of the prior from the codes of the updated encoder."""
+    """The discriminator learns to tell samples of the prior from codes of the updated encoder."""
     keys = inputs.dropout_keys
     z = autoencoder.encode(spec, params, inputs.x_noisy, inputs.row_keys, keys)
     prior_keys = None if keys is None else fold_rows(keys, 1)
@@ -41,7 +41,7 @@ def discriminator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array
 
 
 def generator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
-    """The encoder, as the generator, confuses the updated discriminator."""
+    """The encoder, as the generator, learns to confuse the updated discriminator."""
     keys = inputs.dropout_keys
     z = autoencoder.encode(spec, params, inputs.x_noisy, inputs.row_keys, keys)
     logits = autoencoder.discriminate(spec, params, z, inputs.label, keys, inputs.condition)

@@ -1,7 +1,7 @@
-"""After another training: its decoder alone learns on, from codes with noise.
+"""Decoder fine-tuning: after another training, its decoder alone is trained on codes with noise.
 
-The decoder becomes the mean of the images whose codes lie near z. The paper has no such training;
-RESULTS.md says what it is worth.
+The decoder's output becomes the mean of the images whose codes lie near z. The paper has no such
+training. RESULTS.md shows what it gains.
 """
 
 import dataclasses
@@ -29,10 +29,10 @@ class Options:
 
 
 def reconstruction(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
-    """The reconstruction error from codes with noise; the encoder stays."""
+    """The reconstruction error from codes with noise; the encoder is not trained."""
     keys = inputs.dropout_keys
     z = autoencoder.encode(spec, params, inputs.x_noisy, inputs.row_keys, keys)
-    # Not the keys of a stochastic posterior's own noise.
+    # Other keys than those of a stochastic posterior's noise.
     noise = row_normal(fold_rows(inputs.row_keys, 1), z.shape[1], z.dtype)
     z = z + spec.options.code_noise * noise
     outputs = autoencoder.decoder_outputs(spec, params, z, inputs.label, keys, inputs.condition)

@@ -1,4 +1,4 @@
-"""The order in which epochs visit the examples: a function of the training's key and the step."""
+"""The order in which epochs visit the examples, a function of the training's key and the step."""
 
 import functools
 import math
@@ -16,7 +16,7 @@ LABELLED = {"labelled_image": "image", "labelled_label": "label"}
 
 
 def batch_rows(state: Any, dataset: dict[str, Any], num_steps: int) -> jax.Array:
-    """Which examples of a data set (see `train_steps`) the next steps see: i32[K, B]."""
+    """The examples i32[K, B] of a data set (see `train_steps`) for the next steps."""
     order = dataset.get("example_order")
     num_places = len(dataset["image"] if order is None else order)
     rows = epoch_rows(state.rng, state.step, num_steps, state.spec.train.batch_size, num_places)
@@ -39,7 +39,7 @@ def epoch_rows(
     num_examples: int,
     which: int = keys.SHUFFLE,
 ) -> jax.Array:
-    """Which examples the next steps see: i32[num_steps, batch_size].
+    """The examples i32[num_steps, batch_size] for the next steps.
 
     Position p of the stream of examples holds `permutation(epoch p // N)[p % N]`, and step t takes
     positions tB … tB + B − 1.

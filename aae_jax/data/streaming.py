@@ -1,7 +1,7 @@
-"""Batches for data that don't fit on the device: read ahead by grain while the device trains.
+"""Batches of data that don't fit on the device, read ahead by grain while the device trains.
 
-The batches are those that `train_steps` takes from data on the device, in the same order, so it
-makes no difference to a run which of the two it uses, or whether it was cut in between.
+The batches and their order are those of `train_steps` on data on the device. So streaming does not
+change the result of a run, even of one that is interrupted and resumed.
 """
 
 import functools
@@ -32,17 +32,17 @@ def batches(
 
     Args:
         train: the training split; images may be lazy. "example_order" as in `train_steps`.
-        rng: the state's, from which the order of the images follows.
+        rng: the state's, which determines the order of the images.
         first_step, last_step: of the training.
         batch_size: B.
-        rows: those of each batch that this process reads.
+        rows: the rows of each batch that this process reads.
 
     Returns:
-        An iterator of `{"image": [B, H, W, C], "label": i32[B]}`, "condition" f[B, K] where the
-        data have any.
+        An iterator of `{"image": [B, H, W, C], "label": i32[B]}`, with "condition" f[B, K] if the
+        data have conditions.
 
     Raises:
-        UserError: an image can't be read (while iterating); grain is missing.
+        UserError: an image can't be read (while iterating); or grain is missing.
     """
     try:
         import grain
@@ -50,7 +50,7 @@ def batches(
         raise UserError(
             "the images are streamed from the host, which needs grain: pip install 'aae-jax[data]'"
         ) from None
-    # On this process alone: the threads below run programs in an order of their own.
+    # On this process alone: the threads below run programs in their own order.
     rng = jax.random.wrap_key_data(
         np.asarray(jax.random.key_data(rng)),  # type: ignore[arg-type]
         impl=jax.random.key_impl(rng),
@@ -89,7 +89,7 @@ def batches(
         batch_size * int(np.prod(train["image"].shape[1:])) * train["image"].dtype.itemsize
     )
     ahead = max(2, min(_AHEAD // batch_bytes, 500))
-    # More threads only wait for each other's Python where images are small.
+    # For small images, more threads would only wait for Python's lock.
     threads = 2 if data.is_small(train["image"].shape[1:]) else os.cpu_count()
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
     for batch in grain.MapDataset.range(first_step, last_step).map(read).to_iter_dataset(options):
