@@ -113,7 +113,9 @@ def test_a_directory_of_unlabelled_images_beside_those_of_the_classes(name, tmp_
         load(path)
     found = Counter(label for split in parts(load(path, num_classes=9)) for label in split["label"])
     # 0, 1, 2, 4, … are numbered in their order.
-    given = Counter((LABELS - (LABELS > 3))[LABELS != 3].tolist()) + Counter({-1: (LABELS == 3).sum()})
+    given = Counter((LABELS - (LABELS > 3))[LABELS != 3].tolist()) + Counter(
+        {-1: (LABELS == 3).sum()}
+    )
     assert found == given
 
 

@@ -105,3 +105,17 @@ def test_folder(run_page):
     names = run_page("folder.md")
     assert names["samples"].shape == (16, 64, 64, 3) and names["z"].shape == (16, 8)
     assert names["state"].spec.model.encoder.__module__ == "my_conv"
+
+
+def test_few_labels(run_page):
+    """30 labels of 480 training images are enough to tell red, green and blue squares apart."""
+    names = run_page("few_labels.md")
+    np.testing.assert_array_equal(np.asarray(names["p"]).argmax(axis=1), 2)  # blue, green, red
+    inside = np.asarray(names["green"])[:, 2:6, 2:6].mean(axis=(0, 1, 2))
+    assert inside.argmax() == 1
+    inside = np.asarray(names["new"])[:, 2:6, 2:6].mean(axis=(0, 1, 2))
+    assert inside.argmax() == 0
+    with np.load("classes.npz") as stored:
+        labelled = stored["labels"] >= 0
+        chosen = stored["classes"].argmax(axis=1)
+        np.testing.assert_array_equal(chosen[labelled], stored["labels"][labelled])
