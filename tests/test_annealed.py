@@ -368,7 +368,7 @@ DECODER, X = make_mlp(2, 8, 12), jnp.full((4, 12), 0.5)
         ({"x": jnp.zeros((4, 11))}, r"decoder returns \(1, 12\) .* x has shape \(4, 11\)"),
         ({"x": jnp.zeros((4, 3, 4))}, r"x has shape \(4, 3, 4\): it must be \[T, P\]"),
         ({"x": jnp.zeros((0, 12))}, r"x has shape \(0, 12\)"),
-        ({"x": np.zeros((4, 12), np.uint8)}, "x is uint8: it must be floating"),
+        ({"x": np.zeros((4, 12), np.uint8)}, "x is uint8: it must be floats"),
         ({"x": X.at[1, 2].set(jnp.nan)}, "x contain NaN or inf"),
         ({"code_dim": 0}, "code_dim is 0: it must be an integer, at least 1"),
         ({"code_dim": 3}, r"decoder fails on z of shape \[N, 3\] with TypeError"),

@@ -300,7 +300,7 @@ SAMPLE = ("sample", "--workdir=plain", "--output=out.npz")
         ((*DECODE, "--input=flat.npy"), "it must be [B, 6]"),
         ((*DECODE, "--input=nan.npy"), "they must be finite"),
         ((*DECODE, "--input=codes.npy", "--label=3"), "the model takes no label"),
-        ((*DECODE, "--input=codes.npy", "--condition=a"), "must be numbers, as 0.5,1"),
+        ((*DECODE, "--input=codes.npy", "--condition=a"), "must be numbers, such as 0.5,1"),
         ((*DECODE, "--input=codes.npy", "--condition=1"), "the model takes no condition"),
         ((*DECODE, "--workdir=labels", "--input=codes.npy"), "give --label"),
         ((*DECODE, "--workdir=labels", "--input=codes.npy", "--label=10"), "must be 0 … 9"),
