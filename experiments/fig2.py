@@ -5,8 +5,8 @@
     python launch.py --config=experiments/fig2.py:c    # variational, 2-D Gaussian
     python launch.py --config=experiments/fig2.py:d    # variational, mixture of 10 2-D Gaussians
 
-On 2 CPU cores 3 to 5 minutes each (c, d: 2); a ends about 0.05 of the prior's std from the prior, with
-4.6 % empty cells and half a squared error of 14.6. docs/gallery.md has the pictures and the numbers.
+On 2 CPU cores 3 to 5 minutes each (c, d: 2); a ends 0.047 of the prior's std from the prior, with 4.6 %
+empty cells and half a squared error of 14.6 (means of seeds 0 to 2). docs/gallery.md has the pictures and the numbers.
 
 In panel a the discriminator learns five times as fast as the generator, which about halves the
 distance to the prior at the same reconstruction error; a generator at 1e-3 costs the
