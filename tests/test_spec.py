@@ -252,7 +252,7 @@ def test_options_are_the_fields_of_the_algorithms_dataclass():
         aae.spec_from_config(config)
     with pytest.raises(aae.UserError, match="options is Options.*: algorithm 'vae' takes .*NoOpt"):
         aae.Spec((8, 8, 1), algorithm="vae", options=options())
-    with pytest.raises(aae.UserError, match="options is Options.*: algorithm 'aae' takes .*Options"):
+    with pytest.raises(aae.UserError, match="options is Options.*: algorithm .aae. takes "):
         aae.Spec((8, 8, 1), options=options())
 
 
