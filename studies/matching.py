@@ -41,12 +41,11 @@ import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
-import optax
 from absl import app, flags
 from scipy.ndimage import gaussian_filter
 
 import aae_jax as aae
-from aae_jax import code_metrics, data, losses, multi_seed
+from aae_jax import code_metrics, data, multi_seed
 from aae_jax.algorithms import autoencoder
 from aae_jax.algorithms.base import Inputs
 from aae_jax.config import parse_config
@@ -58,6 +57,7 @@ from benchmarks import inputs
 from benchmarks.report import machine
 from experiments import fig2
 from studies import games
+from studies.fresh import fresh_discriminator, left
 
 _OUTPUT = flags.DEFINE_string("output", None, "Directory of the results.", required=True)
 _MNIST_DIR = flags.DEFINE_string("mnist_dir", None, "With the four original gz files.")
@@ -152,40 +152,6 @@ def settings_of(name):
 
 
 # -- What is measured ----------------------------------------------------------------------------
-
-
-FRESH = games.SpreadMLP((256, 256), (), 1.0, 1.0, jnp.float32, jnp.float32)
-
-
-def fresh_discriminator(spec, z, key, num_steps, batch_size=1_000):
-    """The parameters of a new discriminator, in units of the prior's std, trained on z f[N, D]."""
-    std, optimizer = games.prior_std(spec), optax.adam(optax.cosine_decay_schedule(2e-3, num_steps))
-    params = FRESH.init(jax.random.fold_in(key, 0), jnp.zeros((1, z.shape[1])))
-
-    def loss(params, codes, prior_z):
-        found = losses.discriminator_loss(
-            FRESH.apply(params, prior_z / std), FRESH.apply(params, codes / std)
-        )
-        return found.mean()
-
-    def step(carry, index):
-        params, state = carry
-        prior_key, row_key = jax.random.split(jax.random.fold_in(key, 1 + index))
-        codes = z[jax.random.randint(row_key, (batch_size,), 0, len(z))]
-        prior_z = sample_prior(spec, prior_key, batch_size).z
-        updates, state = optimizer.update(jax.grad(loss)(params, codes, prior_z), state)
-        return (optax.apply_updates(params, updates), state), None
-
-    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), jnp.arange(num_steps))
-    return lambda z: FRESH.apply(params, z / std)
-
-
-def left(logit, z, prior_z):
-    """A discriminator's gain over random guesses, in thousandths of a nat, and its accuracy."""
-    prior_logits, code_logits = logit(prior_z), logit(z)
-    gain = 2 * jnp.log(2) - losses.discriminator_loss(prior_logits, code_logits).mean()
-    told = 0.5 * ((prior_logits > 0).mean() + (code_logits < 0).mean())
-    return 1_000 * gain, told
 
 
 def gradients(state, x, key):

@@ -11,7 +11,7 @@ import pytest
 
 import aae_jax as aae
 from aae_jax import keys
-from aae_jax.algorithms import decoder_finetuning, semi_supervised
+from aae_jax.algorithms import adversarial, decoder_finetuning, semi_supervised
 from aae_jax.data.order import epoch_rows
 
 SHAPE = (3, 4, 1)
@@ -125,6 +125,7 @@ MODELS = {
     )
 }
 
+MODELS["aae, noise on the codes"] = {"options": adversarial.Options(code_noise=0.5)}
 MODELS["decoder_finetuning"] = {
     "algorithm": "decoder_finetuning",
     "options": decoder_finetuning.Options(code_noise=0.5),

@@ -64,7 +64,8 @@ def assert_one_line(done, said):
             ["--config.optimizer.generator.clip_norm=-1.0"],
             "optimizer.generator.clip_norm is -1.0: it must be positive",
         ),
-        (["--config.options.code_noise=1.0"], "options.code_noise is not a field; .*: none"),
+        (["--config.options.noise=1.0"], "options.noise is not a field; .*: code_noise"),
+        (["--config.options.code_noise=-1.0"], "options.code_noise is -1.0: it must be positive"),
         (
             ["--config.algorithm=flow"],
             "algorithm is 'flow': it must be one of 'aae'.*an import path",

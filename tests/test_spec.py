@@ -114,7 +114,8 @@ BAD = {
     "optimizer": (None, 3),
     "train.batch_size": (10**12, 0, 1.5),
     "train.input_noise": (-0.1, float("nan")),
-    "options.code_noise": (0.5,),  # of algorithm "decoder_finetuning"
+    "options.code_noise": (-0.5, 1e-7, 1e7, float("nan"), "no"),
+    "options.noise": (0.5,),
     "start_from": ("runs/mnist", 3),
     "train.ema_decay": (1.0, -0.1, 0.99999999, "no"),
     "run.max_steps": (0, -1, 1.5, "all"),
@@ -247,12 +248,15 @@ def test_options_are_the_fields_of_the_algorithms_dataclass():
     ):
         aae.spec_from_config(config)
     config = default.get_config()
+    config.algorithm = "vae"
     config.options.code_noise = 0.25
     with pytest.raises(
         aae.UserError, match="options.code_noise is not a field; the fields are: none"
     ):
         aae.spec_from_config(config)
-    with pytest.raises(aae.UserError, match="options is Options.*: algorithm 'aae' takes .*NoOpt"):
+    with pytest.raises(aae.UserError, match="options is Options.*: algorithm 'vae' takes .*NoOpt"):
+        aae.Spec((8, 8, 1), algorithm="vae", options=options())
+    with pytest.raises(aae.UserError, match="options is Options.*: algorithm .aae. takes "):
         aae.Spec((8, 8, 1), options=options())
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from aae_jax import networks
 from aae_jax.errors import UserError, in_one_line
+from aae_jax.keys import fold_rows, row_normal
 from aae_jax.networks import Network, Params
 from aae_jax.priors import sample_prior
 from aae_jax.spec import Spec
@@ -162,6 +163,11 @@ def reconstruction_loss(spec: Spec, outputs: jax.Array, x: jax.Array) -> jax.Arr
             f"a batch of {x.shape[0]}: it must return one number per example"
         )
     return loss
+
+
+def with_noise(z: jax.Array, row_keys: jax.Array, std: float) -> jax.Array:
+    """Codes f[B, D] plus Gaussian noise of this std, in z; not that of a stochastic posterior."""
+    return z + std * row_normal(fold_rows(row_keys, 1), z.shape[1], z.dtype)
 
 
 def discriminate(
