@@ -442,7 +442,7 @@ def test_a_run_is_scored_drawn_resumed_and_used(tmp_path, capsys):
     assert os.path.exists(os.path.join(workdir, "figures", "classes.png"))
     with open(os.path.join(workdir, "report.html")) as file:
         page = file.read()
-    assert "Classification error" in page and "A row for each class" in page
+    assert "Classification error" in page and "One class or cluster per row" in page
     state = aae.load_state(workdir, seed=1)
     output = str(tmp_path / "classes.npz")
     command.run(["", "classify", f"--workdir={workdir}", f"--output={output}", "--run_seed=1"])
