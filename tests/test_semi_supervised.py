@@ -292,7 +292,7 @@ def test_what_a_model_gives(trained):
     np.testing.assert_allclose(found, decode(prior.z, np.eye(10)[[4] * 6]), atol=1e-4)
     with refused("decodes a style and a class: give label, 0 … 9"):
         aae.decode(trained, z)
-    with refused("label goes from 10 to 10"):
+    with refused("label ranges from 10 to 10"):
         aae.decode(trained, z, label=10)
     with refused("has no map"):
         aae.embed(trained, images)
@@ -442,7 +442,7 @@ def test_a_run_is_scored_drawn_resumed_and_used(tmp_path, capsys):
     assert os.path.exists(os.path.join(workdir, "figures", "classes.png"))
     with open(os.path.join(workdir, "report.html")) as file:
         page = file.read()
-    assert "Classification error" in page and "A row for each class" in page
+    assert "Classification error" in page and "One class or cluster per row" in page
     state = aae.load_state(workdir, seed=1)
     output = str(tmp_path / "classes.npz")
     command.run(["", "classify", f"--workdir={workdir}", f"--output={output}", "--run_seed=1"])
