@@ -196,7 +196,7 @@ def codes(state: TrainState, given: Given) -> Figure:
         "samples of the prior",
     )
     by_label = colormaps["tab10"].with_extremes(under="0.5")  # −1: unlabelled
-    size = float(np.clip(20_000 / len(z), 2, 20))  # few points are larger
+    size = _point_size(len(z))
     figure = Figure(figsize=(9, 5), layout="constrained")
     for axes, points, title in zip(figure.subplots(1, 2), (z, prior_z), titles):
         colours: dict[str, Any] = {"color": "0.5"}
@@ -211,6 +211,11 @@ def codes(state: TrainState, given: Given) -> Figure:
     legend = {"title": "label", "fontsize": 9, "title_fontsize": 9, "ncols": min(len(labels), 12)}
     figure.legend(handles, labels, loc="outside lower center", columnspacing=1, **legend)
     return figure
+
+
+def _point_size(number):
+    """The area of each of so many points, in points²; few points are larger."""
+    return float(np.clip(20_000 / number, 2, 20))
 
 
 def percentiles(state: TrainState, given: Given, size: int = 20) -> Figure:
@@ -304,7 +309,7 @@ def classes(state: TrainState, given: Given, columns: int = 8) -> Figure:
 
 
 def map_of_classes(state: TrainState, given: Given) -> Figure:
-    """Where test images lie on a 2-D map, coloured by label, and the centres of classes or clusters.
+    """Test images on a 2-D map, coloured by label, and the centres of classes or clusters.
 
     Args:
         state: a trained state whose algorithm has a map.
@@ -317,14 +322,14 @@ def map_of_classes(state: TrainState, given: Given) -> Figure:
     figure = Figure(figsize=(6, 5.4))
     axes = figure.subplots()
     colours: dict[str, Any] = {"cmap": by_label, "vmin": -0.5, "vmax": num_classes - 0.5}
-    dots = axes.scatter(places[:, 0], places[:, 1], s=3, linewidths=0, c=label, **colours)
+    dots = axes.scatter(*places.T, s=_point_size(len(places)), linewidths=0, c=label, **colours)
     centres = np.array([places[in_class == index].mean(axis=0) for index in np.unique(in_class)])
     axes.plot(*centres.T, "x", color="black", markersize=6)
     axes.set_aspect("equal")
-    axes.tick_params(labelsize=7)
+    axes.tick_params(labelsize=9)
     handles, names = dots.legend_elements()
     beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
-    axes.legend(handles, names, fontsize=7, title="label", title_fontsize=7, **beside)
+    axes.legend(handles, names, fontsize=9, title="label", title_fontsize=9, **beside)
     axes.set_title("hold-out images by label; crosses: centres of the classes", fontsize=9)
     figure.tight_layout()
     return figure

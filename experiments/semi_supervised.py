@@ -5,8 +5,9 @@
     python launch.py --config=experiments/semi_supervised.py:all    # 50,000
     python launch.py --config=experiments/semi_supervised.py:files --config.data.path=… # your own
 
-From the later version of the paper. All 50,000 training images are reconstructed and regularised; the
-cross-entropy sees those that keep their label. The seed chooses them, as many of each class.
+From the later version of the paper. All 50,000 training images are reconstructed and regularised.
+The cross-entropy uses only those that keep their label; the seed chooses them, equally many of each
+class.
 """
 
 from ml_collections import config_dict
@@ -35,7 +36,7 @@ def get_config(variant="100"):
 
 
 def _use_files(config):
-    """Adam, the algorithm's own: the rates of the paper's gradient descent fit MNIST alone."""
+    """The algorithm's own Adam: the rates of the paper's gradient descent fit only MNIST."""
     config.data.name = "files"
     config.train.num_steps = 10_000
     config.evaluation.num_validation = config_dict.placeholder(int)

@@ -1,15 +1,15 @@
-"""Classification error against epochs, of any config whose model has classes or clusters.
+"""Classification error by epoch, for any config whose model has classes or clusters.
 
     python -m studies.few_labels --config=experiments/semi_supervised.py:100 --output=DIR \\
         [--config.FIELD=VALUE …] [--mnist_dir=DIR] [--every=1] [--stop=EPOCHS] [--alone]
 
-After every so many epochs of the 50,000 training images: the error on validation and on test images, by
-the parameters that the model is used with, and the seconds of training so far. `--alone` trains the same
-encoder by the cross-entropy of the labelled rows and nothing else. Several seeds (`--config.num_seeds=3`)
-are one program, each with labels of its own.
+Every `--every` epochs of the 50,000 training images, the study records the error on validation and
+on test images, with the parameters of the trained model, and the seconds of training so far.
+`--alone` trains the same encoder only by the cross-entropy of the labelled rows. Several seeds
+(`--config.num_seeds=3`) run in one program, each with its own labels.
 
-`--output` gets curve.jsonl, a line a measurement, and checkpoints: the same command goes on from the
-newest.
+`--output` gets curve.jsonl, one line per measurement, and checkpoints, from the newest of which the
+same command resumes.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ _ALONE = flags.DEFINE_bool("alone", False, "Train by labels alone.")
 
 
 def load(settings):
-    """The data of the config; MNIST from its original files where they are given."""
+    """The data of the config; MNIST from its original files if they are given."""
     if _MNIST_DIR.value is not None:
         return runs.load_mnist(_MNIST_DIR.value)
     return data.load(settings.data)
@@ -65,7 +65,7 @@ def arrays(settings, dataset):
 
 
 def by_labels_alone(spec):
-    """The same encoder, and of the phases those that learn from labelled rows."""
+    """The same encoder with only those phases that learn from labelled rows."""
     phases = tuple(phase for phase in spec.phases if phase.on_labelled)
     algorithm = spec.algorithm._replace(phases=phases)
     optimizer = {phase.name: dict(spec.optimizer)[phase.name] for phase in phases}
@@ -73,7 +73,7 @@ def by_labels_alone(spec):
 
 
 def start(settings):
-    """The state at step 0, of all seeds, from the keys that `launch.py` takes."""
+    """The state of all seeds at step 0, from the keys that `launch.py` uses."""
     keys = [jax.random.fold_in(jax.random.key(seed), 0) for seed in settings.seeds]
     if len(keys) == 1:
         return aae.create_train_state(settings.spec, keys[0])
@@ -141,7 +141,7 @@ def main(argv):
 
 
 def shown(values):
-    """Percentages of seeds, and of several their mean and standard deviation."""
+    """The percentage of each seed, with mean and standard deviation if there are several."""
     each = " ".join(f"{100 * value:.2f}" for value in values)
     if len(values) == 1:
         return f"{each} %"

@@ -1,4 +1,4 @@
-"""A fresh discriminator, trained on frozen codes: what a game has left to match."""
+"""A new discriminator, trained on frozen codes, which measures the mismatch that a game leaves."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ FRESH = games.SpreadMLP((256, 256), (), 1.0, 1.0, jnp.float32, jnp.float32)
 def fresh_discriminator(
     spec: Spec, z: jax.Array, key: jax.Array, num_steps: int, batch_size: int = 1_000
 ) -> Callable[[jax.Array], jax.Array]:
-    """The logits z f[N, D] → f[N] of a discriminator, trained on codes f[N, D] and no others."""
+    """The logits z f[N, D] → f[N] of a new discriminator, trained only on codes f[N, D]."""
     std, optimizer = games.prior_std(spec), optax.adam(optax.cosine_decay_schedule(2e-3, num_steps))
     params = FRESH.init(jax.random.fold_in(key, 0), jnp.zeros((1, z.shape[1])))
 
@@ -42,7 +42,7 @@ def fresh_discriminator(
 def left(
     logit: Callable[[jax.Array], jax.Array], z: jax.Array, prior_z: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Thousandths of a nat that a discriminator is below a coin; and the share that it tells."""
+    """A discriminator's gain over random guesses, in thousandths of a nat, and its accuracy."""
     prior_logits, code_logits = logit(prior_z), logit(z)
     gain = 2 * jnp.log(2) - losses.discriminator_loss(prior_logits, code_logits).mean()
     told = 0.5 * ((prior_logits > 0).mean() + (code_logits < 0).mean())

@@ -1,12 +1,12 @@
-"""What samples of a model lack beside its reconstructions, and which codes match the prior.
+"""Compares a model's samples with its reconstructions, and its codes with the prior.
 
     python -m studies.gap --workdir=runs/mnist
 
-For the codes of training images, clean and with the input noise of the training (the adversary has
-seen the second alone): their distance to the prior, the least and greatest std over directions, their
-mean, and what a fresh discriminator finds on hold-out codes (`studies.matching`, *left*). Beside it
-validation scores, with the best σ, of images decoded from them: where q(z) is p(z), they are those of
-the samples.
+The codes are those of training images, clean and with the training's input noise; the adversary has
+only seen the noisy ones. For both: the distance to the prior, the least and greatest std over
+directions, the mean, and a new discriminator's gain on hold-out codes (`studies.matching`, *left*).
+The validation scores, with the best σ, are those of images decoded from the codes. If q(z) equals
+p(z), they equal the scores of samples.
 """
 
 import jax
@@ -38,7 +38,7 @@ COLUMNS = (
 
 
 def codes(state, images, noise, key):
-    """Codes of uint8 images, with noise of this std on their pixels."""
+    """Codes of uint8 images with Gaussian noise of this std on their pixels."""
 
     @jax.jit
     def encode(part, key):
@@ -52,7 +52,7 @@ def codes(state, images, noise, key):
 
 
 def rows(run):
-    """One of `COLUMNS` for the prior and for each kind of codes."""
+    """One row of `COLUMNS` for the prior and for each kind of codes."""
     state, settings, dataset = run
     spec, key, std = state.spec, jax.random.key(0), games.prior_std(state.spec)
     train, hold_out = (jnp.asarray(s["image"]) for s in (dataset.train, dataset.validation))

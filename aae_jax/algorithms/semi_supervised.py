@@ -1,8 +1,9 @@
 """Classes and styles: the semi-supervised adversarial autoencoder, and clustering without labels.
 
 From the later version of the paper (Makhzani et al. 2016). The encoder infers a class y and a style z,
-and the decoder sees both. One discriminator tells y from one-hot draws, another tells z from the
-prior. Rows with labels train the class by its cross-entropy. Without them the classes are clusters.
+and the decoder sees both. One discriminator compares y with one-hot draws, another compares z with
+samples of the prior. Rows with labels train the class by its cross-entropy. Without labels the
+classes are clusters.
 """
 
 import dataclasses
@@ -27,14 +28,15 @@ from aae_jax.spec import Spec
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the model has beside networks and rates.
+    """The config's section `options`.
 
     Attributes:
         labels: whether labelled rows train the class. False: clusters, found without labels.
         num_clusters: K of the class y; None: the classes of the data.
-        as_map: whether the decoder sees one point, W y + z, in place of y and z: a map where every
-            class has a head, a row of W, and styles lie around it. `aae.embed` gives the point.
-        head_distance: up to which two heads of a map are pushed apart.
+        as_map: whether the decoder sees one point, W y + z, in place of y and z. On such a map,
+            every class has a head, a row of W, and styles lie around it. `aae.embed` returns the
+            point.
+        head_distance: the distance up to which two heads of a map are pushed apart.
     """
 
     labels: bool = True
@@ -53,17 +55,17 @@ _SMALL_WEIGHTS = jax.nn.initializers.normal(0.01)
 
 
 def encoder(spec: Spec, num_outputs: int) -> layers.MLP:
-    """`model.encoder` as the paper starts it: "mlp" with weights N(0, 0.01²)."""
+    """`model.encoder` with the paper's initial weights: "mlp" with weights N(0, 0.01²)."""
     return _mlp(spec, spec.model.encoder_hidden, (num_outputs,))
 
 
 def decoder(spec: Spec) -> layers.MLP:
-    """`model.decoder`, the same."""
+    """`model.decoder` with the paper's initial weights."""
     return _mlp(spec, spec.model.decoder_hidden, spec.image_shape)
 
 
 def discriminator_network(spec: Spec) -> layers.MLP:
-    """`model.discriminator`, the same."""
+    """`model.discriminator` with the paper's initial weights."""
     return _mlp(spec, spec.model.discriminator_hidden, ())
 
 
@@ -73,12 +75,12 @@ def _mlp(spec, hidden, output_shape):
 
 
 def num_labels(spec: Spec) -> int:
-    """K of the class y."""
+    """K, the number of classes or clusters."""
     return spec.options.num_clusters or spec.num_classes
 
 
 def make_networks(spec: Spec) -> dict[str, Network]:
-    """Encoder of both, decoder of both, a discriminator for each, and the heads of a map."""
+    """Encoder and decoder of class and style, a discriminator for each, and the heads of a map."""
     model, num_classes = spec.model, num_labels(spec)
     num_outputs = num_classes + model.code_dim
     decoder = networks.make("model.decoder", model.decoder, spec)
@@ -110,14 +112,14 @@ def make_networks(spec: Spec) -> dict[str, Network]:
     return made
 
 
-# One value a distance, so that equal specs make equal modules.
+# One function per distance, so that equal specs make equal modules.
 _heads_start = functools.cache(jax.nn.initializers.normal)
 
 
 def infer(
     spec: Spec, params: Params, x: jax.Array, dropout_keys: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Logits of the class f[B, K] and style z f[B, D] of images f[B, H, W, C], as networks see them."""
+    """Class logits f[B, K] and styles f[B, D] of images f[B, H, W, C] in the networks' units."""
     outputs = networks.apply(spec, params, "encoder", x, None, dropout_keys=dropout_keys)
     logits, z = jnp.split(outputs, [num_labels(spec)], axis=1)
     return logits, autoencoder.code_scale(spec) * z
@@ -136,12 +138,12 @@ def decoder_outputs(
 
 
 def heads(spec: Spec, params: Params) -> jax.Array:
-    """Where a map has its classes: f[K, D]."""
+    """The heads f[K, D] of the classes on a map."""
     return autoencoder.code_scale(spec) * params["decoder"]["heads"]
 
 
 def reconstruction(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
-    """Encoder and decoder reconstruct; the class is the encoder's own softmax, labelled or not."""
+    """The reconstruction phase; the class is the encoder's softmax, even for labelled rows."""
     keys = inputs.dropout_keys
     logits, z = infer(spec, params, inputs.x_noisy, keys)
     outputs = decoder_outputs(spec, params, z, jax.nn.softmax(logits), keys)
@@ -153,14 +155,14 @@ def reconstruction(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Arra
 
 
 def head_closeness(places: jax.Array, distance: float) -> jax.Array:
-    """Σ_{i<j} max(0, distance − ‖w_i − w_j‖) f[], by how much heads f[K, D] are too close."""
+    """Σ_{i<j} max(0, distance − ‖w_i − w_j‖) f[], the loss of heads f[K, D] that are too close."""
     i, j = jnp.triu_indices(len(places), 1)
     apart = jnp.linalg.norm(places[i] - places[j], axis=1)
     return jnp.maximum(0.0, distance - apart).sum()
 
 
 def discriminator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
-    """Each of the two tells draws of the prior from what the updated encoder gives."""
+    """Both discriminators learn to tell draws of the prior from the updated encoder's outputs."""
     keys = inputs.dropout_keys
     prior_keys = None if keys is None else fold_rows(keys, 1)
     logits, z = infer(spec, params, inputs.x_noisy, keys)
@@ -178,7 +180,7 @@ def discriminator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array
 
 
 def generator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
-    """The encoder confuses both updated discriminators."""
+    """The encoder learns to confuse both updated discriminators."""
     keys = inputs.dropout_keys
     logits, z = infer(spec, params, inputs.x_noisy, keys)
     y = jax.nn.softmax(logits)
@@ -188,8 +190,9 @@ def generator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Me
 
 
 def _discriminate(spec, params, name, y, z, dropout_keys):
-    """Logits f[B] of classes f[B, K], or of styles f[B, D] with the likeliest class beside them where
-    `model.label_in_discriminator`.
+    """Logits f[B] of classes f[B, K] or styles f[B, D].
+
+    With `model.label_in_discriminator`, the discriminator of styles also sees the likeliest class.
     """
     v, beside = y, None
     if name == "style_discriminator":
@@ -200,7 +203,7 @@ def _discriminate(spec, params, name, y, z, dropout_keys):
 
 
 def supervised(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
-    """Cross-entropy in nats f[L] of the class of labelled rows, which have noise as all others do."""
+    """The class's cross-entropy f[L] in nats on labelled rows, which have noise like all others."""
     labelled = inputs.labelled
     assert labelled is not None  # the training step sees to it
     logits, _ = infer(spec, params, labelled.x_noisy, labelled.dropout_keys)
@@ -217,18 +220,18 @@ def encode(
     row_keys: jax.Array | None,
     dropout_keys: jax.Array | None = None,
 ) -> jax.Array:
-    """The style z f[B, D]."""
+    """The styles f[B, D] of images."""
     del row_keys
     return infer(spec, params, x, dropout_keys)[1]
 
 
 def classify(spec: Spec, params: Params, x: jax.Array) -> jax.Array:
-    """q(y|x) f[B, K]."""
+    """The class probabilities q(y|x) f[B, K] of images."""
     return jax.nn.softmax(infer(spec, params, x)[0])
 
 
 def embed(spec: Spec, params: Params, x: jax.Array) -> jax.Array:
-    """W y + z f[B, D] of a map."""
+    """The points W y + z f[B, D] of images on a map."""
     logits, z = infer(spec, params, x)
     return jax.nn.softmax(logits) @ heads(spec, params) + z
 
@@ -247,7 +250,7 @@ def decode(spec: Spec, params: Params, z: jax.Array, label: jax.Array | None) ->
 def reconstruct(
     spec: Spec, params: Params, x: jax.Array, row_keys: jax.Array | None, label: jax.Array | None
 ) -> jax.Array:
-    """Decodes style and inferred class; with a label, the style under that one."""
+    """Decodes the style with the inferred class, or with the label if it is given."""
     del row_keys
     logits, z = infer(spec, params, x)
     return decode(spec, params, z, jax.nn.softmax(logits) if label is None else label)
@@ -261,14 +264,14 @@ def sample(
     label: jax.Array | None = None,
     start: jax.Array | None = None,
 ) -> jax.Array:
-    """Styles from the prior, of given classes or of classes drawn uniformly."""
+    """Decodes styles from the prior with the given classes, or with classes drawn uniformly."""
     del start
     z, drawn = sample_prior(spec, key, num_samples)
     return decode(spec, params, z, drawn if label is None else label)
 
 
 def check(spec: Spec) -> None:
-    """Refuses what makes no sense of a class and a style."""
+    """Raises for options that do not fit a class and a style."""
     model, options = spec.model, spec.options
     name = spec.algorithm_name
     for field in (
