@@ -322,7 +322,8 @@ def map_of_classes(state: TrainState, given: Given) -> Figure:
     figure = Figure(figsize=(6, 5.4))
     axes = figure.subplots()
     colours: dict[str, Any] = {"cmap": by_label, "vmin": -0.5, "vmax": num_classes - 0.5}
-    dots = axes.scatter(*places.T, s=_point_size(len(places)), linewidths=0, c=label, **colours)
+    size = _point_size(len(places))
+    dots = axes.scatter(places[:, 0], places[:, 1], s=size, linewidths=0, c=label, **colours)
     centres = np.array([places[in_class == index].mean(axis=0) for index in np.unique(in_class)])
     axes.plot(*centres.T, "x", color="black", markersize=6)
     axes.set_aspect("equal")

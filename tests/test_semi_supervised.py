@@ -292,7 +292,7 @@ def test_what_a_model_gives(trained):
     np.testing.assert_allclose(found, decode(prior.z, np.eye(10)[[4] * 6]), atol=1e-4)
     with refused("decodes a style and a class: give label, 0 … 9"):
         aae.decode(trained, z)
-    with refused("label goes from 10 to 10"):
+    with refused("label ranges from 10 to 10"):
         aae.decode(trained, z, label=10)
     with refused("has no map"):
         aae.embed(trained, images)
