@@ -5,7 +5,6 @@ may need, 64 at a time. While most samples are needed, as before near ones have 
 a round is a plain product. On stored samples and drawn ones, exact to 10⁻⁶ nats and the rounding of products.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
