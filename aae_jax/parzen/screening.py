@@ -140,7 +140,7 @@ def _product(points, samples):
 def _tiles(value):
     """Samples of a product that stays in the cache: [N, …] → [N / 2000, 2000, …]."""
     size = 2 * CHUNK if len(value) % (2 * CHUNK) == 0 else CHUNK
-    return value.reshape(-1, size, *value.shape[1:])
+    return value.reshape(len(value) // size, size, *value.shape[1:])
 
 
 def _multiply_all(sums, samples, squared_norm, bound):
