@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from test_parzen import log_mean_exp
 
-from aae_jax import parzen
+from aae_jax import evaluation, parzen
+from aae_jax.parzen import __main__ as command
 from aae_jax.parzen import bound, screening
 
 DIM = 300
@@ -230,3 +231,51 @@ def test_is_worth_it_for_many_points_and_samples_only():
     assert not bound.is_worth_it(x, 1_000)
     assert not bound.is_worth_it(x[:10], 1_000_000)
     assert not bound.is_worth_it(x[:, :8], 1_000_000)
+
+
+@pytest.fixture
+def for_few_samples(monkeypatch):
+    monkeypatch.setattr(bound, "_FEWEST_SAMPLES", 5_000)
+    monkeypatch.setattr(parzen, "NUM_CHUNKS", 2)
+
+
+def a_round_at_a_time(one_pass):
+    """Through the host after each, as a pass that is cut and goes on."""
+    sums = one_pass.empty
+    for index in range(one_pass.num_rounds):
+        sums = one_pass.add(tuple(np.asarray(v) for v in sums), index, index + 1)
+    return sums
+
+
+@pytest.mark.parametrize("is_stored", [True, False], ids=["stored", "drawn"])
+def test_evaluation_leaves_samples_out(for_few_samples, monkeypatch, is_stored):
+    monkeypatch.setattr(evaluation, "_PIECE", 4_000)
+    x, samples = (value.astype(np.float32) for value in case("a cloud"))
+    table = jnp.asarray(samples)
+
+    def sampler(key, n):
+        return table[jax.random.randint(key, (n,), 0, len(table))]
+
+    model, number = (samples, len(samples)) if is_stored else (sampler, 9_500)
+    arguments = (
+        model, x.reshape(-1, 10, 30, 1), jax.random.key(0), number, (0.1,), "test", None
+    )  # fmt: skip
+    whole = evaluation.scored(*arguments)
+    cut = evaluation.scored(*arguments, a_round_at_a_time)
+    np.testing.assert_array_equal(whole.log_likelihoods, cut.log_likelihoods)
+    assert whole.multiplied_share == cut.multiplied_share < 0.7
+    monkeypatch.setattr(bound, "_FEWEST_SAMPLES", 1_000_000)
+    plain = evaluation.scored(*arguments)
+    assert plain.multiplied_share == 1
+    np.testing.assert_allclose(whole.log_likelihoods, plain.log_likelihoods, atol=0.02)
+
+
+def test_the_command_leaves_samples_out(for_few_samples):
+    x, samples = case("a cloud")
+    scores, share = command._score(x.astype(np.float32), samples.astype(np.float32), [0.1])
+    np.testing.assert_allclose(scores[0], exact(x, samples, 0.1), atol=0.02)
+    assert share < 0.7
+    # In float64, for a σ that is too small for float32.
+    scores, share = command._score(x, samples, [0.01])
+    np.testing.assert_allclose(scores[0], exact(x, samples, 0.01), atol=1e-5, rtol=1e-9)
+    assert share < 0.7
