@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aae_jax import parallel, parzen, processes
+from aae_jax import bandwidth, parallel, parzen, processes
 from aae_jax.arguments import as_key, check_range
 from aae_jax.checks import have_same_order
 from aae_jax.errors import UserError
@@ -87,19 +87,25 @@ def evaluate(
     valid = [validation["image"][: spec.num_validation] for validation, _ in folds]
     sigmas = fitting_sigmas(valid) if spec.sigmas is None else spec.sigmas
 
-    def score(splits, sigmas, name):
+    def score(splits, sigmas, name, number=num_samples):
         """f64[S, T] for each split, all scored in one pass over the samples; the share multiplied out."""
         images = np.concatenate(splits)
-        found, share = scored(sampler, images, key, num_samples, sigmas, name, mesh, run)
+        found, share = scored(sampler, images, key, number, tuple(sigmas), name, mesh, run)
         ends = np.cumsum([len(split) for split in splits])[:-1]
         return np.split(found.astype(np.float64), ends, axis=1), share
 
-    valid_ll, _ = score(valid, sigmas, "validation")
-    own = [int(ll.mean(axis=1).argmax()) for ll in valid_ll]
-    shared = int(np.mean([ll.mean(axis=1) for ll in valid_ll], axis=0).argmax())
+    test = [images["image"] for _, images in folds]
+    found = None
+    one_type = len({images.dtype for images in (*valid, *test)}) == 1
+    if callable(sampler) and one_type and bandwidth.draws_once(num_samples, sigmas):
+        found = bandwidth.score_once(score, valid, test, sigmas)
+    valid_ll = score(valid, sigmas, "validation")[0] if found is None else found[0]
+    own, shared = bandwidth.best(valid_ll)
     used = sorted({*own, shared}) if len(folds) > 1 else own
-    test_images = [test["image"] for _, test in folds]
-    test_ll, share = score(test_images, tuple(sigmas[i] for i in used), "test")
+    if found is None:
+        test_ll, share = score(test, [sigmas[i] for i in used], "test")
+    else:
+        test_ll, share = [every[used] for every in found[1]], found[2]
     by_fold = [
         {
             "log_likelihood": float(test[used.index(best)].mean()),

@@ -208,7 +208,7 @@ def report() -> list[str]:
         f"samples         {len(samples)}",
         f"test points     {len(test)}",
         f"dimensions      {test.shape[1]}",
-        f"multiplied out  {100 * share:.2g} % of test points × samples",
+        f"multiplied      {100 * share:.2g} %  (of test points × samples; the others are too far to count)",
     ]
 
 
