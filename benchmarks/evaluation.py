@@ -49,7 +49,7 @@ def command(*arguments):
 
 
 def operations(settings):
-    """Of the distances that need a product, and of the decoder in both passes over the samples."""
+    """Of the distances that are multiplied out where none is left out, and of the decoder twice."""
     dataset = data.load(settings.data)
     validation = dataset.validation["image"][: settings.evaluation.num_validation]
     params = jax.eval_shape(lambda: networks.init(settings.spec, jax.random.key(0)))

@@ -34,7 +34,7 @@ import numpy as np
 from aae_jax.parzen.running import far, prepare, varying
 
 BLOCK = 64  # points that take the same samples
-GROUP = 4 * BLOCK  # points of a product
+GROUP = 8 * BLOCK  # points of a product
 _COMPONENTS = 61  # of the projection: with three more numbers a point has 64
 _NATS = 1e-6  # what all samples that are left out may add to a score
 _FEWEST_SAMPLES, _FEWEST_COLUMNS = 200_000, 256  # for fewer it does not pay

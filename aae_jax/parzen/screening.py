@@ -17,7 +17,7 @@ from aae_jax.parzen.running import CHUNK, Stream, Sums, far, fold, over_devices,
 NUM_CHUNKS = 10  # of samples in a round of a device
 _TAKEN = 64  # samples that a block takes at a time
 _LARGEST_SHARE = 0.3  # beyond which the plain product is faster
-_EVERY = 4  # rounds between two tries where it was
+_EVERY = 16  # rounds between two tries where it was
 
 
 class ScreenedSums(NamedTuple):
