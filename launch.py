@@ -13,7 +13,7 @@ import warnings
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from aae_jax import streams
+from aae_jax import __version__, streams
 from aae_jax.checks import expand_home
 from aae_jax.errors import UserError
 
@@ -36,6 +36,7 @@ _MODE = flags.DEFINE_enum(
     ("run", "train", "evaluate", "figures"),
     "run: whatever is missing of the other three.",
 )
+flags.DEFINE_bool("version", False, "Prints the version.")
 _COORDINATOR_ADDRESS = flags.DEFINE_string(
     "coordinator_address", None, "Several processes: host:port of process 0."
 )
@@ -54,7 +55,7 @@ def _fail(message):
 
 def _join_values(argv):
     """Writes `--config.seed 1` as `--config.seed=1`, in place."""
-    joined = []
+    joined: list[str] = []
     for argument in argv:
         awaits = joined and re.fullmatch(r"--?config([.][\w.]+)?", joined[-1])
         if awaits and not argument.startswith("-"):
@@ -106,6 +107,9 @@ def _set_none(config, name):
 
 
 def _parse_flags(argv):
+    if {"--version", "-version"} & set(argv[1:]):
+        print(f"aae_jax {__version__}")
+        sys.exit(0)
     # ml_collections reads overrides such as --config.seed=1 from sys.argv, which argv is.
     _join_values(argv)
     try:
@@ -125,16 +129,16 @@ def _parse_flags(argv):
         if not overrides or any(frame.name in ("get_config", "<module>") for frame in frames):
             raise  # a bug in the config file: its author wants the traceback
         # An override of a field that is not there, or of a field below a value.
-        said = set(re.findall(r"[\w.]+", str(error)))
+        named = set(re.findall(r"[\w.]+", str(error)))
         paths = {name: name.partition(".")[2] for name in overrides}
         wrong = (
-            [name for name in overrides if paths[name] in said]
-            or [name for name in overrides if said & set(paths[name].split("."))]
+            [name for name in overrides if paths[name] in named]
+            or [name for name in overrides if named & set(paths[name].split("."))]
             or overrides
         )
         hint = re.search(r'Did you mean "(\w+)"', str(error))
-        hint = f": did you mean {hint[1]}?" if hint else ": see experiments/default.py"
-        _fail(f"{' or '.join(wrong)} is not a field of the config{hint}")
+        said = f": did you mean {hint[1]}?" if hint else ": see experiments/default.py"
+        _fail(f"{' or '.join(wrong)} is not a field of the config{said}")
     except flags.Error as error:
         if "get_config() takes 0 positional" in str(error):
             _fail("this config takes no argument: write --config=FILE without a colon")
@@ -166,7 +170,7 @@ def _keep_compiled_programs():
     """Later starts read what was compiled before; JAX's own variables come first."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         directory = _cache_directory()
         if directory is None:
             return
@@ -178,7 +182,7 @@ def _keep_compiled_programs():
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     if len(argv) > 1:
         _fail(f"{argv[1]!r} is not a flag: write --config=FILE, --workdir=DIR, --mode=MODE")
     logging.set_verbosity(logging.FATAL)  # the libraries narrate; what fails is raised, too
@@ -192,7 +196,7 @@ def main(argv):
         processes.check_devices()
         from aae_jax import config, experiment
 
-        name = config.run_name(flags.FLAGS["config"].config_filename)
+        name = config.run_name(flags.FLAGS["config"].config_filename)  # type: ignore[attr-defined]
         workdir = os.path.join("runs", name) if _WORKDIR.value is None else _WORKDIR.value
         experiment.run(_CONFIG.value, workdir, _MODE.value)
     except UserError as error:

@@ -5,6 +5,8 @@ Names are resolved on first use (PEP 562), so importing one part costs only that
 
 import importlib
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "algorithms.base": ("Algorithm", "Inputs", "Phase"),
     "config": ("spec_from_config",),

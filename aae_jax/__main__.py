@@ -14,7 +14,7 @@ import sys
 
 from absl import flags, logging
 
-from aae_jax import streams
+from aae_jax import __version__, streams
 from aae_jax.checks import expand_home
 from aae_jax.errors import UserError
 
@@ -50,6 +50,7 @@ def _define():
     text = "Of the run's own data, where there is no --input (default: test)."
     flags.DEFINE_enum("split", None, splits, text, flag_values=values)
     flags.DEFINE_bool("help", False, "Prints this.", flag_values=values)
+    flags.DEFINE_bool("version", False, "Prints the version.", flag_values=values)
     return values
 
 
@@ -63,11 +64,14 @@ def _parse(argv):
     if values.help:
         print(f"{__doc__}\n{values.get_help(include_special_flags=False)}")
         sys.exit(0)
+    if values.version:
+        print(f"aae_jax {__version__}")
+        sys.exit(0)
     if len(rest) != 1 or rest[0] not in COMMANDS:
-        given = " ".join(rest) or "missing"
-        raise UserError(f"the command is {given}: it must be one of {', '.join(COMMANDS)}")
+        said = " ".join(rest) or "missing"
+        raise UserError(f"the command is {said}: it must be one of {', '.join(COMMANDS)}")
     command = rest[0]
-    given = {name: values[name].value for name in values if name != "help"}
+    given = {name: values[name].value for name in values if name not in ("help", "version")}
     taken = (*_OF_ALL, *COMMANDS[command])
     for name, value in given.items():
         if value is not None and name not in taken:

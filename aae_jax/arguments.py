@@ -45,7 +45,7 @@ def as_key(key: Any) -> jax.Array:
         return in_one_line(f"key is {key}: jax.random.key", jax.random.key, key)
     if isinstance(key, (jax.Array, np.ndarray)):
         if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0:
-            return key
+            return key  # type: ignore[return-value]  # such a dtype is JAX's alone
         if key.dtype == np.uint32 and key.ndim == 1:
             return in_one_line("key", jax.random.wrap_key_data, jnp.asarray(key))
     shown = f"of shape {key.shape}" if hasattr(key, "shape") else repr(key)

@@ -125,7 +125,7 @@ def write(path: str, num_rows: int, blocks: Iterator[dict[str, Any]]) -> dict[st
     return {name: first[name][:0] for name in names}
 
 
-def write_bytes(path: str, content: bytes) -> None:
+def write_bytes(path: str, content: bytes | bytearray) -> None:
     """Writes a file that is there, or replaced, when it is whole."""
     with _replaced_when_whole(path) as file:
         file.write(content)

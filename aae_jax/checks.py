@@ -105,7 +105,7 @@ def have_same_order(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
     return axes(shape) == axes(other)
 
 
-def expand_home(name: str, path: str) -> str:
+def expand_home(name: str, path: Any) -> str:
     """A path with its leading "~" or "~user" replaced; refuses one that is empty."""
     if not isinstance(path, (str, os.PathLike)):
         raise UserError(f"{name} is {path!r}: it must be a path")

@@ -37,7 +37,9 @@ def sliced_wasserstein(
     return jnp.sqrt(jax.lax.map(one, directions, batch_size=50).mean())
 
 
-def empty_cells(z: np.ndarray, prior_z: np.ndarray, cells_a_side: int = 50) -> float:
+def empty_cells(
+    z: jax.Array | np.ndarray, prior_z: jax.Array | np.ndarray, cells_a_side: int = 50
+) -> float:
     """Share of cells of equal prior probability that hold no code.
 
     The plane is cut into `cells_a_side` strips by the quantiles of the prior's first dimension, and

@@ -53,11 +53,11 @@ def rows_of_run(workdir: str, split: str) -> Rows:
 
 def for_all(rows: Rows, label: int | None, condition: list[float] | None) -> Rows:
     """The rows with one label, or one condition, for all in place of their own; None leaves them."""
-    given = {}
+    given: dict[str, Any] = {}
     if label is not None:
         given["label"] = np.full(len(rows.values), label, np.int32)
     if condition is not None:
-        given["condition"] = np.tile(np.float32(condition), (len(rows.values), 1))
+        given["condition"] = np.tile(np.asarray(condition, np.float32), (len(rows.values), 1))
     return rows._replace(**given, asked=tuple(given))
 
 

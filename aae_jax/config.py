@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import importlib.util
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -73,9 +74,10 @@ def check_data(
     settings: Settings, image_shape: tuple[int, ...] | None, num_classes: int | None
 ) -> None:
     """Raises `UserError` where the data have another shape or other classes than the config."""
-    for name, found in (("image_shape", image_shape), ("num_classes", num_classes)):
+    shape = None if image_shape is None else tuple(image_shape)
+    for name, found in (("image_shape", shape), ("num_classes", num_classes)):
         stated = getattr(settings.data, name)
-        if found is not None and (tuple(found) if name == "image_shape" else found) != stated:
+        if found is not None and found != stated:
             raise UserError(
                 f"data.{name} is {stated} in the config, but the data {settings.data.name!r} "
                 f"have {found}"
@@ -161,9 +163,7 @@ def part_config(config: Any, start_from: str) -> Any:
     path = os.path.join(_ROOT, expand_home("start_from", name))
     if not os.path.isfile(path):
         raise UserError(f"there is no file {path!r}")
-    module_spec = importlib.util.spec_from_file_location("aae_jax_start_from", path)
-    module = importlib.util.module_from_spec(module_spec)
-    in_one_line(repr(name), module_spec.loader.exec_module, module)
+    module = in_one_line(repr(name), _import_file, path)
     if not hasattr(module, "get_config"):
         raise UserError(f"{path!r} has no function get_config")
     try:
@@ -177,6 +177,25 @@ def part_config(config: Any, start_from: str) -> Any:
             part[field] = copy.deepcopy(config[field])
         part.run.max_steps = config.run.max_steps
     return part
+
+
+def default_config() -> dict[str, Any] | None:
+    """The fields of `experiments/default.py`, as `config.json` has them.
+
+    None where the package is installed without the rest of the project.
+    """
+    path = os.path.join(_ROOT, "experiments", "default.py")
+    if not (os.path.isfile(path) and os.path.isfile(os.path.join(_ROOT, "launch.py"))):
+        return None
+    config = in_one_line(repr(path), lambda: _import_file(path).get_config())
+    return json.loads(config.to_json_best_effort())
+
+
+def _import_file(path):
+    module_spec = importlib.util.spec_from_file_location("aae_jax_config_file", path)
+    module = importlib.util.module_from_spec(module_spec)  # type: ignore[arg-type]  # it is a .py file
+    module_spec.loader.exec_module(module)  # type: ignore[union-attr]
+    return module
 
 
 def _spec(config, data, run):
@@ -201,7 +220,7 @@ def _spec(config, data, run):
         optimizer={
             # A phase that does not exist is refused by the spec.
             phase: _overridden(optimizer, phase, phases.get(phase, OptimizerSpec()), "optimizer.")
-            for phase in optimizer.keys()
+            for phase in optimizer
         },
         options=_overridden(config, "options", options) if is_algorithm else None,
     )

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import math
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from aae_jax.train_state import (
     to_unit,
 )
 
-Split = dict[str, np.ndarray]  # {"image": [N, H, W, C], "label": i32[N]}
+Split = Mapping[str, Any]  # {"image": [N, H, W, C], "label": i32[N]}
 Samples = parzen.Sampler | np.ndarray | jax.Array  # (key, n) → f[n, P], or stored f[N, …]
 
 _PIECE = 20_000  # stored samples that are on the device at a time
@@ -95,17 +95,17 @@ def evaluate(
         return np.split(found.astype(np.float64), ends, axis=1), share
 
     test = [images["image"] for _, images in folds]
-    found = None
+    once = None
     one_type = len({images.dtype for images in (*valid, *test)}) == 1
     if callable(sampler) and one_type and bandwidth.draws_once(num_samples, sigmas):
-        found = bandwidth.score_once(score, valid, test, sigmas)
-    valid_ll = score(valid, sigmas, "validation")[0] if found is None else found[0]
+        once = bandwidth.score_once(score, valid, test, sigmas)
+    valid_ll = score(valid, sigmas, "validation")[0] if once is None else once[0]
     own, shared = bandwidth.best(valid_ll)
     used = sorted({*own, shared}) if len(folds) > 1 else own
-    if found is None:
+    if once is None:
         test_ll, share = score(test, [sigmas[i] for i in used], "test")
     else:
-        test_ll, share = [every[used] for every in found[1]], found[2]
+        test_ll, share = [every[used] for every in once[1]], once[2]
     by_fold = [
         {
             "log_likelihood": float(test[used.index(best)].mean()),
@@ -232,7 +232,7 @@ def scored(
     columns, *chosen = parzen.choose_method(x, sigma)
     # Processes run one program, whatever each machine is good at.
     bf16_split, differences = (bool(flag) for flag in processes.broadcast_from_first(chosen))
-    kind = parzen.DifferenceSums if differences else parzen.Sums
+    kind: Any = parzen.DifferenceSums if differences else parzen.Sums
     bound, num_chunks = None, None
     if not bf16_split and not differences and parzen.is_worth_it(x, num_samples):
         bound = processes.broadcast_from_first(parzen.make_bound(x, sigma, num_samples))
@@ -264,6 +264,7 @@ def scored(
                     sums = parzen.add_screened_samples(sums, piece, bound)
             return sums
 
+    empty: Any
     if bound is None:
         empty = parzen.start(x, sigma, mesh, differences)
     else:
@@ -284,7 +285,7 @@ def scored(
     # Whether a pass has just run or was read whole, the devices' sums are added up in one order.
     sums, share = kind(*processes.gather_to_host(run(scoring_pass))), 1.0
     if bound is not None:
-        share, sums = parzen.multiplied_share(sums), parzen.in_order(sums, of_bound[0])
+        share, sums = parzen.multiplied_share(sums), parzen.in_order(sums, bound)
     return Scored(np.asarray(parzen.finish(sums, x, num_samples, sigma)), share)
 
 

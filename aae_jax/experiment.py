@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from aae_jax.settings import Settings
 from aae_jax.spec import Spec
 from aae_jax.train_state import TrainState, create_train_state, inference_params, take_networks
 from aae_jax.training import check_algorithm
-from aae_jax.workdir import loop, memory, records, scoring, summary, terminal
+from aae_jax.workdir import loop, memory, records, report, scoring, summary, terminal
 
 
 class _Part(NamedTuple):
@@ -36,7 +37,7 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
     Args:
         config: a ConfigDict with the fields of `experiments/default.py`.
         workdir: gets `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`,
-            `results.json` and `figures/`.
+            `results.json`, `figures/` and `report.html`.
         mode: "run" does what is missing of all; "train", "evaluate" and "figures" do that one.
 
     Raises:
@@ -108,6 +109,9 @@ def _run(config, workdir, mode, dataset=None, later=()) -> None:
                 if mode == "figures" or (mode == "run" and not _is_drawn(state, workdir)):
                     _draw(state, dataset, settings, mesh, workdir)
             finally:  # a figure that fails does not hide the scores
+                if mode != "train":
+                    wanted = () if mode == "evaluate" else _figures().drawings(settings.spec)
+                    report.write(workdir, wanted)
                 summary.say(state, workdir)
 
 
@@ -116,11 +120,10 @@ def _check_hold_out(settings, dataset):
     evaluation = settings.evaluation
     wanted = [("evaluation.num_validation", evaluation.num_validation, "validation")]
     if evaluation.annealed.num_images is not None:
-        prefix = "evaluation.annealed."
-        wanted += [
-            (f"{prefix}num_images", evaluation.annealed.num_images, "test"),
-            (f"{prefix}num_validation", evaluation.annealed.num_validation, "validation"),
-        ]
+        annealed, prefix = evaluation.annealed, "evaluation.annealed."
+        wanted.append((f"{prefix}num_images", annealed.num_images, "test"))
+        if annealed.sigma is None:
+            wanted.append((f"{prefix}num_validation", annealed.num_validation, "validation"))
     for field, number, split in wanted:
         available = min(len(getattr(fold, split)["image"]) for fold in dataset.folds)
         if number is not None and number > available:
@@ -191,7 +194,8 @@ def _statistics(settings: Settings, images):
 def _create(settings: Settings, statistics, sharding=None) -> TrainState:
     """The state at step 0 of a run, of all its seeds."""
     keys = [jax.random.fold_in(jax.random.key(seed), 0) for seed in settings.seeds]
-    create, key = create_train_state, keys[0]
+    create: Callable[..., TrainState] = create_train_state
+    key = keys[0]
     if len(keys) > 1:
         create, key = multi_seed.create, jnp.stack(keys)
     create = jax.jit(create, static_argnums=0, out_shardings=sharding)

@@ -4,6 +4,8 @@ docs/using.md shows how they are loaded.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax import export as jax_export
@@ -46,7 +48,7 @@ def export(state: TrainState) -> dict[str, jax_export.Exported]:
     def rows(shape, dtype=dtype):
         return jax.ShapeDtypeStruct((b, *shape), dtype)
 
-    wanted = {}
+    wanted: dict[str, tuple[Callable[..., jax.Array], list[Any]]] = {}
     if algorithm.encode is not None:
         wanted["encode"] = functools.partial(encode, state), [rows(spec.image_shape)]
     if algorithm.decode is not None:

@@ -110,7 +110,9 @@ def _save_animation(pictures, path, scale=2):
     for picture in pictures:
         picture = picture[..., 0] if picture.shape[-1] == 1 else picture
         frame = Image.fromarray(picture)
-        frames.append(frame.resize((frame.width * scale, frame.height * scale), Image.NEAREST))
+        frames.append(
+            frame.resize((frame.width * scale, frame.height * scale), Image.Resampling.NEAREST)
+        )
     frames[0].save(path, format="GIF", save_all=True, append_images=frames[1:], duration=83, loop=0)
 
 

@@ -140,7 +140,7 @@ def score_annealed(
     Returns:
         `annealed/*`, numbers for `results.json`: `log_likelihood` in nats, a lower bound in
         expectation; `standard_error` over images; `spread`, the mean over images of the estimates'
-        standard error over chains; `log_weight_std`; `acceptance`; `sigma`; `num_images`.
+        standard error over chains; `log_weight_std`, the median over images; `acceptance`; `sigma`; `num_images`.
     """
     check_annealed(state.spec, spec)
     fit_key, key = jax.random.split(key)
@@ -157,7 +157,7 @@ def score_annealed(
         "annealed/log_likelihood": float(values.mean()),
         "annealed/standard_error": float(values.std() / math.sqrt(len(x))),
         "annealed/spread": float(found.spread.mean()),
-        "annealed/log_weight_std": float(found.log_weight_std.mean()),
+        "annealed/log_weight_std": float(np.median(found.log_weight_std)),
         "annealed/acceptance": float(found.acceptance.mean()),
         "annealed/sigma": float(sigma),
         "annealed/num_images": len(x),
@@ -207,13 +207,18 @@ def fit_sigma(
 
     @jax.jit
     def squared(decoder, draws, x):
-        z = draws.z.reshape(-1, draws.z.shape[-1])
-        errors = ((decoder(z).reshape(*draws.z.shape[:2], -1) - x[:, None]) ** 2).mean(axis=-1)
-        return (errors * jax.nn.softmax(draws.log_weight, axis=1)).sum(axis=1).mean()
+        def of_image(inputs):  # one at a time: there may be thousands of them
+            z, log_weight, x = inputs
+            errors = ((decoder(z) - x) ** 2).mean(axis=-1)
+            return (errors * jax.nn.softmax(log_weight)).sum()
+
+        return jax.lax.map(of_image, (draws.z, draws.log_weight, x)).mean()
 
     for index in range(_MOST_ROUNDS):
         round_key = jax.random.fold_in(key, index)
-        draws = _pass(state, x, round_key, sigma, spec, mesh, run, _draws, "fitting σ")
+        draws = _pass(
+            state, x, round_key, sigma, spec, mesh, run, _draws, f"fitting σ, round {index + 1}"
+        )
         before, sigma = sigma, float(jnp.sqrt(squared(arguments["decoder"], draws, x)))
         if not 1e-15 <= sigma <= 1e15:
             raise UserError(

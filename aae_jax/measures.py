@@ -1,6 +1,7 @@
 """What an autoencoder's codes and reconstructions of hold-out images are like."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from aae_jax.train_state import (
 )
 
 
-def diagnose(state: TrainState, test: dict[str, np.ndarray], key: jax.Array) -> dict[str, Any]:
+def diagnose(state: TrainState, test: Mapping[str, Any], key: jax.Array) -> dict[str, Any]:
     """How well hold-out images are reconstructed, and how far their codes are from the prior.
 
     Args:

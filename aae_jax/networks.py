@@ -14,6 +14,7 @@ decoder gives its outputs before the sigmoid of `model.output`. A module may hav
 it keeps nothing beside its parameters. Parameters are one plain dict by network.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ import jax.numpy as jnp
 
 from aae_jax import layers
 from aae_jax.errors import UserError, in_one_line
+from aae_jax.priors import sample_prior
 from aae_jax.spec import Spec
 
 Params = dict[str, Any]
@@ -71,6 +73,33 @@ def mlp_discriminator(spec: Spec) -> nn.Module:
     return layers.MLP(spec.model.discriminator_hidden, (), **dtypes(spec))
 
 
+@dataclasses.dataclass(frozen=True)
+class _PriorPoints:
+    """(key, N) → N draws of the prior; equal for equal specs."""
+
+    spec: Spec
+
+    def __call__(self, key, num_points):
+        return sample_prior(self.spec, key, num_points).z
+
+
+def mlp_spread_discriminator(spec: Spec) -> nn.Module:
+    """ "mlp_spread": "mlp" whose first units start where the prior's samples lie (`layers.Spread`).
+
+    For discriminators of codes. That of "mlp" starts homogeneous and learns p/q along rays.
+
+    Raises:
+        UserError: the algorithm has no codes.
+    """
+    if spec.algorithm.encode is None:
+        raise UserError(
+            f"model.discriminator is 'mlp_spread', which starts around samples of the prior: "
+            f"algorithm {spec.algorithm_name} has no discriminator of codes; use 'mlp'"
+        )
+    points = _PriorPoints(spec)
+    return layers.MLP(spec.model.discriminator_hidden, (), points=points, **dtypes(spec))
+
+
 def conv_encoder(spec: Spec, num_outputs: int) -> nn.Module:
     """ "conv": `model.conv_channels`."""
     return layers.ConvEncoder(spec.model.conv_channels, (num_outputs,), **dtypes(spec))
@@ -90,7 +119,7 @@ def conv_discriminator(spec: Spec) -> nn.Module:
 
 class _Built(NamedTuple):
     network: Network
-    index: int  # of its key
+    index: int  # type: ignore[assignment]  # of its key; hides tuple.index
     has_dropout: bool
 
 
@@ -217,12 +246,12 @@ def apply(
     network, index, has_dropout = build(spec)[name]
     variables = {"params": params[name]}
     if dropout_keys is None or not has_dropout:
-        return network.module.apply(variables, *inputs)
+        return network.module.apply(variables, *inputs)  # type: ignore[return-value]  # no state
 
     def one_row(key, *row):
         rngs = {"dropout": jax.random.fold_in(key, index)}
-        row = [None if value is None else value[None] for value in row]
-        return network.module.apply(variables, *row, rngs=rngs)[0]
+        one = [None if value is None else value[None] for value in row]
+        return network.module.apply(variables, *one, rngs=rngs)[0]
 
     # Row by row, so that a mask belongs to a row of the global batch, not to a device.
     return jax.vmap(one_row)(dropout_keys, *inputs)

@@ -1,6 +1,7 @@
 """What an optimiser is to be, checked, and from that to optax."""
 
 import dataclasses
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -45,7 +46,7 @@ class OptimizerSpec:
     # The global norm that a phase's gradient is scaled down to where it is larger; None: never.
     clip_norm: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_types(self, "optimizer")
         check_choice("optimizer.name", self.name, OPTIMIZERS)
         check_choice("optimizer.schedule", self.schedule, SCHEDULES)
@@ -110,7 +111,7 @@ class OptimizerSpec:
             )
         if self.boundaries and self.boundaries[-1] >= 2**31:
             raise UserError(f"optimizer.boundaries is {self.boundaries}: steps must be below 2^31")
-        if any(later <= earlier for earlier, later in zip((0,) + self.boundaries, self.boundaries)):
+        if any(later <= earlier for earlier, later in itertools.pairwise((0, *self.boundaries))):
             raise UserError(
                 f"optimizer.boundaries is {self.boundaries}: steps must be positive and ascending"
             )
@@ -144,7 +145,7 @@ def make_schedule(optimizer: OptimizerSpec, num_steps: int) -> optax.Schedule:
         return optax.cosine_decay_schedule(rate, num_steps, alpha=floor)
     if optimizer.schedule == "exponential":
         # decay ** step is inexact in float32: 1.000004 is rounded to 1.00000405.
-        speed = math.log(optimizer.decay)
+        speed = math.log(optimizer.decay)  # type: ignore[arg-type]  # OptimizerSpec demands it
         return lambda step: rate * jnp.maximum(jnp.exp(-speed * step), floor)
     if optimizer.schedule == "piecewise":
         return optax.piecewise_constant_schedule(
@@ -164,7 +165,7 @@ def make_momentum(optimizer: OptimizerSpec) -> optax.Schedule:
 class HeavyBallState(NamedTuple):
     """What the heavy ball keeps between updates."""
 
-    count: jax.Array  # i32[], updates done
+    count: jax.Array  # type: ignore[assignment]  # i32[], updates done; hides tuple.count
     velocity: Any  # as the parameters
 
 

@@ -76,7 +76,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def replicate(tree, mesh: Mesh):
+def replicate(tree: Any, mesh: Mesh) -> Any:
     """The same host arrays on every device of every process; each process gives all of them."""
 
     def put(value):
@@ -97,7 +97,7 @@ def batches_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def by_rows(
-    function: Callable[..., jax.Array], whole: Any, rows: Sequence[jax.Array | None], *rest: Any
+    function: Callable[..., jax.Array], whole: Any, rows: Sequence[Any], *rest: Any
 ) -> np.ndarray:
     """`function(whole, *rows, *rest)`, its rows divided over the devices that hold `whole`.
 

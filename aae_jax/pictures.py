@@ -74,9 +74,10 @@ def reconstructions(state: TrainState, given: Given, rows: int = 5, columns: int
     test = given.test
     columns = min(columns, len(test["image"]))
     rows = min(rows, len(test["image"]) // columns)
-    images, label = (test[name][: rows * columns] for name in ("image", "label"))
+    images: Any = test["image"][: rows * columns]
+    label: Any = test["label"][: rows * columns]
     label = label if state.spec.model.label_in_decoder else None
-    condition = None
+    condition: Any = None
     if state.spec.model.condition_in_decoder:
         condition = test["condition"][: rows * columns]
     reconstructed = by_rows(_reconstruct, state, (images, label, condition), given.key)
@@ -186,7 +187,7 @@ def codes(state: TrainState, given: Given) -> Figure:
     for axes, points, title in zip(
         figure.subplots(1, 2), (z, prior_z), ("codes of hold-out images", "samples of the prior")
     ):
-        colours = {"color": "0.5"}
+        colours: dict[str, Any] = {"color": "0.5"}
         if points is z or drawn is not None:
             colours = {"c": label, "cmap": by_label, "vmin": -0.5, "vmax": spec.num_classes - 0.5}
         dots = axes.scatter(*points.T, s=2, linewidths=0, **colours)

@@ -57,7 +57,8 @@ def universal(spec: Spec, encoder: Encoder, x: jax.Array, row_keys: jax.Array | 
 
 def mean_and_log_var(outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The two halves f[B, D] of a Gaussian posterior's encoder outputs f[B, 2D]."""
-    return tuple(jnp.split(outputs, 2, axis=1))
+    mean, log_var = jnp.split(outputs, 2, axis=1)
+    return mean, log_var
 
 
 DETERMINISTIC = Posterior(num_outputs=lambda spec: spec.model.code_dim, sample=deterministic)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from aae_jax.arguments import as_key, as_labels, check_count
 from aae_jax.errors import UserError, in_one_line
@@ -177,7 +178,7 @@ USER = Prior(
 
 
 def sample_prior(
-    spec: Spec, key: jax.Array, batch_size: int, label: jax.Array | None = None
+    spec: Spec, key: jax.Array, batch_size: int, label: jax.Array | np.ndarray | None = None
 ) -> PriorSample:
     """Draws codes from the prior.
 
@@ -217,7 +218,7 @@ def check_prior(spec: Spec) -> None:
         UserError: a draw has the wrong shape or is not finite.
     """
     key = jax.random.key(0)
-    labels = [None]
+    labels: list[jax.Array | None] = [None]
     if spec.prior.has_components:
         labels.append(jnp.arange(1_000) % spec.num_classes)
     for label in labels:

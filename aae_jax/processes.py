@@ -55,7 +55,7 @@ def initialize(
             f"{' and '.join(missing)} missing: {', '.join(given)} go together, or are all left "
             "out under srun, mpirun and on TPU pods"
         )
-    if not missing:
+    if coordinator_address is not None and num_processes is not None and process_id is not None:
         host, _, port = coordinator_address.rpartition(":")
         if not host or not port.isdigit() or not 0 < int(port) < 2**16:
             raise UserError(
@@ -124,7 +124,7 @@ def check_devices() -> None:
     except (RuntimeError, AssertionError) as error:  # by where in JAX it is noticed
         reason = " ".join(str(error).split())[:150]
         reason = f" ({reason})" if reason else ""
-        asked = jax.config.jax_platforms
+        asked = jax.config.jax_platforms  # type: ignore[attr-defined]
         if not asked:
             raise UserError(f"JAX finds no device to compute on{reason}") from error
         raise UserError(
@@ -138,7 +138,7 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def all_reduce_max(values: Sequence[float]) -> jax.Array:
+def all_reduce_max(values: Sequence[float]) -> jax.Array | np.ndarray:
     """The largest value that any process gives, for each of several.
 
     A collective, which is not waited for: every process must call it at the same point.
@@ -150,9 +150,9 @@ def all_reduce_max(values: Sequence[float]) -> jax.Array:
         f32[K], the same on every process.
     """
     if jax.process_count() == 1:
-        return np.float32(values)
+        return np.asarray(values, np.float32)
     mesh = Mesh(np.array(jax.devices()), ("all",), axis_types=(AxisType.Auto,))
-    own = np.tile(np.float32(values), (jax.local_device_count(), 1))
+    own = np.tile(np.asarray(values, np.float32), (jax.local_device_count(), 1))
     everyones = jax.make_array_from_process_local_data(
         NamedSharding(mesh, PartitionSpec("all")), own
     )
@@ -233,7 +233,7 @@ def local_copy(tree: Any) -> Any:
     def copy(leaf):
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             words = np.asarray(jax.random.key_data(leaf))
-            return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
+            return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))  # type: ignore[arg-type]
         return jax.device_put(leaf.addressable_data(0), jax.local_devices()[0])
 
     return jax.tree.map(copy, tree)

@@ -27,6 +27,7 @@ ENCODERS = {"mlp": "aae_jax.networks:mlp_encoder", "conv": "aae_jax.networks:con
 DECODERS = {"mlp": "aae_jax.networks:mlp_decoder", "conv": "aae_jax.networks:conv_decoder"}
 DISCRIMINATORS = {
     "mlp": "aae_jax.networks:mlp_discriminator",
+    "mlp_spread": "aae_jax.networks:mlp_spread_discriminator",
     "conv": "aae_jax.networks:conv_discriminator",
 }
 POSTERIORS = {

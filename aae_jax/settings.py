@@ -42,7 +42,7 @@ class DataSpec:
     label_column: str | None = None  # "files": of a .csv; None: the one called label, class, …
     condition_dim: int = 0  # "files": K of the `conditions` f[N, K] beside the examples; 0: none
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_types(self, "data")
         check_image_shape("data.image_shape", self.image_shape)
         check_positive("data.num_classes", self.num_classes)
@@ -87,7 +87,7 @@ class ParallelSpec:
     runner: str = "jit"  # over a mesh of the devices; or "pmap", in one process
     num_devices: int | None = None  # None: all; to train, as many as the batch divides over
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_types(self, "parallel")
         check_choice("parallel.runner", self.runner, RUNNERS)
         if self.num_devices is not None:
@@ -107,7 +107,7 @@ class RunSpec:
     # schedules end with them. None: `train.num_steps` of each.
     max_steps: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_types(self, "run")
         check_positive("run.steps_per_dispatch", self.steps_per_dispatch, most=10**5)
         check_positive("run.checkpoint_every", self.checkpoint_every)
@@ -127,7 +127,7 @@ class AnnealedSpec:
     acceptance: float = 0.8  # at which step sizes aim
     block_size: int = 64  # images that are run together; memory grows with it
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_types(self, "annealed")
         check_positive("annealed.num_chains", self.num_chains, most=10**6)
         check_positive("annealed.num_temperatures", self.num_temperatures, most=10**7)
@@ -143,11 +143,12 @@ class AnnealedSpec:
 class AnnealedScoring(AnnealedSpec):
     """The config's section `evaluation.annealed`: see `aae_jax.likelihood.score_annealed`."""
 
+    block_size: int = 16  # images that are run together: a signal waits for the end of a block
     num_images: int | None = None  # test images that are scored, the first of them; None: none
     num_validation: int = 64  # images that σ is fitted to, the first of them
     sigma: float | None = None  # None: the best for the validation images
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_images is not None:
             check_positive("annealed.num_images", self.num_images)
@@ -167,7 +168,7 @@ class EvaluationSpec:
     sigmas: tuple[float, ...] | None = None
     annealed: AnnealedScoring = AnnealedScoring()  # the limit of many samples
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_types(self, "evaluation")
         check_positive("evaluation.num_samples", self.num_samples, most=10**12)
         if self.num_validation is not None:

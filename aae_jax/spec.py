@@ -53,7 +53,8 @@ def _has(*names):
 class ModelSpec:
     """The networks. Defaults: the paper's footnote 1, MNIST."""
 
-    # Factories of Flax modules: "mlp", "conv", "package.module:factory" (`aae_jax.networks`).
+    # Factories of Flax modules: "mlp", "conv", "package.module:factory" (`aae_jax.networks`); of the
+    # discriminator also "mlp_spread".
     encoder: Any = "mlp"
     decoder: Any = "mlp"
     discriminator: Any = "mlp"
@@ -86,7 +87,7 @@ class ModelSpec:
     param_dtype: str = "float32"
     compute_dtype: str = "float32"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_types(self, "model")
         for field, names in (
             ("encoder", registry.ENCODERS),
@@ -113,7 +114,7 @@ class ModelSpec:
         for name in ("encoder_hidden", "decoder_hidden", "discriminator_hidden", "conv_channels"):
             for width in getattr(self, name):
                 check_positive(f"model.{name}", width, shown=getattr(self, name))
-        if "float64" in (self.param_dtype, self.compute_dtype) and not jax.config.jax_enable_x64:
+        if "float64" in (self.param_dtype, self.compute_dtype) and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
             raise UserError(
                 "model.param_dtype or model.compute_dtype is 'float64', which JAX has switched "
                 "off: set the environment variable JAX_ENABLE_X64=1"
@@ -137,7 +138,7 @@ class PriorSpec:
     # the full prior. In a config its import path, "package.module:function".
     function: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_types(self, "prior")
         if not _has("sample", "log_prob", "takes_function")(self.distribution):
             raise UserError(f"prior.name is {self.name!r}: it must be, or name, an aae_jax.Prior")
@@ -188,7 +189,7 @@ class TrainSpec:
     # step by this factor with every later one; None: with the parameters as they are.
     ema_decay: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_types(self, "train")
         check_positive("train.num_steps", self.num_steps)
         check_positive("train.batch_size", self.batch_size)
@@ -247,7 +248,7 @@ class Spec:
     optimizer: Any = None
     options: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_types(self, "spec")
         kind = "an aae_jax.Algorithm", _has("networks", "phases", "sample", "options")
         _resolve(self, "", "algorithm", registry.ALGORITHMS, *kind)

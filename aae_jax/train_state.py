@@ -52,7 +52,7 @@ class TrainState:
     pixel_std: jax.Array | None  # f[H, W, C] or None
     spec: Spec
 
-    def replace(self, **changes) -> "TrainState":
+    def replace(self, **changes: Any) -> "TrainState":
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
@@ -98,7 +98,7 @@ def create_train_state(
     if image_mean is not None:
         image_mean = jnp.asarray(image_mean, spec.model.param_dtype).reshape(spec.image_shape)
         if pixel_mean is not None:
-            image_mean = (image_mean - pixel_mean) / pixel_std
+            image_mean = (image_mean - pixel_mean) / pixel_std  # type: ignore[operator]  # given as well
     params = networks.init(spec, params_key, image_mean)
     for phase in spec.algorithm.phases:
         if not isinstance(phase.trains, tuple) or not set(phase.trains) <= params.keys():
@@ -173,7 +173,7 @@ def to_inputs(state: TrainState, images: jax.Array) -> jax.Array:
     check_shape("images", images, state.spec.image_shape)
     x = in_data_units(state, images)
     check_range("images", images, beyond_unit(state))
-    return x if state.pixel_mean is None else (x - state.pixel_mean) / state.pixel_std
+    return x if state.pixel_mean is None else (x - state.pixel_mean) / state.pixel_std  # type: ignore[operator]
 
 
 def _check_state(state):
@@ -200,7 +200,7 @@ def beyond_unit(state: TrainState) -> float | None:
 def _to_images(state: TrainState, x: jax.Array) -> jax.Array:
     """The inverse of `to_inputs`: f[B, H, W, C], pixels of [0, 1]."""
     if state.pixel_mean is not None:
-        x = x * state.pixel_std + state.pixel_mean
+        x = x * state.pixel_std + state.pixel_mean  # type: ignore[operator]
     return x
 
 
@@ -266,7 +266,7 @@ def encode(state: TrainState, images: jax.Array, key: jax.Array | None = None) -
 def decode(
     state: TrainState,
     z: jax.Array,
-    label: jax.Array | None = None,
+    label: jax.Array | int | None = None,
     condition: jax.Array | None = None,
 ) -> jax.Array:
     """Images of codes.

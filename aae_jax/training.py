@@ -80,7 +80,7 @@ def train_step(
     if ema_params is not None:
         # A shorter memory at the start, which would otherwise weigh as much as all that follows.
         step = state.step.astype(x.dtype)
-        decay = jnp.minimum(spec.train.ema_decay, (1 + step) / (10 + step))
+        decay = jnp.minimum(spec.train.ema_decay, (1 + step) / (10 + step))  # type: ignore[arg-type]
         newest = {name: params[name] for name in ema_params}
         ema_params = optax.incremental_update(newest, ema_params, 1 - decay)
     state = state.replace(

@@ -55,7 +55,7 @@ def get_config() -> config_dict.ConfigDict:
     config.data.condition_dim = 0  # K of the conditions [N, K] in files; 0: they are not read
 
     config.model = config_dict.ConfigDict()
-    # "mlp", "conv", or the import path of a factory.
+    # "mlp", "conv", or the import path of a factory; the discriminator also "mlp_spread".
     config.model.encoder = "mlp"
     config.model.decoder = "mlp"
     config.model.discriminator = "mlp"
@@ -122,7 +122,7 @@ def get_config() -> config_dict.ConfigDict:
     config.evaluation.annealed.num_temperatures = 500
     config.evaluation.annealed.num_leapfrog = 3  # steps of a transition
     config.evaluation.annealed.acceptance = 0.8
-    config.evaluation.annealed.block_size = 64  # images that are run together
+    config.evaluation.annealed.block_size = 16  # images that are run together
     return config
 
 
@@ -161,6 +161,16 @@ def use_adversarial_rates(config: config_dict.ConfigDict) -> None:
     change_optimizer(config, "reconstruction", learning_rate=2e-4)
     change_optimizer(config, "discriminator", learning_rate=1e-3)
     change_optimizer(config, "generator", learning_rate=1e-3)
+
+
+def use_floors(config: config_dict.ConfigDict) -> None:
+    """Adversarial rates end at 0.3 of theirs, the reconstruction's at a twentieth.
+
+    Where all fall to zero together, what is left to match stays.
+    """
+    change_optimizer(config, "reconstruction", floor=0.05)
+    change_optimizer(config, "discriminator", floor=0.3)
+    change_optimizer(config, "generator", floor=0.3)
 
 
 def use_vae(config: config_dict.ConfigDict) -> None:

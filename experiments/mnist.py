@@ -50,7 +50,6 @@ def get_config(variant="deterministic"):
         config.train.ema_decay = None
         return config
     config.model.posterior = variant
-    default.change_optimizer(config, "reconstruction", floor=0.05)
-    default.change_optimizer(config, "discriminator", learning_rate=1e-3, floor=0.3)
-    default.change_optimizer(config, "generator", floor=0.3)
+    default.use_floors(config)
+    default.change_optimizer(config, "discriminator", learning_rate=1e-3)
     return config

@@ -55,7 +55,7 @@ class Run:
 
     def __init__(self, workdir: pathlib.Path):
         self.workdir = workdir
-        self._out = tempfile.NamedTemporaryFile()
+        self._out = tempfile.NamedTemporaryFile()  # noqa: SIM115 — the process writes to it
         self._process = subprocess.Popen(
             [sys.executable, "launch.py", f"--workdir={workdir}", *OVERRIDES],
             cwd=_ROOT, stdout=self._out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,

@@ -54,15 +54,29 @@ COLUMNS = (
 )  # fmt: skip
 
 
+def names():
+    """Of the models that are asked for: those of workdirs and, for rows, of files."""
+    files = [row.partition(":")[2] for row in _ROWS.value]
+    found = [os.path.basename(os.path.normpath(workdir)) for workdir in _WORKDIRS.value]
+    found += [os.path.splitext(os.path.basename(file))[0] for file in files]
+    if not found:
+        raise aae.UserError("no model is asked for: give --workdir or --row")
+    for name in found:
+        if found.count(name) > 1:
+            raise aae.UserError(f"two models are called {name!r}: their results would be one")
+    return found
+
+
 def models():
     """(name, state, folds) of each model that is asked for."""
+    name = iter(names())
     for workdir in _WORKDIRS.value:
         run = runs.load(workdir)
-        yield os.path.basename(os.path.normpath(workdir)), run.state, run.dataset.folds
-    for row in _ROWS.value:
-        name, _, path = row.partition(":")
-        state, _ = runs.load_row(name, path)
-        yield name, state, runs.load_mnist(_MNIST_DIR.value, _DATA_DIR.value).folds
+        yield next(name), run.state, run.dataset.folds
+    for asked in _ROWS.value:
+        row, _, path = asked.partition(":")
+        state, _ = runs.load_row(row, path)
+        yield next(name), state, runs.load_mnist(_MNIST_DIR.value, _DATA_DIR.value).folds
 
 
 def score(state, folds, spec):
@@ -142,16 +156,15 @@ def draw_posterior(name, state, x, draws, nats):
 
 
 def draw_curves(all_found):
-    """The Parzen window's means over the number of samples, each with its limit."""
+    """The Parzen window's means over the number of samples, each with its limit, at one σ."""
     figure = matplotlib.figure.Figure(figsize=(6.5, 4.2))
     axes = figure.subplots()
     for index, (name, found) in enumerate(all_found.items()):
-        own, colour = found["own"], f"C{index}"
-        label = f"{name}, σ = {own['sigma']:.3f}"
-        axes.plot(*zip(*own["window"].items()), "o-", color=colour, markersize=4, label=label)
-        axes.axhline(own["limit"].mean(), color=colour, linestyle="--", linewidth=1)
+        shown, colour = found["common"], f"C{index}"
+        axes.plot(*zip(*shown["window"].items()), "o-", color=colour, markersize=4, label=name)
+        axes.axhline(shown["limit"].mean(), color=colour, linestyle="--", linewidth=1)
     axes.set_xscale("log")
-    axes.set_xlabel("samples of the Parzen window; dashed: the limit")
+    axes.set_xlabel(f"samples of the Parzen window, σ = {_SIGMA.value:g}; dashed: the limit")
     axes.set_ylabel("mean log-likelihood of the same test images, nats")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8)

@@ -78,17 +78,25 @@ def by_path(params: Any) -> dict[str, np.ndarray]:
 
 
 def load_row(row: str, path: str) -> tuple[TrainState, Settings]:
-    """A model of `experiments/table1.py` with the parameters that `studies.table1` has saved."""
+    """A model of `experiments/table1.py` with the parameters that `studies.table1` has saved.
+
+    Raises:
+        UserError: the file has no parameters of this row; its pixels were standardised, by numbers
+            that the file does not have.
+    """
     settings = parse_config(table1.get_config(row))
+    if settings.data.standardise:
+        raise aae.UserError(f"row {row!r} standardises pixels: {path!r} does not say by what")
     state = aae.create_train_state(settings.spec, 0)
     with np.load(path) as saved:
 
         def stored(where, leaf):
-            return jnp.asarray(saved[jax.tree_util.keystr(where, simple=True, separator="/")], leaf)
+            name = jax.tree_util.keystr(where, simple=True, separator="/")
+            if name not in saved or saved[name].shape != leaf.shape:
+                raise aae.UserError(f"{path!r} has no {name} {leaf.shape}, as row {row!r} has")
+            return jnp.asarray(saved[name], leaf.dtype)
 
-        params = jax.tree.map_with_path(
-            lambda where, leaf: stored(where, leaf.dtype), inference_params(state)
-        )
+        params = jax.tree.map_with_path(stored, inference_params(state))
     return state.replace(params={**state.params, **params}, ema_params=None), settings
 
 

@@ -365,6 +365,9 @@ DECODER, X = make_mlp(2, 8, 12), jnp.full((4, 12), 0.5)
         ({"prior": "normal"}, "prior is a str"),
         ({"spec": 3}, "spec is a int"),
         ({"prior": annealed.density(jnp.sum)}, r"a density only.*give start=\(mean, std\)"),
+        ({"prior": annealed.density(lambda z: -(z**2))}, r"log_prob gives \(2,\) .* of shape \(\)"),
+        ({"prior": annealed.density(lambda z: z[5, 5])}, "log_prob fails on one code .*Error"),
+        ({"prior": annealed.Prior(to_code=jnp.sum)}, r"to_code gives \(\) .* of shape \(2,\)"),
         ({"start": jnp.zeros((4, 2))}, "start must be a tuple"),
         ({"start": (jnp.zeros((3, 2)), 1.0)}, r"start has shapes \(3, 2\) and \(\): .*\(4, 2\)"),
         ({"start": (jnp.zeros((4, 2)), 0.0)}, "start's std goes down to 0: it must be positive"),
@@ -396,6 +399,8 @@ def test_only_priors_that_can_be_drawn_from_have_an_upper_bound():
     for make in (annealed.normal, annealed.uniform):
         with refused("(std|radius) is -1.0: it must be positive"):
             make(-1.0)
+        with refused("(std|radius) is 'wide': it must be one number"):
+            make("wide")
     with refused("log_prob is a float"):
         annealed.density(1.0)
 

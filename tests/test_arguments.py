@@ -198,8 +198,7 @@ def test_a_batch_without_labels_is_unlabelled():
 
 
 def vectors_spec(dtype="float32", **model):
-    spec = make_spec(dtype, model={"output": "linear", **model}, image_shape=(5,))
-    return spec
+    return make_spec(dtype, model={"output": "linear", **model}, image_shape=(5,))
 
 
 @functools.cache

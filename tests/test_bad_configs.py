@@ -5,8 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, event, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, event, given, settings, strategies as st
 
 import aae_jax as aae
 from aae_jax.config import parse_config
@@ -63,17 +62,13 @@ NUMBERS = st.sampled_from(
     ]
 )
 WORDS = st.sampled_from(
-    ["", "adam", "sgd", "piecewise", "cosine", "vae", "gan", "gaussian", "universal", "swiss_roll"]
-    + [
-        "mlp",
-        "conv",
-        "squared_error",
-        "bernoulli",
-        "decoder_finetuning",
-        "aae_jax.losses:BERNOULLI",
+    [
+        *("", "adam", "sgd", "piecewise", "cosine", "vae", "gan", "gaussian", "universal"),
+        *("swiss_roll", "mlp", "conv", "squared_error", "bernoulli", "decoder_finetuning"),
+        *("aae_jax.losses:BERNOULLI", "gaussian_mixture", "user", "linear", "float64", "bfloat16"),
+        *("a\nb", "files", "tfd", "Gauß", "math:pi", "math:sin", "builtins:max", ".:x", "os:"),
+        *("no such module:f", "x" * 10_000),
     ]
-    + ["gaussian_mixture", "user", "linear", "float64", "bfloat16", "a\nb", "files", "tfd", "Gauß"]
-    + ["math:pi", "math:sin", "builtins:max", ".:x", "os:", "no such module:f", "x" * 10_000]
 )
 PLAUSIBLE = st.sampled_from([1, 2, 3, 0.25, 0.5, 2.0, 1e-3, True, False, (3,), (2, 3), ()])
 VALUES = st.one_of(

@@ -163,11 +163,11 @@ def test_devices_and_cuts_change_nothing(bf16_split):
 
     seen = []
     mesh = aae.make_mesh()
-    one, four = (score(m, evaluation.at_once) for m in (None, mesh))
+    one, eight = (score(m, evaluation.at_once) for m in (None, mesh))
     np.testing.assert_array_equal(score(None, in_two), one)
-    np.testing.assert_array_equal(score(mesh, in_two), four)
-    np.testing.assert_allclose(one, four, atol=1e-3)
-    # Sums of four devices are not those of one.
+    np.testing.assert_array_equal(score(mesh, in_two), eight)
+    np.testing.assert_allclose(one, eight, atol=1e-3)
+    # Sums of eight devices are not those of one.
     assert len(set(seen)) == 2 == len(seen)
     # Nor of two, where both add as many samples in a round.
     for count in (2, 4):

@@ -290,8 +290,10 @@ def test_evaluation_may_change_and_training_may_not(whole):
     for changes, said in (
         (
             {"train.num_steps": 40},
-            "train.num_steps was 30, now 40, and 30 steps are done.*'cosine'.* of discriminator and "
-            "generator and reconstruction depends on it",
+            (
+                "train.num_steps was 30, now 40, and 30 steps are done.*'cosine'.* of discriminator "
+                "and generator and reconstruction depends on it"
+            ),
         ),
         ({"train.num_steps": 20}, "run.max_steps is 20: .* has done 30 steps"),
         ({"run.max_steps": 20}, "run.max_steps is 20: .* has done 30 steps"),

@@ -91,7 +91,7 @@ def run_python(block, expected):
     """Runs a block by itself; whatever number it names is finite."""
     names, printed = {}, io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(block.text, f"{PAGE.name}:{block.line}", "exec"), names)  # noqa: S102
+        exec(compile(block.text, f"{PAGE.name}:{block.line}", "exec"), names)
     if expected is not None:
         assert printed.getvalue() == expected
     for name, value in names.items():

@@ -24,7 +24,7 @@ def random_stack(seed, widths, scale=1.0):
     rng = np.random.default_rng(seed)
     kernels = {
         f"kernel_{i}": scale * rng.normal(size=shape)
-        for i, shape in enumerate(zip(widths, widths[1:]))
+        for i, shape in enumerate(itertools.pairwise(widths))
     }
     return {**kernels, **{f"bias_{i}": rng.normal(size=width) for i, width in enumerate(widths)}}
 

@@ -100,3 +100,35 @@ def test_codes_that_are_far_from_the_prior_are_warned_of():
     # No encoder; a prior that is a point; numbers that could not be had.
     for without in ({}, found(1.0, 0.0, std=0.0), found(float("nan"), 0.1), found(None, 0.1)):
         assert health.far_from_prior([without]) == []
+
+
+def test_a_discriminator_that_is_a_coin_where_codes_are_off_the_prior_is_warned_of():
+    """2 ln 2 = 1.3863; the first is what issue 22 saw, the others see, or have nothing to see."""
+
+    def found(distance, std=5.0):
+        names = ("prior/std", "prior/sliced_wasserstein", "prior/sliced_wasserstein_floor")
+        return dict(zip(names, (std, distance * std, 0.02 * std)))
+
+    def lines(loss, number=health.PATIENCE):
+        return [{"step": step, "loss/discriminator": loss} for step in range(number)]
+
+    (warning,) = health.blind_discriminator([found(0.28)], lines(1.3868))
+    assert "gone blind: its loss is a coin's, 1.3868, and the codes are 0.28 of the" in warning
+    for distance, loss in ((0.28, 1.37), (0.28, 1.40), (0.09, 1.3863), (0.96, 1.36), (0.96, 1.6)):
+        assert health.blind_discriminator([found(distance)], lines(loss)) == []
+    # Lines before the last ones don't count; without a discriminator or a distance there is none.
+    assert health.blind_discriminator([found(0.28)], lines(0.1) + lines(1.3868)) == [warning]
+    assert health.blind_discriminator([found(0.28)], lines(None)) == []
+    assert health.blind_discriminator([found(0.28)], []) == []
+    assert health.blind_discriminator([{}], lines(1.3868)) == []
+    by_seed = [{**line, "by_seed": {"loss/discriminator": [0.7, 1.3868]}} for line in lines(1.0)]
+    (warning,) = health.blind_discriminator([found(0.28), found(0.28)], by_seed)
+    assert warning.startswith("seed 2 of 2: the discriminator has gone blind")
+
+
+def test_chains_that_disagree_are_a_warning():
+    agreeing = {"annealed/log_weight_std": health.DISAGREEMENT}
+    assert health.weak_bound([agreeing, {}]) == []
+    for value in (health.DISAGREEMENT + 1, float("nan")):
+        (warning,) = health.weak_bound([agreeing, {"annealed/log_weight_std": value}])
+        assert warning.startswith("seed 2 of 2: the annealed likelihood may lie nats too low")

@@ -12,8 +12,7 @@ from runs import environment, small_config
 from small import make_spec, refused
 
 import aae_jax as aae
-from aae_jax import __main__ as command
-from aae_jax import arrays, commands, data, experiment
+from aae_jax import __main__ as command, arrays, commands, data, experiment
 from aae_jax.config import parse_config
 
 RNG = np.random.default_rng(0)

@@ -401,6 +401,78 @@ def test_networks_that_can_not_be_used_are_one_line(name):
             use(spec)
 
 
+# "mlp_spread".
+
+
+def spread(points, x, width=50, seed=0):
+    """Parameters and outputs of a layer that starts around a table of points f[width, D]."""
+
+    def draw(key, num_points):
+        return jnp.resize(points, (num_points, points.shape[1]))
+
+    layer = layers.Spread(width, draw, jnp.float64, jnp.float64)
+    params = layer.init(jax.random.key(seed), x)["params"]
+    return params, layer.apply({"params": params}, x)
+
+
+def test_every_unit_starts_on_a_hyperplane_through_its_point(x64):
+    points = jnp.asarray(np.random.default_rng(0).normal(3, 2, (50, 2)))
+    params, outputs = spread(points, points)
+    assert outputs.shape == (50, 50)
+    assert abs(jnp.diagonal(outputs)).max() < 1e-13
+    assert abs(outputs).mean() > 0.1
+    assert params["kernel"].shape == (2, 50) and params["bias"].shape == (50,)
+
+
+@pytest.mark.parametrize("scale, shift", [((100.0, 0.01), (0, 0)), ((1, 1), (30.0, -4.0))], ids=str)
+def test_the_units_of_z_make_no_difference_to_a_spread_layer(x64, scale, shift):
+    rng = np.random.default_rng(0)
+    points, x = jnp.asarray(rng.normal(size=(50, 2))), jnp.asarray(rng.normal(size=(7, 2)))
+    scale, shift = jnp.asarray(scale), jnp.asarray(shift)
+    _, expected = spread(points, x)
+    _, found = spread(points * scale + shift, x * scale + shift)
+    chex.assert_trees_all_close(found, expected, rtol=0, atol=1e-11)
+
+
+def test_a_spread_layer_leaves_labels_and_constant_dimensions_alone(x64):
+    """He's weights N(0, 2 / 5) beside the points' two dimensions, of which one never changes."""
+    points = jnp.asarray(np.random.default_rng(0).normal(size=(20_000, 2))) * jnp.array([10.0, 0])
+    params, outputs = spread(points, jnp.ones((3, 5)), width=20_000)
+    assert jnp.isfinite(outputs).all()
+    for row, std in enumerate((10.0, 1, 1, 1, 1)):
+        # The std of 20,000 draws is within 2.5 % = 5 / √(2 · 20,000).
+        assert abs(params["kernel"][row].std() * std / np.sqrt(2 / 5) - 1) < 0.025
+
+
+def test_the_discriminator_of_mlp_is_homogeneous_and_mlp_spread_is_not():
+    z = aae.sample_prior(make_spec(), jax.random.key(1), 100).z
+    for name, homogeneous in (("mlp", True), ("mlp_spread", False)):
+        spec = make_spec(model={"discriminator": name, "discriminator_hidden": (16, 16)})
+        near, far = (
+            autoencoder.discriminate(spec, start(spec).params, scale * z, None) for scale in (1, 3)
+        )
+        error = abs(far - 3 * near).max() / abs(far).max()
+        assert error < 1e-5 if homogeneous else error > 0.1
+
+
+@pytest.mark.parametrize("prior", ["gaussian", "uniform", "gaussian_mixture", "swiss_roll"])
+def test_a_spread_discriminator_trains_on_every_prior_with_labels(prior):
+    model = {"discriminator": "mlp_spread", "label_in_discriminator": True}
+    spec = make_spec(model=model, prior={"name": prior})
+    check_algorithm(spec)
+    state, _ = aae.train_steps(start(spec), make_dataset(), 3)
+    before, after = (s.params["discriminator"]["Spread_0"]["bias"] for s in (start(spec), state))
+    assert jnp.isfinite(after).all() and (before != after).any()
+    assert networks.build(make_spec(model=model, prior={"name": prior})) == networks.build(spec)
+
+
+def test_a_spread_discriminator_of_images_is_refused():
+    with refused(
+        "^model.discriminator is 'mlp_spread'.*algorithm 'gan' has no discriminator of codes"
+    ):
+        check_algorithm(make_spec(algorithm="gan", model={"discriminator": "mlp_spread"}))
+
+
 # Keys.
 
 

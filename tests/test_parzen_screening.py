@@ -9,8 +9,7 @@ import pytest
 from test_parzen import log_mean_exp
 
 from aae_jax import evaluation, parzen
-from aae_jax.parzen import __main__ as command
-from aae_jax.parzen import bound, screening
+from aae_jax.parzen import __main__ as command, bound, screening
 
 DIM = 300
 

@@ -281,7 +281,7 @@ def test_svhn_from_its_files(svhn_files, tmp_path):
 def shapes(tmp_path_factory):
     """The documented builder as a module (tfds registers a name once), and its images."""
     code = re.search(
-        r"```python\n(# my_data.py\n.*?)```", (ROOT / "docs/data.md").read_text(), re.S
+        r"```python\n(# my_data.py\n.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL
     )
     assert code[1].count("\n") <= 26
     directory = tmp_path_factory.mktemp("shapes")

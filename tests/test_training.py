@@ -8,8 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import Adam, Momentum, as_layers, backward, forward, sigmoid
-from reference import train_step as reference_step
+from reference import (
+    Adam,
+    Momentum,
+    as_layers,
+    backward,
+    forward,
+    sigmoid,
+    train_step as reference_step,
+)
 from small import inputs_of_step, make_dataset, make_spec, start, train_step
 
 import aae_jax as aae

@@ -255,8 +255,8 @@ READ = {
     ),
     "an untidy directory": (
         untidy, IMAGES, ALPHABETICAL, {},
-        "left out: 1 .gif files, 1 .txt files, 1 dead links, 1 files without a suffix, 1 nested "
-        "directories",
+        ("left out: 1 .gif files, 1 .txt files, 1 dead links, 1 files without a suffix, 1 nested "
+         "directories"),
     ),
     "one bit": (lambda p: directory(p, {"": slice(None)}, BITS * 255), BITS * 255, None),
     "a channel axis": (lambda p: npz(p, images=IMAGES[..., None]), IMAGES, None),
@@ -387,8 +387,10 @@ REFUSED = {
     ),
     "channels first": (
         lambda p: npz(p, images=np.stack([IMAGES] * 3, axis=1)),
-        r"is \(60, 3, 6, 5\), which looks like \(N, channels, height, width\): it must be "
-        r"\(N, height, width, channels\).*image_shape=\(6, 5, 3\)",
+        (
+            r"is \(60, 3, 6, 5\), which looks like \(N, channels, height, width\): it must be "
+            r"\(N, height, width, channels\).*image_shape=\(6, 5, 3\)"
+        ),
         {"image_shape": (6, 5, 3)},
     ),
     "channels first, as stated": (

@@ -178,7 +178,7 @@ def discriminate(
     """
     z, y = z / code_scale(spec), None
     if spec.model.label_in_discriminator:
-        switch = jnp.where(label < 0, spec.num_classes, label)
+        switch = jnp.where(label < 0, spec.num_classes, label)  # type: ignore[operator, arg-type]
         y = jax.nn.one_hot(switch, spec.num_classes + 1, dtype=z.dtype)
     if spec.model.condition_in_discriminator:
         y = _join(y, condition, z.dtype)

@@ -26,7 +26,7 @@ class ChainOptions:
     spacing: int = 10  # steps from one of its samples to the next
     num_chains: int = 100  # that share a call's samples; in scoring a call is for 1,000
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_types(self, "options")
         for name in ("burn_in", "spacing", "num_chains"):
             check_positive(f"options.{name}", getattr(self, name))
@@ -48,7 +48,9 @@ def start_images(
     return jnp.take(start, rows, axis=0).reshape(num_chains, -1)
 
 
-def run(options: ChainOptions, key: jax.Array, num_samples: int, units: Any, step: Step):
+def run(
+    options: ChainOptions, key: jax.Array, num_samples: int, units: Any, step: Step
+) -> jax.Array:
     """Samples f[num_samples, …] of chains that begin at `units`: all chains' first, then second, ….
 
     Step t of all chains draws with `fold_in(key, t)`.

@@ -25,7 +25,7 @@ class Options(chains.ChainOptions):
     contraction: float = 0.5  # λ, the weight of ‖J‖²
     noise: float = 1.5  # std of α: how far a step of a chain goes along J Jᵀ α
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         tied.check_hidden(self.hidden, exactly=2)
         if not 0 <= self.contraction <= 1e6:

@@ -33,7 +33,7 @@ class Options(chains.ChainOptions):
     hidden: tuple[int, ...] = (1_000, 1_000)  # hidden units of the two machines
     gibbs_steps: int = 5  # of the persistent chains, for each training step
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         tied.check_hidden(self.hidden, exactly=2)
         check_positive("options.gibbs_steps", self.gibbs_steps)

@@ -23,7 +23,7 @@ class Options:
 
     code_noise: float = 1.0  # std, in z, of the Gaussian noise added to the codes
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_types(self, "options")
         check_length("options.code_noise", self.code_noise)
 

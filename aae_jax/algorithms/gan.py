@@ -19,7 +19,7 @@ _GENERATOR_WEIGHTS = layers.symmetric_uniform(0.05)
 _DISCRIMINATOR_WEIGHTS = layers.symmetric_uniform(0.005)
 
 
-def generator(spec: Spec):
+def generator(spec: Spec) -> layers.MLP:
     """`model.decoder` of the authors' MNIST model: ReLU, weights U(±0.05)."""
     return layers.MLP(
         spec.model.decoder_hidden,
@@ -29,7 +29,7 @@ def generator(spec: Spec):
     )
 
 
-def discriminator(spec: Spec):
+def discriminator(spec: Spec) -> layers.MLP:
     """`model.discriminator` of the authors' MNIST model: maxout of 5 pieces, dropout, U(±0.005)."""
     return layers.MLP(
         spec.model.discriminator_hidden,

@@ -27,7 +27,7 @@ class Options:
     # σ of the kernels exp(−‖a − b‖² / 2σ), which are added: in squared units of an example.
     bandwidths: tuple[float, ...] = (2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_types(self, "options")
         if not self.bandwidths:
             raise UserError("options.bandwidths is (): MMD needs at least one kernel")
@@ -43,14 +43,14 @@ class CodeOptions(Options):
     autoencoder_dim: int = 32  # `model.code_dim` of the autoencoder; here that is of z
     generator_hidden: tuple[int, ...] = (64, 256, 256, 1024)  # from z to such a code
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_positive("options.autoencoder_dim", self.autoencoder_dim)
         for width in self.generator_hidden:
             check_positive("options.generator_hidden", width, shown=self.generator_hidden)
 
 
-def generator(spec: Spec):
+def generator(spec: Spec) -> layers.MLP:
     """`model.decoder` of the authors' model of images: ReLU, weights N(0, 1 / fan_in)."""
     return layers.MLP(
         spec.model.decoder_hidden,
@@ -60,7 +60,7 @@ def generator(spec: Spec):
     )
 
 
-def sigmoid_encoder(spec: Spec, num_outputs: int):
+def sigmoid_encoder(spec: Spec, num_outputs: int) -> layers.MLP:
     """`model.encoder` of the authors' autoencoder: sigmoids to the code, with dropout."""
     return layers.MLP(
         spec.model.encoder_hidden,
@@ -74,7 +74,7 @@ def sigmoid_encoder(spec: Spec, num_outputs: int):
     )
 
 
-def sigmoid_decoder(spec: Spec):
+def sigmoid_decoder(spec: Spec) -> layers.MLP:
     """`model.decoder` of the authors' autoencoder: sigmoids."""
     return layers.MLP(
         spec.model.decoder_hidden,

@@ -5,6 +5,7 @@ that it starts from, at each of a few steps (walkback).
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ class Options(chains.ChainOptions):
     # Std of the noise before, and of that after, the activation of every hidden layer but the first.
     hidden_noise: float = 2.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         tied.check_hidden(self.hidden)
         check_positive("options.walkback", self.walkback)
@@ -77,12 +78,12 @@ def step(spec: Spec, params: Params, keys: jax.Array, units: Units) -> tuple[Uni
     Returns:
         The units after, and the logits f[B, P] of the visible ones' means.
     """
-    stack, units, top = params["gsn"], list(units), len(units) - 1
+    stack, after, top = params["gsn"], list(units), len(units) - 1
 
     def update(layer):
-        inputs = tied.up(spec, stack, units[layer - 1], layer - 1)
+        inputs = tied.up(spec, stack, after[layer - 1], layer - 1)
         if layer < top:
-            inputs = inputs + tied.product(spec, units[layer + 1], stack[f"kernel_{layer}"].T)
+            inputs = inputs + tied.product(spec, after[layer + 1], stack[f"kernel_{layer}"].T)
         std = spec.options.hidden_noise if layer > 1 else 0.0
         return _noisy(std, layer, 1, jnp.tanh(_noisy(std, layer, 0, inputs)))
 
@@ -93,13 +94,13 @@ def step(spec: Spec, params: Params, keys: jax.Array, units: Units) -> tuple[Uni
         return values + std * row_normal(own, values.shape[1], values.dtype)
 
     for layer in range(1, top + 1, 2):
-        units[layer] = update(layer)
+        after[layer] = update(layer)
     for layer in range(2, top + 1, 2):
-        units[layer] = update(layer)
-    logits = tied.down(spec, stack, units[1])
+        after[layer] = update(layer)
+    logits = tied.down(spec, stack, after[1])
     drawn = tied.draw(fold_rows(keys, 0), jax.nn.sigmoid(logits))
-    units[0] = corrupt(spec, fold_rows(keys, 1), drawn)
-    return tuple(units), logits
+    after[0] = corrupt(spec, fold_rows(keys, 1), drawn)
+    return tuple(after), logits
 
 
 def loss(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
@@ -112,7 +113,8 @@ def loss(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics
     for index in range(spec.options.walkback):
         units, logits = step(spec, params, fold_rows(inputs.row_keys, index + 1), units)
         parts.append(losses.binary_cross_entropy(logits, x) / spec.num_pixels)
-    return sum(parts), {"gsn/first": parts[0], "gsn/last": parts[-1]}
+    total: Any = sum(parts)
+    return total, {"gsn/first": parts[0], "gsn/last": parts[-1]}
 
 
 def sample(

@@ -1,5 +1,6 @@
 """What models with tied weights share (`aae_jax.layers.Tied`): up, down, draws, and a check."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +14,9 @@ from aae_jax.networks import Network
 from aae_jax.spec import Spec
 
 
-def make(spec: Spec, widths: tuple[int, ...], kernel_init, **fields: Any) -> Network:
+def make(
+    spec: Spec, widths: tuple[int, ...], kernel_init: Callable[..., jax.Array], **fields: Any
+) -> Network:
     """A stack of layers with so many units, from the visible ones up."""
     module = layers.Tied(widths, kernel_init=kernel_init, **networks.dtypes(spec), **fields)
     return Network(module, inputs=((widths[0],),), output=(widths[-1],))

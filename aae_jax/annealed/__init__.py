@@ -19,7 +19,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from aae_jax import parallel, processes
-from aae_jax.annealed.checking import as_rows, as_start, check_decoder, check_finite, common
+from aae_jax.annealed.checking import (
+    as_rows,
+    as_start,
+    check_decoder,
+    check_finite,
+    check_prior,
+    common,
+)
 from aae_jax.annealed.running import PILOT_CHAINS, Chains, Images, run_block
 from aae_jax.annealed.targets import Prior, density, normal, uniform
 from aae_jax.arguments import check_count, is_known
@@ -259,6 +266,7 @@ def blocks(
     decoder, prior, key, sigma = common(decoder, prior, key, sigma, code_dim, spec)
     x = as_rows(x)
     check_decoder(decoder, code_dim, x.dtype, x.shape)
+    check_prior(prior, code_dim, x.dtype)
     mean, std = as_start(prior, start, len(x), code_dim, x.dtype)
     images = Images(x, None, mean, std)
     return _blocks(decoder, prior, images, key, sigma, code_dim, spec, mesh)
@@ -349,6 +357,7 @@ def _simulated(decoder, prior, key, sigma, num_images, code_dim):
     if prior.log_prob is not None:
         raise UserError("prior is a density only: images can't be simulated from it")
     check_decoder(decoder, code_dim, sigma.dtype)
+    check_prior(prior, code_dim, sigma.dtype)
     return _simulate(decoder, prior, key, sigma, num_images, code_dim)
 
 

@@ -1,5 +1,8 @@
 """What the functions of `aae_jax.annealed` are given: as the compiled program takes it, or refused."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +15,14 @@ from aae_jax.errors import UserError
 from aae_jax.settings import AnnealedSpec
 
 
-def common(decoder, prior, key, sigma, code_dim, spec=None):
+def common(
+    decoder: Callable[..., jax.Array],
+    prior: Prior,
+    key: Any,
+    sigma: Any,
+    code_dim: int,
+    spec: AnnealedSpec | None = None,
+) -> tuple[Partial, Prior, jax.Array, jax.Array]:
     """What all functions take, as the compiled ones do."""
     check_count("code_dim", code_dim)
     if not callable(decoder):
@@ -26,7 +36,8 @@ def common(decoder, prior, key, sigma, code_dim, spec=None):
         )
     if not isinstance(spec, AnnealedSpec | None):
         raise UserError(f"spec is a {type(spec).__name__}: it must be an aae_jax.AnnealedSpec")
-    prior = Prior(*(None if part is None else _as_partial(part) for part in prior))
+    parts: Any = (None if part is None else _as_partial(part) for part in prior)
+    prior = Prior(*parts)
     shown, sigma = sigma, as_array("sigma", sigma)
     if sigma.ndim:
         raise UserError(f"sigma has shape {sigma.shape}: it must be one number")
@@ -40,7 +51,7 @@ def _as_partial(function):
     return function if isinstance(function, Partial) else Partial(function)
 
 
-def as_rows(x):
+def as_rows(x: Any) -> jax.Array:
     """x f[T, P] as floats of at least 32 bits."""
     x = as_array("x", x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -51,18 +62,15 @@ def as_rows(x):
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def check_decoder(decoder, code_dim, dtype, shape=None):
+def check_decoder(
+    decoder: Callable[..., jax.Array],
+    code_dim: int,
+    dtype: Any,
+    shape: tuple[int, ...] | None = None,
+) -> None:
     """Refuses a decoder that does not give floats [N, P]; `shape` is that of x [T, P]."""
     z = jax.ShapeDtypeStruct((1, code_dim), jnp.promote_types(dtype, jnp.float32))
-    try:
-        found = jax.eval_shape(decoder, z)
-    except UserError:
-        raise
-    except Exception as error:  # the user's code may raise whatever it likes
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"decoder fails on z of shape [N, {code_dim}] with {type(error).__name__}: {reason}"
-        ) from error
+    found = _outputs("decoder", decoder, z, f"z of shape [N, {code_dim}]")
     given = getattr(found, "shape", type(found).__name__)
     if not hasattr(found, "shape") or len(given) != 2 or given[0] != 1:
         raise UserError(
@@ -78,7 +86,38 @@ def check_decoder(decoder, code_dim, dtype, shape=None):
         raise UserError(f"decoder gives {found.dtype}: it must give floats")
 
 
-def as_start(prior, start, num_images, code_dim, dtype):
+def check_prior(prior: Prior, code_dim: int, dtype: Any) -> None:
+    """Refuses a prior whose functions don't give f[D] and f[] for one code f[D]."""
+    v = jax.ShapeDtypeStruct((code_dim,), jnp.promote_types(dtype, jnp.float32))
+    for name, shape in (("to_code", v.shape), ("from_code", v.shape), ("log_prob", ())):
+        function = getattr(prior, name)
+        if function is None:
+            continue
+        found = _outputs(f"the prior's {name}", function, v, f"one code of shape {v.shape}")
+        given = getattr(found, "shape", type(found).__name__)
+        if given != shape or not jnp.issubdtype(found.dtype, jnp.floating):
+            raise UserError(
+                f"the prior's {name} gives {given} for one code of shape {v.shape}: it must give "
+                f"floats of shape {shape}"
+            )
+
+
+def _outputs(
+    name: str, function: Callable[..., Any], argument: jax.ShapeDtypeStruct, shown: str
+) -> Any:
+    """What a user's function gives, by its shape and type alone."""
+    try:
+        return jax.eval_shape(function, argument)
+    except UserError:
+        raise
+    except Exception as error:  # the user's code may raise whatever it likes
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{name} fails on {shown} with {type(error).__name__}: {reason}") from error
+
+
+def as_start(
+    prior: Prior, start: Any, num_images: int, code_dim: int, dtype: Any
+) -> tuple[jax.Array | None, jax.Array | None]:
     """Means and standard deviations f[T, D] of v, or None where chains start from the prior."""
     if start is None:
         if prior.log_prob is not None:
@@ -105,7 +144,7 @@ def as_start(prior, start, num_images, code_dim, dtype):
     return mean, std if prior.log_prob is not None else jnp.minimum(std, 1)
 
 
-def check_finite(found, first, spec):
+def check_finite(found: Any, first: int, spec: AnnealedSpec) -> None:
     """Refuses the chains of a block, whose first image is `first`, where they have met NaN."""
     failed = np.asarray(found.failed)
     if (failed < 0).all():

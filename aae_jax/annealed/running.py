@@ -61,7 +61,7 @@ class Images(NamedTuple):
     """What belongs to each image of a block; all but x and index may be None."""
 
     x: jax.Array  # f[B, P]
-    index: jax.Array  # i32[B], among all images: an image's randomness depends on it alone
+    index: jax.Array | None  # type: ignore[assignment]  # i32[B], among all images: an image's randomness depends on it alone
     mean: jax.Array | None = None  # f[B, D], where chains start, in the space of the prior's v
     std: jax.Array | None = None  # f[B, D]
     u: jax.Array | None = None  # f[B, D], exact draws given x, from which chains are run backward

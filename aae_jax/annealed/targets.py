@@ -35,16 +35,16 @@ class Prior(NamedTuple):
 
 def normal(std: float = 1.0) -> Prior:
     """z ~ N(0, std² I)."""
-    check_length("std", std)
-    return Prior(Partial(_times, float(std)), Partial(_over, float(std)))
+    std = _length("std", std)
+    return Prior(Partial(_times, std), Partial(_over, std))
 
 
 def uniform(radius: float) -> Prior:
     """z ~ U(−radius, radius) in each dimension: a standard normal v through its distribution
     function.
     """
-    check_length("radius", radius)
-    return Prior(Partial(_to_box, float(radius)), Partial(_from_box, float(radius)))
+    radius = _length("radius", radius)
+    return Prior(Partial(_to_box, radius), Partial(_from_box, radius))
 
 
 def density(log_prob: Callable[[jax.Array], jax.Array]) -> Prior:
@@ -54,6 +54,15 @@ def density(log_prob: Callable[[jax.Array], jax.Array]) -> Prior:
             f"log_prob is a {type(log_prob).__name__}: it must be a function (z f[D]) → f[]"
         )
     return Prior(log_prob=log_prob)
+
+
+def _length(name, value):
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise UserError(f"{name} is {value!r}: it must be one number") from None
+    check_length(name, number, value)
+    return number
 
 
 def _times(std, v):

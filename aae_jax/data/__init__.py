@@ -7,7 +7,7 @@ unlabelled. Training images may be `LazyImages`, which are decoded when they are
 import importlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class LazyImages:
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, read: Callable, num_images: int, image_shape: tuple[int, ...]):
+    def __init__(self, read: Callable, num_images: int, image_shape: tuple[int, ...]) -> None:
         """`read`: i64[n] → uint8[n, H, W, C]; called from several threads at once."""
         self._read = read
         self._numbers = np.arange(num_images)
@@ -33,11 +33,11 @@ class LazyImages:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows) -> np.ndarray:
+    def __getitem__(self, rows: Any) -> np.ndarray:
         rows = self._numbers[rows]  # slices, masks, lists: whatever NumPy takes
         return self._read(rows) if rows.ndim else self._read(rows[None])[0]
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         del copy
         found = np.empty(self.shape, self.dtype)
         blocks = [slice(start, start + _BLOCK) for start in range(0, len(self), _BLOCK)]
@@ -189,7 +189,7 @@ def keep_labels(train: Split, num_labelled: int, num_classes: int, seed: int) ->
     Raises:
         UserError: some class has not as many labelled images.
     """
-    if num_labelled == (train["label"] >= 0).sum():
+    if num_labelled == (np.asarray(train["label"]) >= 0).sum():
         return train
     if num_labelled % num_classes:
         raise UserError(

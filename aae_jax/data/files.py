@@ -1,6 +1,7 @@
 """A user's own data: a file of arrays, a table, or a directory of images."""
 
 import os
+from typing import Any
 
 from aae_jax import data
 from aae_jax.checks import expand_home
@@ -33,7 +34,7 @@ def load(spec: DataSpec) -> "data.Dataset":
                 f"data.label_column is {spec.label_column!r} and data.condition_dim "
                 f"{spec.condition_dim}: {path!r} is a directory, which has neither"
             )
-        found = folders.read(path, spec)
+        found: Any = folders.read(path, spec)
     elif os.path.isfile(path):
         found = arrays.read(path, spec)
     else:

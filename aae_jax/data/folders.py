@@ -53,7 +53,7 @@ def read(path: str, spec: DataSpec) -> tuple[dict[str, Part], tuple[str, ...] | 
 
 def _list_splits(path):
     """{split: {class or None: files}}, and how much of what was left out."""
-    left_out = Counter()
+    left_out: Counter[str] = Counter()
     try:
         images, directories = _list(path, left_out)
         roles = _roles(path, directories)
@@ -65,7 +65,7 @@ def _list_splits(path):
                 "one of them"
             )
         splits = {
-            role: _by_class(directories[name], *_list(directories[name], left_out), left_out)
+            role: _by_class(directories[name], *_list(directories[name], left_out), left_out)  # type: ignore[call-arg]
             for name, role in roles.items()
         }
         return splits, left_out
@@ -175,7 +175,7 @@ def _part(by_class, class_names, spec):
         image = read_image(name)
         return hash_of(image), int(image.max())
 
-    found = []
+    found: list[tuple[bytes, int]] = []
     with ThreadPoolExecutor(2 if data.is_small(spec.image_shape) else None) as pool:
         for start in range(0, len(files), _BLOCK):
             found += pool.map(inspect, files[start : start + _BLOCK])

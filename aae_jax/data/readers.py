@@ -22,7 +22,7 @@ def read(path: str, image_shape: tuple[int, ...]) -> dict[str, np.ndarray] | Non
     `image_shape` tells the order of axes where a file does not. A bare `.npy` is "arr_0", as
     `np.savez` would call it; a data set "train/images" of HDF5 is "train_images".
     """
-    readers = {
+    readers: dict[str, Callable[[str], dict[str, np.ndarray]]] = {
         ".npz": read_npz,
         ".npy": _read_npy,
         ".mat": functools.partial(read_mat, image_shape=image_shape),
@@ -30,7 +30,7 @@ def read(path: str, image_shape: tuple[int, ...]) -> dict[str, np.ndarray] | Non
         ".hdf5": read_hdf5,
     }
     reader = readers.get(os.path.splitext(path)[1].lower())
-    return reader and reader(path)
+    return reader(path) if reader else None
 
 
 def read_npz(path: str) -> dict[str, np.ndarray]:
@@ -62,7 +62,8 @@ def read_mat(path: str, image_shape: tuple[int, ...] | None = None) -> dict[str,
     from scipy.io import loadmat, whosmat
 
     if _readable(path, lambda: _starts_as_hdf5(path)):
-        return _in_order_of_rows(*_read_hdf5(path), image_shape)
+        stored, by_matlab = _read_hdf5(path)
+        return _in_order_of_rows(stored, by_matlab, image_shape)
     try:
         stored = _readable(path, lambda: loadmat(path), objects=True)
         kinds = {name: kind for name, _, kind in _readable(path, lambda: whosmat(path))}
@@ -125,7 +126,7 @@ def _read_hdf5(path):
     by_matlab = []
 
     def arrays():
-        found = {}
+        found: dict[str, np.ndarray] = {}
 
         def visit(name, item):
             if isinstance(item, h5py.Dataset) and item.shape is not None and name[0] != "#":

@@ -10,12 +10,15 @@ import os
 import tempfile
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 from aae_jax.errors import UserError
 
 
 @contextlib.contextmanager
-def as_published(tfds, builder, manual_dir: str, contents: dict[str, str]) -> Iterator[str]:
+def as_published(
+    tfds: Any, builder: Any, manual_dir: str, contents: dict[str, str]
+) -> Iterator[str]:
     """A directory that the builder takes for that of its original files.
 
     Args:

@@ -52,7 +52,8 @@ def batches(
         ) from None
     # On this process alone: the threads below run programs in an order of their own.
     rng = jax.random.wrap_key_data(
-        np.asarray(jax.random.key_data(rng)), impl=jax.random.key_impl(rng)
+        np.asarray(jax.random.key_data(rng)),  # type: ignore[arg-type]
+        impl=jax.random.key_impl(rng),
     )
     order = train.get("example_order")
     num_places = len(train["image"] if order is None else order)

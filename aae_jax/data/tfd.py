@@ -6,6 +6,7 @@ with its validation images and scores its test images (Goodfellow et al. 2014).
 """
 
 import os
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -32,7 +33,7 @@ class Tfd(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = [
+    BUILDER_CONFIGS: ClassVar[list[Any]] = [
         tfds.core.BuilderConfig(name=f"{size}x{size}", description=f"Images of {size}×{size}")
         for size in (48, 96)
     ]
@@ -162,8 +163,8 @@ def load(spec: DataSpec) -> "data.Dataset":
     labelled = tfds_images.read_split(builder, "labelled")
     folds = tfds_images.read_integers(builder, "labelled", "folds")
     if spec.drop_black:
-        train = _rows(train, train["image"].any(axis=(1, 2, 3)))
-        keep = labelled["image"].any(axis=(1, 2, 3))
+        train = _rows(train, np.asarray(train["image"]).any(axis=(1, 2, 3)))
+        keep = np.asarray(labelled["image"]).any(axis=(1, 2, 3))
         labelled, folds = _rows(labelled, keep), folds[keep]
     chosen = range(NUM_FOLDS) if spec.fold is None else [spec.fold - 1]
     return data.Dataset(

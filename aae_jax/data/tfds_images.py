@@ -7,6 +7,7 @@ renames it at the end, so what is half-prepared is never taken for whole.
 
 import dataclasses
 import os
+from typing import Any
 
 import numpy as np
 
@@ -62,8 +63,8 @@ def prepared_builder(
     spec: DataSpec,
     builder_class: type | None = None,
     contents: dict[str, str] | None = None,
-    **arguments,
-):
+    **arguments: Any,
+) -> Any:
     """A tfds builder, prepared.
 
     Args:
@@ -186,7 +187,7 @@ def _first_line(error):
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def image_name(builder) -> str:
+def image_name(builder: Any) -> str:
     """The feature that holds the image."""
     import tensorflow_datasets as tfds
 
@@ -203,7 +204,7 @@ def image_name(builder) -> str:
     return images[0]
 
 
-def label_name(builder) -> str | None:
+def label_name(builder: Any) -> str | None:
     """The feature that holds the class, or None: then every image is unlabelled."""
     import tensorflow_datasets as tfds
 
@@ -213,7 +214,7 @@ def label_name(builder) -> str | None:
 
 
 def read_split(
-    builder,
+    builder: Any,
     split: str,
     field: str = "split",
     lazy: bool = False,
@@ -284,7 +285,7 @@ def read_split(
         raise _damaged(builder, error) from error
 
 
-def read_integers(builder, split: str, feature: str) -> np.ndarray:
+def read_integers(builder: Any, split: str, feature: str) -> np.ndarray:
     """A feature of whole numbers, i32[N, K], in the order of `read_split`."""
     try:
         source = _open(builder, split)
@@ -300,7 +301,7 @@ def _damaged(builder, error):
     )
 
 
-def check_disjoint(builder, splits: dict[str, str]) -> None:
+def check_disjoint(builder: Any, splits: dict[str, str]) -> None:
     """Refuses slices that share images: `splits` maps a field of the config to its slice."""
     import tensorflow_datasets as tfds
 

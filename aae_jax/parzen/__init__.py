@@ -14,6 +14,8 @@ With many samples almost all lie too far from a point to count. On a CPU, the co
 `python -m aae_jax.parzen --help` scores arrays in files.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -112,10 +114,10 @@ def log_likelihood(x: jax.Array, samples: jax.Array, sigma: jax.Array | float) -
             f"samples has shape {samples.shape}: it must be [N, {x.shape[1]}] with N at least 1"
         )
     method = _method(given[0], x, given[2])
-    if method.differences and _is_known(given) and not jax.config.jax_enable_x64:
+    if method.differences and _is_known(given) and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         with jax.enable_x64(True):
-            x, sigma = (np.asarray(value, np.float64) for value in (given[0], given[2]))
-            return log_likelihood(x, given[1], sigma).astype(jnp.float32)
+            wide: list[Any] = [np.asarray(value, np.float64) for value in (given[0], given[2])]
+            return log_likelihood(wide[0], given[1], wide[1]).astype(jnp.float32)
     sigmas = jnp.atleast_1d(sigma)
     sums = start(x, sigmas, differences=method.differences)
     sums = add_samples(sums, x, samples, sigmas, method.columns, method.bf16_split)

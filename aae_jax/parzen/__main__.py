@@ -10,6 +10,7 @@ than the memory. Where σ is too small for float32, scores are computed in float
 
 import itertools
 import sys
+from typing import Any
 
 import numpy as np
 from absl import app, flags, logging
@@ -156,6 +157,7 @@ def _score_as(dtype, points, samples, sigmas):
     x, sigmas = jnp.asarray(_floats(points, dtype)), jnp.asarray(sigmas, dtype)
     columns, bf16_split, differences = parzen.choose_method(x, sigmas)
     bound = None
+    sums: Any
     if not bf16_split and not differences and parzen.is_worth_it(x, len(samples)):
         bound = parzen.make_bound(x, sigmas, len(samples))
         sums = parzen.start_screened(bound)
@@ -224,7 +226,8 @@ def _fail(message):
     sys.exit(2)
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
+    """Prints σ and the score; exits with 2 after a mistake, which is one line."""
     if len(argv) > 1:
         _fail(f"{argv[1]!r} is not a flag: write --samples=FILE --test=FILE --validation=FILE")
     logging.set_verbosity(logging.ERROR)  # JAX narrates

@@ -7,7 +7,7 @@ sums into log-likelihoods. The sums are plain arrays, so a long evaluation can s
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -195,8 +195,8 @@ def add_drawn(
 
 
 def over_devices(
-    add: Callable[[Sums, Callable], Sums], sums: Sums, stream: Stream, per_round: int
-) -> Sums:
+    add: Callable[[Any, Callable], Any], sums: Any, stream: Stream, per_round: int
+) -> Any:
     """Calls `add(sums, draw)` on every device of a stream's mesh with its own sums.
 
     `draw(i)` gives the samples of a device in round i, of `per_round` on all, and which of them count.
@@ -351,12 +351,12 @@ def _add(sums, x, read, first, last, sigma, columns, bf16_split):
             return squared_norm - product
 
         def one_block(block):
-            points, *sums = block
+            points, nearest, total = block
             # The distances of a block of points are one matrix product. Differences come from a
             # loop: fused with what uses them, they would be computed more than once, and may round
             # in several ways, so that the nearest sample is not where the minimum is.
             every = jax.lax.map if differences else lambda f, points: jax.vmap(f)(points)
-            return fold(every(offsets, points), *sums, scale)
+            return fold(every(offsets, points), nearest, total, scale)
 
         return jax.lax.map(one_block, (blocks, *sums))
 

@@ -152,7 +152,8 @@ def _multiply_all(sums, samples, squared_norm, bound):
         points = points[:, bound.columns]
 
         def one_tile(sums, tile):
-            return fold(_offsets(points, *tile), *sums, bound.scale), None
+            nearest, total = sums
+            return fold(_offsets(points, *tile), nearest, total, bound.scale), None
 
         return jax.lax.scan(one_tile, tuple(sums), tiles)[0]
 
@@ -200,7 +201,8 @@ def _multiply_needed(sums, samples, squared_norm, needed, bound):
             ranks = index * _TAKEN + jnp.arange(1, _TAKEN + 1)
             rows = jnp.searchsorted(counts, ranks)
             norms = jnp.where(ranks <= counts[-1], squared_norm[rows], far(samples.dtype))
-            return fold(_offsets(points, samples[rows], norms), *sums, bound.scale)
+            nearest, total = sums
+            return fold(_offsets(points, samples[rows], norms), nearest, total, bound.scale)
 
         return jax.lax.fori_loop(0, -(-counts[-1] // _TAKEN), some, tuple(sums))
 

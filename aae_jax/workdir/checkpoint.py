@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -28,12 +29,12 @@ class Checkpoints:
     they do it prints tracebacks.
     """
 
-    def __init__(self, directory: str, max_to_keep: int = 2, read_only: bool = False):
+    def __init__(self, directory: str, max_to_keep: int = 2, read_only: bool = False) -> None:
         """`read_only`: changes nothing on the disk, whoever else is writing there."""
-        self._saving = None  # step of the newest write
+        self._saving: int | None = None  # step of the newest write
         self._directory = pathlib.Path(os.path.abspath(directory))
         # Opening a manager fails where a run at work removes a checkpoint meanwhile.
-        self._manager = None if read_only else self._open_manager(max_to_keep)
+        self._manager: Any = None if read_only else self._open_manager(max_to_keep)
 
     def _open_manager(self, max_to_keep):
         return ocp.CheckpointManager(
@@ -48,10 +49,10 @@ class Checkpoints:
             ),
         )
 
-    def __enter__(self):
+    def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, kind, *exception):
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         if self._manager is None or kind is PeerLost:  # closing would wait for the peer
             return
         try:
@@ -127,7 +128,7 @@ class Checkpoints:
 
     def _read_newest(self, steps, target):
         """The first that is whole: its step and arrays, and what is wrong with those before it."""
-        damaged = []
+        damaged: list[str] = []
         for step in steps:
             arrays, damage = self._read(step, target)
             if damage is None:

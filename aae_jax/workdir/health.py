@@ -1,7 +1,7 @@
 """Training that goes wrong: numbers that are not finite, a discriminator or a code that collapsed."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -20,6 +20,16 @@ PATIENCE = 5
 # shifted by half of it. The digits end at 0.20 (samples of the prior: 0.14), at 1.08 where the
 # discriminator does not learn, and at 0.72 where the generator does not.
 FAR = 0.5
+
+# Of the log weights' standard deviation over an image's chains, median over images, in nats: trained
+# autoencoders have 2 where both bounds lie within a nat, and models that chains can't sample hundreds.
+DISAGREEMENT = 5.0
+
+# A discriminator is blind where codes are at least `SEEN` stds from the prior, and its loss is nearer
+# to a coin's than `COIN` nats and than a tenth of the squared distance. Codes that are shifted by d
+# stds leave d² / 4 nats to see. Fig. 2a of before `mlp_spread` had 3 times the squared distance, its
+# variants of `studies.matching` half of it or more; runs of a few steps are far from a coin's loss.
+SEEN, COIN = 0.1, 0.02
 
 
 @jax.jit
@@ -84,9 +94,9 @@ def find_failure(
 class Collapse:
     """Reads lines of metrics in turn; warns once of each way in which the game has ended."""
 
-    def __init__(self, lines: list[dict[str, Any]] = ()):
-        self._in_a_row = {}
-        self.warnings = []
+    def __init__(self, lines: Iterable[dict[str, Any]] = ()) -> None:
+        self._in_a_row: dict[str, int] = {}
+        self.warnings: list[str] = []
         for line in lines:
             self.see(line)
 
@@ -140,13 +150,62 @@ def far_from_prior(by_seed: list[dict[str, Any]]) -> list[str]:
     for index, found in enumerate(by_seed):
         distance, floor = match_to_prior(found)
         # A sample's squared distance exceeds that of the distributions by about the floor's.
-        if distance is not None and distance**2 - floor**2 > FAR**2:
+        if distance is not None and floor is not None and distance**2 - floor**2 > FAR**2:
             seed = f"seed {index + 1} of {len(by_seed)}: " if len(by_seed) > 1 else ""
             warnings.append(
                 f"{seed}the codes are far from the prior, {distance:.2f} of its std (samples of the "
                 f"prior: {floor:.2f}): the decoder has seen few codes where samples are drawn"
             )
     return warnings
+
+
+def weak_bound(by_seed: list[dict[str, Any]]) -> list[str]:
+    """Warnings of an annealed likelihood whose chains disagree, which is then far too low.
+
+    Args:
+        by_seed: what `likelihood.score_annealed` found for each seed, where it was asked for.
+    """
+    warnings = []
+    for index, found in enumerate(by_seed):
+        std = found.get("annealed/log_weight_std", 0.0)
+        if not std <= DISAGREEMENT:  # NaN too
+            seed = f"seed {index + 1} of {len(by_seed)}: " if len(by_seed) > 1 else ""
+            warnings.append(
+                f"{seed}the annealed likelihood may lie nats too low: the log weights of an image's "
+                f"chains have a standard deviation of {std:.3g} nats (median); raise "
+                "evaluation.annealed.num_temperatures, or num_chains"
+            )
+    return warnings
+
+
+def blind_discriminator(by_seed: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[str]:
+    """Warnings of a discriminator that sees no difference where codes and prior differ.
+
+    Args:
+        by_seed: as in `far_from_prior`.
+        lines: of metrics.jsonl; `loss/discriminator` of the last `PATIENCE` counts, where there is
+            a phase of that name.
+    """
+    warnings = []
+    for index, found in enumerate(by_seed):
+        distance, floor = match_to_prior(found)
+        losses = [_of_seed(line, "loss/discriminator", index) for line in lines[-PATIENCE:]]
+        if distance is None or floor is None or not losses or None in losses:
+            continue
+        excess, loss = distance**2 - floor**2, sum(losses) / len(losses)
+        if excess > SEEN**2 and abs(2 * math.log(2) - loss) < min(COIN, excess / 10):
+            seed = f"seed {index + 1} of {len(by_seed)}: " if len(by_seed) > 1 else ""
+            warnings.append(
+                f"{seed}the discriminator has gone blind: its loss is a coin's, {loss:.4f}, and the "
+                f"codes are {distance:.2f} of the prior's std from the prior (samples of the prior: "
+                f"{floor:.2f})"
+            )
+    return warnings
+
+
+def _of_seed(line, name, index):
+    by_seed = line.get("by_seed")
+    return by_seed[name][index] if by_seed and name in by_seed else line.get(name)
 
 
 def match_to_prior(found: dict[str, Any]) -> tuple[float | None, float | None]:

@@ -183,9 +183,9 @@ def _streaming_stepper(state, job):
     def advance(state, size):
         metrics = []
         while size:
-            batches = list(itertools.islice(source, min(size, per_call)))
-            size -= len(batches)
-            batches = {name: np.stack([b[name] for b in batches]) for name in batches[0]}
+            read = list(itertools.islice(source, min(size, per_call)))
+            size -= len(read)
+            batches: Any = {name: np.stack([b[name] for b in read]) for name in read[0]}
             if job.settings.parallel.runner == "pmap":
                 state, found = parallel.pmap_train_batches(state, batches, devices)
             else:

@@ -12,6 +12,8 @@ import shutil
 import time
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,12 +22,13 @@ from aae_jax import processes
 from aae_jax.config import named_config
 from aae_jax.errors import UserError
 from aae_jax.optimizers import bound_to_length
+from aae_jax.spec import Spec
 from aae_jax.workdir import terminal
 
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 # What a disk says that is full, read-only, not the user's, or broken.
 _DISK_ERRORS = {
@@ -39,7 +42,7 @@ _FREE = ("evaluation.", "parallel.", "run.", "data.data_dir", "data.manual_dir",
 _LENGTH = ("train.num_steps", "run.max_steps")  # see _check_length
 
 
-def check(workdir, config_json, spec):
+def check(workdir: str, config_json: dict[str, Any], spec: Spec) -> None:
     """Refuses a workdir that can't be used or holds another training, before data are loaded."""
     if os.path.exists(workdir) and not os.path.isdir(workdir):
         raise UserError(f"--workdir is {workdir!r}, which is a file: name a directory")
@@ -51,7 +54,7 @@ def check(workdir, config_json, spec):
     earlier = read_json(os.path.join(workdir, "config.json"))
     if earlier is None:
         return
-    before, now = _flatten(earlier), _flatten(config_json)
+    before, now = flatten(earlier), flatten(config_json)
     differing = [
         f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
@@ -93,7 +96,7 @@ def _check_length(workdir, before, now, spec):
         )
 
 
-def newest_step(workdir):
+def newest_step(workdir: str) -> int:
     """Of the checkpoints, told from their names alone; 0 where there is none."""
     try:
         names = os.listdir(os.path.join(workdir, "checkpoints"))
@@ -102,17 +105,18 @@ def newest_step(workdir):
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
-def _flatten(tree, prefix=""):
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """The fields of nested sections by their names with dots."""
     if not isinstance(tree, dict):
         return {prefix[:-1]: tree}
     flat = {}
     for name, value in tree.items():
-        flat.update(_flatten(value, f"{prefix}{name}."))
+        flat.update(flatten(value, f"{prefix}{name}."))
     return flat
 
 
 @contextlib.contextmanager
-def at_work(workdir):
+def at_work(workdir: str) -> Iterator[None]:
     """Keeps other runs out of a workdir, and says in one line when it can't be written to."""
     try:
         with open(os.path.join(workdir, "lock"), "w") as file:
@@ -146,11 +150,11 @@ def at_work(workdir):
         ) from error
 
 
-def remove_stale(workdir):
+def remove_stale(workdir: str) -> None:
     """Scores and pictures of an earlier step must not pass for those of the finished model."""
     if not processes.is_first():
         return
-    for name in ("results.json", "failure.json"):
+    for name in ("results.json", "report.html", "failure.json"):
         with contextlib.suppress(FileNotFoundError):
             os.remove(os.path.join(workdir, name))
     shutil.rmtree(partial_directory(workdir), ignore_errors=True)
@@ -160,7 +164,7 @@ def remove_stale(workdir):
 class MetricsLog:
     """`metrics.jsonl` and TensorBoard events, one entry a dispatch: means over its steps."""
 
-    def __init__(self, workdir, step):
+    def __init__(self, workdir: str, step: int) -> None:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
@@ -172,7 +176,7 @@ class MetricsLog:
         self._writes = processes.is_first()
         if not self._writes:
             return
-        self._file = open(path, "a")
+        self._file = open(path, "a")  # noqa: SIM115 — closed by `close`
         # Not SummaryWriter: on a full disk its thread dies, and the next writes wait for ever.
         os.makedirs(os.path.join(workdir, "tensorboard"), exist_ok=True)
         self._events = EventsWriter(os.path.join(workdir, "tensorboard", "events"))
@@ -180,14 +184,18 @@ class MetricsLog:
         start = SessionLog(status=SessionLog.START)
         self._events.write_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
 
-    def write(self, step, metrics, seconds) -> dict[str, float]:
+    def write(
+        self, step: int, metrics: dict[str, Any], seconds: Callable[[], float]
+    ) -> dict[str, Any]:
         """Waits for the metrics of a dispatch that ended at `step`; `seconds` is then called."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.summary import Summary
 
         metrics = {name: np.asarray(values, np.float64) for name, values in metrics.items()}
         # None: the kurtosis of a code that has collapsed to a point.
-        line = _finite({name: float(values.mean()) for name, values in sorted(metrics.items())})
+        line: dict[str, Any] = _finite(
+            {name: float(values.mean()) for name, values in sorted(metrics.items())}
+        )
         by_seed = _finite(
             {
                 name: values.mean(axis=1).tolist()
@@ -212,14 +220,14 @@ class MetricsLog:
         )
         return line
 
-    def flush(self):
+    def flush(self) -> None:
         """Before a checkpoint: what led to it is on the disk when that is."""
         if not self._writes:
             return
         os.fsync(self._file.fileno())
         self._events.flush()
 
-    def close(self):
+    def close(self) -> None:
         if self._writes:
             self._file.close()
             self._events.close()
@@ -229,7 +237,7 @@ class MetricsLog:
         return os.path.join(workdir, "metrics.jsonl")
 
     @classmethod
-    def read(cls, workdir) -> list[dict[str, float]]:
+    def read(cls, workdir: str) -> list[dict[str, Any]]:
         """All whole lines; a line cut short by a kill was not finished and does not count."""
         try:
             with open(cls._path(workdir)) as file:
@@ -239,12 +247,12 @@ class MetricsLog:
         return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
     @classmethod
-    def last_seconds(cls, workdir) -> float:
+    def last_seconds(cls, workdir: str) -> float:
         lines = cls.read(workdir)
         return lines[-1]["seconds"] if lines else 0.0
 
 
-def write_json(path, value):
+def write_json(path: str, value: Any) -> None:
     """JSON has no NaN: a number that is not finite is null."""
     write_atomically(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
 
@@ -257,7 +265,8 @@ def _finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_json(path):
+def read_json(path: str) -> Any:
+    """What a file holds; None where there is none."""
     try:
         with open(path) as file:
             return json.load(file)
@@ -267,7 +276,8 @@ def read_json(path):
         raise UserError(f"{path!r} is not JSON: remove it, or name another --workdir") from None
 
 
-def write_atomically(path, text):
+def write_atomically(path: str, text: str) -> None:
+    """Writes a file by one rename, on the first process."""
     if not processes.is_first():
         return
     with open(path + ".part", "w") as file:
@@ -275,12 +285,13 @@ def write_atomically(path, text):
     os.replace(path + ".part", path)
 
 
-def partial_directory(workdir):
+def partial_directory(workdir: str) -> str:
     """Sums of scoring passes under way; it goes when results.json is written."""
     return os.path.join(workdir, "partial")
 
 
-def write_partial(path, done, sums):
+def write_partial(path: str, done: int, sums: Any) -> None:
+    """Saves the sums of the rounds that are done."""
     if not processes.is_first():
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -289,7 +300,7 @@ def write_partial(path, done, sums):
     os.replace(path + ".part", path)
 
 
-def read_partial(path, kind):
+def read_partial(path: str, kind: type[Any]) -> tuple[int, Any] | None:
     """Rounds done and their sums, of a type; None where there are none, or none that can be read."""
     try:
         with np.load(path, allow_pickle=False) as saved:

@@ -45,7 +45,7 @@ def score(
     starts = parallel.replicate(chain_starts(state, dataset.train["image"]), mesh)
     by_seed = []
     takes = settings.spec.model.condition_in_decoder
-    conditions = dataset.train["condition"] if takes else None
+    conditions: Any = dataset.train["condition"] if takes else None
     with terminal.Signals() as signals, processes.report_lost_peer():
         run = functools.partial(_run_pass, signals=signals, workdir=workdir)
         keys = [jax.random.fold_in(jax.random.key(seed), 1) for seed in settings.seeds]
@@ -68,17 +68,25 @@ def score(
                     f"warning: σ = {found['parzen/sigma']:.4g} lies on the edge of "
                     "evaluation.sigmas"
                 )
-            if settings.evaluation.annealed.num_images is not None:
-                found |= _annealed(alone, dataset, settings, found["parzen/sigma"], key, mesh, run)
             by_seed.append({"seed": seed, **found})
         path = os.path.join(workdir, "results.json")
         # Without the protocol they don't count as whole, but nothing that fails below loses them.
         records.write_json(path, {"steps": int(state.step), **_over_seeds(by_seed)})
+        if settings.evaluation.annealed.num_images is not None:
+            for scores, key, alone in zip(by_seed, keys, members, strict=True):
+                scores |= _annealed(
+                    alone, dataset, settings, scores["parzen/sigma"], key, mesh, run
+                )
+            records.write_json(path, {"steps": int(state.step), **_over_seeds(by_seed)})
         for scores, key, alone in zip(by_seed, keys, members, strict=True):
             scores |= measures.diagnose(processes.local_copy(alone), dataset.test, key)
         lines = records.MetricsLog.read(workdir)
-        far = health.far_from_prior(by_seed)
-        for warning in far:
+        found_now = [
+            *health.weak_bound(by_seed),
+            *health.far_from_prior(by_seed),
+            *health.blind_discriminator(by_seed, lines),
+        ]
+        for warning in found_now:
             terminal.say(f"warning: {warning}")
         results = {
             "data": settings.data.name,
@@ -87,7 +95,7 @@ def score(
             "seconds": records.MetricsLog.last_seconds(workdir),
             "evaluation_seconds": time.monotonic() - start,
             **_over_seeds(by_seed),
-            "warnings": health.Collapse(lines).warnings + far,
+            "warnings": health.Collapse(lines).warnings + found_now,
             "evaluation": _evaluation_fields(settings),
             "devices": [str(device.device_kind) for device in mesh.devices.flat],
             "jax": jax.__version__,
@@ -171,10 +179,11 @@ def _run_pass(scoring_pass, signals, workdir):
             signals.ask()
             # The clocks of several processes differ, and all must do the same.
             took, unsaved = processes.all_reduce_max([now - before, now - saved])
+            ends = done == scoring_pass.num_rounds and unsaved > _QUIET_SECONDS
             size = max(1, min(2 * size, int(count * _DISPATCH_SECONDS / took)))
             if now - begun > _QUIET_SECONDS:
                 progress.show(samples(done))
-            if unsaved > _SAVE_SECONDS or signals.to_obey():
+            if unsaved > _SAVE_SECONDS or ends or signals.to_obey():
                 records.write_partial(path, done, processes.gather_to_host(sums))
                 saved = now
             if signals.to_obey():
@@ -189,11 +198,13 @@ def _run_pass(scoring_pass, signals, workdir):
 
 
 def _evaluation_fields(settings):
-    spec = settings.evaluation
+    spec, annealed = settings.evaluation, {}
+    if spec.annealed.num_images is not None:  # what is not asked for makes no score another one
+        annealed = {"annealed": dataclasses.asdict(spec.annealed)}
     return {
         "fold": settings.data.fold,
         "num_samples": spec.num_samples,
         "num_validation": spec.num_validation,
         "sigmas": None if spec.sigmas is None else list(spec.sigmas),
-        "annealed": dataclasses.asdict(spec.annealed),
+        **annealed,
     }

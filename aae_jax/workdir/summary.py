@@ -37,6 +37,8 @@ def say(state: TrainState, workdir: str) -> None:
     figures = os.path.join(workdir, "figures")
     if os.path.isdir(figures):
         lines.append(f"  figures/       {', '.join(sorted(os.listdir(figures)))}")
+    if os.path.exists(os.path.join(workdir, "report.html")):
+        lines.append("  report.html    all of this in one page, for a browser")
     lines.append("  metrics.jsonl, tensorboard/, checkpoints/, config.json")
     terminal.say("\n".join(lines))
 
@@ -48,14 +50,14 @@ def _shown(number, form):
 def _match(results, metrics) -> str:
     """How near the codes are to the prior, and what the discriminator still tells apart."""
     distance, floor = health.match_to_prior(results)
-    if distance is None:
+    if distance is None or floor is None:
         return ""
     said = (
         f"codes {distance:.2f} of the prior's std from the prior (sliced Wasserstein; samples of "
         f"the prior {floor:.2f})"
     )
     last = metrics[-1] if metrics else {}
-    accuracies = [last.get(f"discriminator/accuracy_on_{name}") for name in ("prior", "codes")]
-    if None not in accuracies:
-        said += "; discriminator right on {:.2f} of prior, {:.2f} of codes".format(*accuracies)
+    prior, codes = (last.get(f"discriminator/accuracy_on_{name}") for name in ("prior", "codes"))
+    if prior is not None and codes is not None:
+        said += f"; discriminator right on {prior:.2f} of prior, {codes:.2f} of codes"
     return said

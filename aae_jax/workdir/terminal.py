@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from typing import Any
 
 import jax
 
@@ -35,20 +36,23 @@ def _num_columns(stream) -> int:
 class Progress:
     """A bar with rate and time left on a terminal, about ten plain lines elsewhere."""
 
-    def __init__(self, total, unit="step", label=None):
-        self._bar, self._total, self._unit, self._label = None, total, unit, label
-        self._begun = None  # step and time of the first report: the rate leaves out compilation
-        self._next = 0
+    def __init__(self, total: int, unit: str = "step", label: str | None = None) -> None:
+        self._total, self._unit, self._label = total, unit, label
+        self._bar: Any = None
+        self._begun: tuple[int, float] | None = (
+            None  # step and time of the first report: the rate leaves out compilation
+        )
+        self._next = 0.0
         self._wants_bar = _num_columns(sys.stderr) > 0
 
-    def __enter__(self):
+    def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         if self._bar is not None:
             self._bar.close()
 
-    def show(self, done, metrics=None):
+    def show(self, done: int, metrics: dict[str, Any] | None = None) -> None:
         if not processes.is_first():
             return
         losses = {
@@ -95,9 +99,9 @@ class Signals:
     the same points, and then obey what `to_obey` says.
     """
 
-    def __enter__(self):
+    def __enter__(self) -> "Signals":
         self.received = 0
-        self._asked = [0]
+        self._asked: Any = [0]
         self._previous = {}
         # Python delivers signals to its main thread only, and only there may handlers be set.
         with contextlib.suppress(ValueError):
@@ -108,11 +112,11 @@ class Signals:
                 self._previous[signum] = signal.signal(signum, self._note) or signal.SIG_DFL
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
 
-    def ask(self):
+    def ask(self) -> None:
         """Starts to find out which signal any process has received; no device waits for it."""
         self._asked = processes.all_reduce_max([self.received])
 
