@@ -42,6 +42,7 @@ def accelerator(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_every_section_prints_its_tables():
     done = accelerator("--small")
     assert done.returncode == 0, done.stderr

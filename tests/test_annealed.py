@@ -83,8 +83,21 @@ def assert_near(found, truth, tolerance):
     assert (abs(error) <= tolerance).all(), (error, spread)
 
 
-@pytest.mark.parametrize("from_code", [False, True], ids=["from the prior", "from the code"])
-@pytest.mark.parametrize("dim, std", [(2, 1.0), (8, 1.0), (50, 1.0), (2, 5.0), (8, 5.0)], ids=str)
+@pytest.mark.parametrize(
+    "dim, std, from_code",
+    [
+        (2, 1.0, False),
+        (8, 5.0, False),
+        (50, 1.0, True),
+        pytest.param(8, 1.0, False, marks=pytest.mark.slow),
+        pytest.param(50, 1.0, False, marks=pytest.mark.slow),
+        pytest.param(2, 5.0, False, marks=pytest.mark.slow),
+        pytest.param(2, 1.0, True, marks=pytest.mark.slow),
+        pytest.param(8, 1.0, True, marks=pytest.mark.slow),
+        pytest.param(2, 5.0, True, marks=pytest.mark.slow),
+        pytest.param(8, 5.0, True, marks=pytest.mark.slow),
+    ],
+)
 def test_equals_the_closed_form_of_a_linear_decoder(dim, std, from_code):
     model = Linear(dim, std, sigma=0.7 * std, num_images=5 if dim < 50 else 2)
     spec = aae.AnnealedSpec(num_chains=600, num_temperatures=400, num_leapfrog=3)
@@ -206,6 +219,7 @@ def test_any_log_density():
     assert_near(found._replace(log_likelihood=found.log_likelihood - constant), truth, 0.1)
 
 
+@pytest.mark.slow
 def test_bounds_of_an_8d_decoder_meet_and_parzen_windows_rise_to_them():
     decoder, sigma = make_mlp(8, 32, 100), 0.125
     spec = aae.AnnealedSpec(num_chains=32, num_temperatures=300)
@@ -242,6 +256,7 @@ def test_one_temperature_is_importance_sampling():
         assert np.isnan(found.spread).all() if num_chains == 1 else (found.spread < 1e-3).all()
 
 
+@pytest.mark.slow
 def test_too_few_temperatures_show_in_the_bracket():
     """Both bounds of a linear decoder: below and above what is known."""
     model = Linear(8, 5.0, sigma=0.2)
@@ -497,3 +512,14 @@ def test_models_without_decoder_or_density_are_one_line():
     with refused("prior.name is 'swiss_roll', which has no density"):
         of_state(start(make_spec(prior={"name": "swiss_roll"})))
     assert SHAPE == (3, 4, 1)
+
+
+def test_bounds_of_two_weights_by_hand():
+    """Weights 1 and 3: forward the log of their mean, backward minus that of the mean of 1 and 1/3."""
+    parts = dict.fromkeys(annealed.Chains._fields, jnp.zeros((1, 2)))
+    chains = annealed.Chains(**{**parts, "log_weight": jnp.log(jnp.array([[1.0, 3.0]]))})
+    np.testing.assert_allclose(annealed.lower(chains).log_likelihood, [np.log(2)], rtol=1e-6)
+    np.testing.assert_allclose(annealed.upper(chains).log_likelihood, [-np.log(2 / 3)], rtol=1e-6)
+    # The standard errors of the means over the means: std √2 of mean 2, and √2 / 3 of mean 2 / 3.
+    for found in (annealed.lower(chains), annealed.upper(chains)):
+        np.testing.assert_allclose(found.spread, [0.5], rtol=1e-6)

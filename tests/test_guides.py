@@ -43,6 +43,7 @@ def run_page(directory):
     return run_page
 
 
+@pytest.mark.slow
 def test_novelty(run_page):
     names = run_page("novelty.md")
     normal, parts, dataset = (names[name] for name in ("normal", "parts", "dataset"))
@@ -89,6 +90,7 @@ def test_using(run_page):
     assert {"codes.npz", "images.npz", "samples.npy", "scores.npz"} <= set(os.listdir())
 
 
+@pytest.mark.slow
 def test_tutorial(run_page):
     names = run_page("tutorial.md")
     assert names["z"].shape == (250, 6) and names["samples"].shape == (64, 8, 8, 1)

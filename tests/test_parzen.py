@@ -260,7 +260,10 @@ def test_any_number_of_devices_gives_the_same_answer(count, num_samples, bf16_sp
     assert_exact(found, x, stored_stream(draw, key, num_samples), sigmas, bf16_split)
 
 
-@pytest.mark.parametrize("num_samples", [999, 3_500, 12_001])
+@pytest.mark.parametrize(
+    "num_samples",
+    [999, *(pytest.param(number, marks=pytest.mark.slow) for number in (3_500, 12_001))],
+)
 def test_the_tile_of_a_gpu_gives_the_same_answer(num_samples, bf16_split, monkeypatch):
     x, _ = points(600, 1, 20)
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("data",))
