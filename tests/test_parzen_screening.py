@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_parzen import log_mean_exp
 
-from aae_jax import evaluation, parzen
+from aae_jax import evaluation, parallel, parzen
 from aae_jax.parzen import __main__ as command, bound, screening
 
 DIM = 300
@@ -110,13 +110,8 @@ def test_equals_float64_numpy(name, sigmas):
         assert share < 0.7  # of four or five rounds, the first is a plain product
 
 
-@pytest.mark.parametrize("sigmas", [[0.1], [0.05, 0.2]], ids=str)
-@pytest.mark.parametrize("name", CASES)
-def test_float32_is_as_exact_as_the_plain_kernel(name, sigmas):
-    x, samples = (value.astype(np.float32) for value in case(name))
-    if not parzen.products_hold(x, sigmas):
-        pytest.skip("float32 products are not used for this σ")
-    found, _ = screened(x, samples, sigmas)
+def assert_as_exact_as_products(found, x, samples, sigmas):
+    """Log-likelihoods f[S, T] of float32 numbers, beside float64 and the rounding of products."""
     x, samples = x.astype(np.float64), samples.astype(np.float64)
     # As in `test_parzen.tolerance`, for the nearest samples; 1,000 are added to each other at a time.
     rounding = (np.sqrt(DIM) + 8) * np.finfo(np.float32).eps / 2
@@ -128,6 +123,16 @@ def test_float32_is_as_exact_as_the_plain_kernel(name, sigmas):
         expected = exact(x, samples, sigma)
         allowed = error + 1e-4 + 1e-6 * abs(expected)
         assert (abs(scores - expected) <= allowed).all()
+
+
+@pytest.mark.parametrize("sigmas", [[0.1], [0.05, 0.2]], ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_float32_is_as_exact_as_the_plain_kernel(name, sigmas):
+    x, samples = (value.astype(np.float32) for value in case(name))
+    if not parzen.products_hold(x, sigmas):
+        pytest.skip("float32 products are not used for this σ")
+    found, _ = screened(x, samples, sigmas)
+    assert_as_exact_as_products(found, x, samples, sigmas)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -246,27 +251,35 @@ def a_round_at_a_time(one_pass):
     return sums
 
 
-@pytest.mark.parametrize("is_stored", [True, False], ids=["stored", "drawn"])
-def test_evaluation_leaves_samples_out(for_few_samples, monkeypatch, is_stored):
+@pytest.mark.parametrize("devices", [None, 1, 4, "stored"])
+def test_evaluation_leaves_samples_out(for_few_samples, monkeypatch, devices):
+    """As `launch.py` scores: the bound is an argument of the compiled function, on every device."""
     monkeypatch.setattr(evaluation, "_PIECE", 4_000)
     x, samples = (value.astype(np.float32) for value in case("a cloud"))
-    table = jnp.asarray(samples)
+    table, key, number, mesh = jnp.asarray(samples), jax.random.key(0), 20_500, None
+
+    def rows(key, n):
+        return jax.random.randint(key, (n,), 0, len(table))
 
     def sampler(key, n):
-        return table[jax.random.randint(key, (n,), 0, len(table))]
+        return table[rows(key, n)]
 
-    model, number = (samples, len(samples)) if is_stored else (sampler, 9_500)
-    arguments = (
-        model, x.reshape(-1, 10, 30, 1), jax.random.key(0), number, (0.1,), "test", None
-    )  # fmt: skip
+    if devices == "stored":
+        model, number, counted = samples, len(samples), samples
+    else:
+        model, chunks = sampler, [jax.random.fold_in(key, i) for i in range(21)]
+        counted = np.concatenate([samples[rows(k, 1_000)] for k in chunks])[:number]
+        mesh = None if devices is None else parallel.make_mesh(jax.devices()[:devices])
+    arguments = model, x.reshape(-1, 10, 30, 1), key, number, (0.1,), "test", mesh
     whole = evaluation.scored(*arguments)
     cut = evaluation.scored(*arguments, a_round_at_a_time)
     np.testing.assert_array_equal(whole.log_likelihoods, cut.log_likelihoods)
     assert whole.multiplied_share == cut.multiplied_share < 0.7
+    assert_as_exact_as_products(whole.log_likelihoods, x, counted, [0.1])
     monkeypatch.setattr(bound, "_FEWEST_SAMPLES", 1_000_000)
     plain = evaluation.scored(*arguments)
     assert plain.multiplied_share == 1
-    np.testing.assert_allclose(whole.log_likelihoods, plain.log_likelihoods, atol=0.02)
+    assert_as_exact_as_products(plain.log_likelihoods, x, counted, [0.1])
 
 
 def test_the_command_leaves_samples_out(for_few_samples):

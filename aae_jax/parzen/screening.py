@@ -145,11 +145,16 @@ def _tiles(value):
 
 def _multiply_all(sums, samples, squared_norm, bound):
     """The plain kernel: all samples for all points, in the columns that vary."""
-    tiles = _tiles(samples[:, bound.columns]), _tiles(squared_norm)
+
+    def vary(rows):
+        # Indexing fails under shard_map where the bound is an argument of the jitted caller.
+        return jnp.take(rows, bound.columns, axis=1)
+
+    tiles = _tiles(vary(samples)), _tiles(squared_norm)
 
     def one_group(group):
         points, *sums = group
-        points = points[:, bound.columns]
+        points = vary(points)
 
         def one_tile(sums, tile):
             nearest, total = sums
