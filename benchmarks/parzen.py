@@ -2,8 +2,8 @@
 
     python -m benchmarks.parzen                            # rates, as shares of the product rate
     python -m benchmarks.parzen --mnist [--data_dir=DIR]   # MNIST's images instead of uniform numbers
-    python -m benchmarks.parzen --num_samples=10_000_000   # one whole evaluation: time and memory
 
+`python -m benchmarks.screening` times whole evaluations.
 PyTorch's rows appear where it is installed: `pip install torch==2.13.0`; its compiled rows need a
 C++ compiler. Work is 2·T·N·D for the distances and 2·(8·1000 + 1000·1000 + 1000·784) for each
 sample that is drawn from the decoder; exponentials and sums are not counted. A share is of the
@@ -15,9 +15,6 @@ counts the work of all of them; of uniform numbers none can be left out.
 """
 
 import functools
-import resource
-import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +22,10 @@ import numpy as np
 from absl import app, flags
 
 import aae_jax as aae
-from aae_jax import data, evaluation, parzen
+from aae_jax import data, parzen
 from benchmarks import inputs, pytorch, timing
 from benchmarks.report import Report
 
-_NUM_SAMPLES = flags.DEFINE_integer(
-    "num_samples", None, "Run one whole evaluation with so many samples instead."
-)
 _MNIST = flags.DEFINE_bool("mnist", False, "Score MNIST's test images, not uniform numbers.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Of tensorflow-datasets; None: its default.")
 _REPEATS = flags.DEFINE_integer(
@@ -316,53 +310,8 @@ def errors(x, samples, few=1_000):
     return table
 
 
-def whole(num_samples):
-    """The protocol of Table 1 on the MNIST model: 1,000 points with ten σ, 10,000 with one.
-
-    What is scored, and whether the model is trained, makes no difference to time and memory.
-    """
-    state = aae.create_train_state(aae.Spec(image_shape=(28, 28, 1)), jax.random.key(0))
-    sampler = aae.sampler(state)
-    images = points_and_samples()[0].reshape(POINTS, 28, 28, 1)
-
-    def run(one_pass):
-        sums, last = one_pass.empty, one_pass.num_rounds
-        step = max(1, last // 100)
-        for done in range(0, last, step):
-            sums = one_pass.add(sums, done, min(done + step, last))
-            jax.block_until_ready(sums)
-            print(f"\r{one_pass.name} {done}/{last}", end="", file=sys.stderr)
-        print(file=sys.stderr)
-        return sums
-
-    report, work = {}, 0
-    mesh = aae.make_mesh()
-    for name, points, sigmas in (("validation", 1_000, SIGMAS), ("test", POINTS, SIGMAS[3:4])):
-        start = time.perf_counter()
-        scores = evaluation.log_likelihoods(
-            sampler, images[:points], jax.random.key(1), num_samples, sigmas, name, mesh, run
-        )
-        seconds = time.perf_counter() - start
-        assert np.isfinite(scores).all()
-        work += distances(points, num_samples) + num_samples * DECODER
-        report[f"seconds, {name}: {points} points, {len(sigmas)} σ"] = seconds
-    total = sum(report.values())
-    return {
-        "samples": num_samples,
-        **report,
-        "seconds, both": total,
-        "GFLOP/s, distances and decoder": work / total / 1e9,
-        "peak memory of the process, GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
-    }
-
-
 def main(argv):
     del argv
-    if _NUM_SAMPLES.value is not None:
-        report = Report()
-        report.values(whole(_NUM_SAMPLES.value))
-        report.end()
-        return
     torch = pytorch.load()
     report = Report(**pytorch.versions(torch))
     arrays = points_and_samples()

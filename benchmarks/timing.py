@@ -10,24 +10,31 @@ import jax.numpy as jnp
 PRODUCT = 2_000, 784, 2_000  # rows × inner × columns of a product that runs at the machine's rate
 
 
-def seconds(function: Callable[[], object]) -> float:
+def seconds(
+    function: Callable[[], object], clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Time of one call, its arrays awaited."""
-    start = time.perf_counter()
+    start = clock()
     jax.block_until_ready(function())
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def interleaved(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+def interleaved(
+    functions: dict[str, Callable[[], object]],
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Times of several functions taken in turn, after one call each that is not counted.
 
-    These machines drift: only numbers from the same rounds can be compared.
+    These machines drift: only numbers from the same rounds can be compared. `time.process_time` counts
+    the seconds of all cores, which other work on the machine changes less.
     """
     for function in functions.values():
         seconds(function)
     times = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
-            times[name].append(seconds(function))
+            times[name].append(seconds(function, clock))
     return times
 
 

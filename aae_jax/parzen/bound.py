@@ -44,10 +44,10 @@ class Bound(NamedTuple):
     """What the bound needs to know of T test points, G groups of B blocks of 64, padded."""
 
     place: jax.Array  # i32[T], where in the blocks each test point is
-    points: jax.Array  # f[G, GROUP, D], about their mean
-    centre: jax.Array  # f[D], that mean
-    columns: jax.Array  # i32[C], in which points differ
-    basis: jax.Array  # f[D, K + 3], with three columns of 0: products of 64 columns are faster
+    centre: jax.Array  # f[D], the mean of the points
+    columns: jax.Array  # i32[C], in which points differ: in the others they are 0 about it
+    points: jax.Array  # f[G, GROUP, C], about it
+    basis: jax.Array  # f[C, K + 3], with three columns of 0: products of 64 columns are faster
     factors: jax.Array  # f[G, GROUP, K + 1], −2 Px and −2 r_x
     allowance: jax.Array  # f[G, GROUP], how far above the nearest offset a bound may lie
     slack: jax.Array  # f[], 4 η, for rounding: a share of ‖s‖²
@@ -68,8 +68,10 @@ def is_worth_it(x: np.ndarray | jax.Array, num_samples: int) -> bool:
 def make_bound(x: jax.Array, sigma: jax.Array, num_samples: int) -> Bound:
     """The bound for known test points f[T, D], bandwidths f[S] and N samples in all."""
     columns = varying(x)
+    if len(columns) == 0:  # all points are equal; there are no products of nothing
+        columns = np.zeros(1, np.int32)
     points, centre, scale = prepare(jnp.asarray(x), jnp.atleast_1d(jnp.asarray(sigma)))
-    dtype, rows = points.dtype, np.asarray(points, np.float64)
+    dtype, rows = points.dtype, np.asarray(points, np.float64)[:, columns]
     basis = _components(rows, min(_COMPONENTS, rows.shape[1])).astype(dtype)
     order = _side_by_side(rows @ basis)
     padding = -len(order) % GROUP
@@ -93,9 +95,9 @@ def make_bound(x: jax.Array, sigma: jax.Array, num_samples: int) -> Bound:
 
     return Bound(
         place=jnp.asarray(place),
-        points=in_groups(rows[padded]),
         centre=centre,
         columns=jnp.asarray(columns),
+        points=in_groups(rows[padded]),
         basis=jnp.pad(jnp.asarray(basis), ((0, 0), (0, 3))),
         factors=in_groups(-2 * np.column_stack([projected, rest])[padded]),
         allowance=in_groups(allowance),

@@ -93,8 +93,8 @@ def _add(sums, read, first, last, bound):
     def one_round(index, sums):
         nearest, total, rounds, share, multiplied = sums
         samples, counts = read(index)
-        samples = samples.astype(dtype) - bound.centre
-        squared_norm = jnp.where(counts, (samples**2).sum(axis=1), far(dtype))
+        samples, squared_norm = _about_the_mean(samples, bound)
+        squared_norm = jnp.where(counts, squared_norm, far(dtype))
 
         def plain(_):
             return _multiply_all((nearest, total), samples, squared_norm, bound), 1.0
@@ -143,26 +143,30 @@ def _tiles(value):
     return value.reshape(len(value) // size, size, *value.shape[1:])
 
 
-def _multiply_all(sums, samples, squared_norm, bound):
-    """The plain kernel: all samples for all points, in the columns that vary."""
+def _about_the_mean(samples, bound):
+    """Samples f[N, D] about the points' mean: f[N, C] where points vary, and ‖s‖² f[N] of all columns."""
 
-    def vary(rows):
+    def one_tile(tile):
+        tile = tile.astype(bound.points.dtype) - bound.centre
         # Indexing fails under shard_map where the bound is an argument of the jitted caller.
-        return jnp.take(rows, bound.columns, axis=1)
+        return jnp.take(tile, bound.columns, axis=1, mode="clip"), (tile**2).sum(axis=1)
 
-    tiles = _tiles(vary(samples)), _tiles(squared_norm)
+    # All samples at once, XLA would keep them transposed, and their differences twice.
+    varied, squared_norm = jax.lax.map(one_tile, _tiles(samples))
+    return varied.reshape(len(samples), -1), squared_norm.reshape(-1)
 
-    def one_group(group):
-        points, *sums = group
-        points = vary(points)
 
-        def one_tile(sums, tile):
-            nearest, total = sums
-            return fold(_offsets(points, *tile), nearest, total, bound.scale), None
+def _multiply_all(sums, samples, squared_norm, bound):
+    """The plain kernel: all samples for all points."""
 
-        return jax.lax.scan(one_tile, tuple(sums), tiles)[0]
+    def one_tile(sums, tile):
+        def one_group(group):
+            points, nearest, total = group
+            return fold(_offsets(points, *tile), nearest, total, bound.scale)
 
-    return jax.lax.map(one_group, (bound.points, *sums))
+        return jax.lax.map(one_group, (bound.points, *sums)), None
+
+    return jax.lax.scan(one_tile, sums, (_tiles(samples), _tiles(squared_norm)))[0]
 
 
 def _needed(nearest, samples, squared_norm, bound):
