@@ -19,7 +19,7 @@ from aae_jax.errors import UserError
 
 _DEFAULT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "experiments", "digits.py")
 # Overrides may name fields that the file leaves to the algorithm (`optimizer`, `options`);
-# parse_config refuses those that do not exist.
+# parse_config refuses unknown ones.
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
@@ -28,20 +28,20 @@ _CONFIG = config_flags.DEFINE_config_file(
     accept_new_attributes=True,
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where everything is written (default: runs/<experiment>[-<argument>])."
+    "workdir", None, "Directory for all output (default: runs/<experiment>[-<argument>])."
 )
 _MODE = flags.DEFINE_enum(
     "mode",
     "run",
     ("run", "train", "evaluate", "figures"),
-    "run: whatever is missing of the other three.",
+    "run: all of the other three that is missing.",
 )
 flags.DEFINE_bool("version", False, "Prints the version.")
 _COORDINATOR_ADDRESS = flags.DEFINE_string(
     "coordinator_address", None, "Several processes: host:port of process 0."
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes: how many.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several processes: which this is, from 0.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes: their number.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several processes: this one, from 0.")
 
 
 def _one_line(message):
@@ -77,9 +77,9 @@ def _put_config_first(argv):
 
 
 def _take_nones(argv):
-    """Removes overrides of the value None, in place; returns the fields that are to be None.
+    """Removes overrides with the value None, in place; returns their fields.
 
-    ml_collections would take the word for a string, or for a misspelt number.
+    ml_collections would read None as a string, or as an invalid number.
     """
     values = {}
     for argument in argv:
@@ -151,7 +151,7 @@ def _parse_flags(argv):
 
 
 def _cache_directory():
-    """Where compiled programs are kept; None where there is no home, or none that can be written."""
+    """The directory of compiled programs; None if there is no writable home directory."""
     directory = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(directory):
         home = os.path.expanduser("~") if os.environ.get("HOME", "/") else ""
@@ -167,7 +167,7 @@ def _cache_directory():
 
 
 def _keep_compiled_programs():
-    """Later starts read what was compiled before; JAX's own variables come first."""
+    """Lets later starts reuse compiled programs; JAX's own environment variables come first."""
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
@@ -185,11 +185,11 @@ def _keep_compiled_programs():
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         _fail(f"{argv[1]!r} is not a flag: write --config=FILE, --workdir=DIR, --mode=MODE")
-    logging.set_verbosity(logging.FATAL)  # the libraries narrate; what fails is raised, too
-    # Threads of a failed write find orbax's event loop closed, long after it has been said.
+    logging.set_verbosity(logging.FATAL)  # the libraries log a lot; failures are raised as well
+    # Threads of a failed write find orbax's event loop closed, long after the error was reported.
     sys.unraisablehook = lambda unraisable: None
     try:
-        from aae_jax import processes  # here, so that a mistyped flag is answered at once
+        from aae_jax import processes  # here, so that a mistyped flag is reported at once
 
         _keep_compiled_programs()
         processes.initialize(_COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
@@ -201,10 +201,10 @@ def main(argv: list[str]) -> None:
         experiment.run(_CONFIG.value, workdir, _MODE.value)
     except UserError as error:
         print(_one_line(error), file=sys.stderr, flush=True)
-        os._exit(2)  # of several processes, an ordinary exit waits minutes for the others
+        os._exit(2)  # with several processes, an ordinary exit waits minutes for the others
     except KeyboardInterrupt:  # outside the training, which saves
         print(
-            "interrupted: the same command goes on from what is saved", file=sys.stderr, flush=True
+            "interrupted: the same command resumes from what is saved", file=sys.stderr, flush=True
         )
         os._exit(130)  # a compilation under way does not survive an ordinary exit
 

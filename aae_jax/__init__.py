@@ -29,6 +29,7 @@ _HOMES = {
         "classify",
         "create_train_state",
         "decode",
+        "embed",
         "encode",
         "generate",
         "reconstruct",

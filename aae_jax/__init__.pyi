@@ -66,6 +66,7 @@ from aae_jax.train_state import (
     classify as classify,
     create_train_state as create_train_state,
     decode as decode,
+    embed as embed,
     encode as encode,
     generate as generate,
     reconstruct as reconstruct,

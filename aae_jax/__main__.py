@@ -1,8 +1,9 @@
-"""Uses the trained model of a run on files and data sets.
+"""Applies the trained model of a run to files and data sets.
 
 python -m aae_jax encode --workdir=runs/mnist --output=codes.npz [--split=test | --input=images.npy]
 python -m aae_jax decode --workdir=runs/mnist --input=codes.npz --output=images.npz [--label=3]
 python -m aae_jax sample --workdir=runs/mnist --num_samples=1000 --output=samples.npy [--seed=0]
+python -m aae_jax classify --workdir=runs/few --output=classes.npz [--split=test | --input=images.npy]
 python -m aae_jax score  --workdir=runs/mnist --output=scores.npz [--split=test | --input=images.npy]
 python -m aae_jax export --workdir=runs/mnist --output=DIRECTORY
 
@@ -18,10 +19,11 @@ from aae_jax import __version__, streams
 from aae_jax.checks import expand_home
 from aae_jax.errors import UserError
 
-# The flags that each command takes beside --workdir, --run_seed and --output.
+# The flags that each command takes in addition to --workdir, --run_seed and --output.
 COMMANDS = {
     "encode": ("input", "split", "seed"),
     "decode": ("input", "label", "condition"),
+    "classify": ("input", "split"),
     "sample": ("num_samples", "seed", "label", "condition"),
     "score": ("input", "split", "seed", "label", "condition"),
     "export": (),
@@ -30,26 +32,26 @@ _OF_ALL = ("workdir", "run_seed", "output")
 
 
 def _define():
-    """The flags, apart from those of other programs that are imported in one process."""
+    """The flags, kept apart from those of other programs in the same process."""
     values = flags.FlagValues()
     for name, text in (
-        ("workdir", "Of a trained run."),
-        ("output", "File to write, npy or npz: replaced. Of export, a directory."),
+        ("workdir", "Directory of a trained run."),
+        ("output", "File to write or replace, npy or npz; for export, a directory."),
         ("input", "Images, or codes for decode: npy, npz or npz:name."),
-        ("condition", "For all rows: numbers with commas between them."),
+        ("condition", "One condition for all rows: numbers separated by commas."),
     ):
         flags.DEFINE_string(name, None, text, flag_values=values)
     for name, text in (
-        ("run_seed", "Which model of a run of several seeds (default: the first)."),
-        ("label", "For all rows; −1: none."),
-        ("num_samples", "How many."),
-        ("seed", "Of the samples (default: 0), or of a stochastic posterior (default: its mean)."),
+        ("run_seed", "Which model of a run with several seeds (default: the first)."),
+        ("label", "One label for all rows; −1: none."),
+        ("num_samples", "Number of samples."),
+        ("seed", "Seed of samples (default: 0) or of a stochastic posterior (default: its mean)."),
     ):
         flags.DEFINE_integer(name, None, text, flag_values=values)
     splits = ("train", "validation", "test")
-    text = "Of the run's own data, where there is no --input (default: test)."
+    text = "Split of the run's own data, used without --input (default: test)."
     flags.DEFINE_enum("split", None, splits, text, flag_values=values)
-    flags.DEFINE_bool("help", False, "Prints this.", flag_values=values)
+    flags.DEFINE_bool("help", False, "Prints this help.", flag_values=values)
     flags.DEFINE_bool("version", False, "Prints the version.", flag_values=values)
     return values
 
@@ -76,12 +78,12 @@ def _parse(argv):
     for name, value in given.items():
         if value is not None and name not in taken:
             shown = ", ".join(f"--{other}" for other in taken)
-            raise UserError(f"--{name} is not of {command}, which takes {shown}")
+            raise UserError(f"--{name} is not a flag of {command}, which takes {shown}")
     return command, given
 
 
 def _check(command, given):
-    """What can be said before JAX is imported."""
+    """The checks that need no JAX."""
     needed = {"decode": ("input",), "sample": ("num_samples",)}.get(command, ())
     for name in ("workdir", *needed, "output"):
         if given[name] is None:
@@ -95,7 +97,7 @@ def _check(command, given):
             given["condition"] = [float(part) for part in given["condition"].split(",")]
         except ValueError:
             raise UserError(
-                f"--condition is {given['condition']!r}: it must be numbers, as 0.5,1"
+                f"--condition is {given['condition']!r}: it must be numbers, such as 0.5,1"
             ) from None
     if command == "export":
         if not os.path.isdir(given["output"]):
@@ -107,17 +109,17 @@ def _check(command, given):
 
 
 def run(argv: list[str]) -> None:
-    """Does what a command line asks for.
+    """Runs one command line.
 
     Args:
         argv: as `sys.argv`.
 
     Raises:
-        UserError: anything that the user can put right, in one line.
+        UserError: anything that the user can fix, in one line.
     """
     command, given = _parse(argv)
     _check(command, given)
-    # Here, so that a mistyped flag is answered at once.
+    # Imported here, so that a mistyped flag is reported at once.
     from aae_jax import commands, experiment, processes
 
     processes.check_devices()
@@ -138,15 +140,15 @@ def run(argv: list[str]) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """The exit status: 2 after a mistake, which is one line."""
-    logging.set_verbosity(logging.FATAL)  # the libraries narrate; what fails is raised, too
+    """Runs the command; exit status 2 after a user's mistake, which is printed in one line."""
+    logging.set_verbosity(logging.FATAL)  # the libraries log a lot; failures are raised as well
     try:
         run(argv)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: nothing is written", file=sys.stderr)
+        print("interrupted: nothing was written", file=sys.stderr)
         return 130
     return 0
 

@@ -1,6 +1,6 @@
-"""What users hand to the functions of the library: taken as it comes, or refused in one line.
+"""Conversion and checks of the arguments of the library's functions.
 
-Values are checked where they are known. Under `jit`, `vmap` and `pmap` only shapes and types are.
+Values are checked when they are known. Under `jit`, `vmap` and `pmap`, only shapes and types are.
 """
 
 from typing import Any
@@ -12,18 +12,18 @@ import numpy as np
 from aae_jax.errors import UserError, in_one_line
 from aae_jax.spec import Spec
 
-SLACK = 1e-3  # by which pixels may leave [0, 1]: what resizing and half precision round to
+SLACK = 1e-3  # how far pixels may leave [0, 1]: the rounding of resizing and half precision
 
 
 def as_array(name: str, value: Any) -> jax.Array:
-    """Arrays, lists of numbers, and tensors of other libraries as a JAX array.
+    """Converts arrays, lists of numbers and tensors of other libraries to a JAX array.
 
     Args:
-        name: of the argument, for the message.
+        name: the argument's name, for messages.
         value: anything that `np.asarray` takes, or a traced array.
 
     Raises:
-        UserError: it holds no numbers.
+        UserError: the value does not hold numbers.
     """
     if isinstance(value, jax.Array):
         return value
@@ -32,7 +32,7 @@ def as_array(name: str, value: Any) -> jax.Array:
         if host.dtype == object or host.dtype.kind in "USMmc":
             raise TypeError(f"it holds {host.dtype}")
         return jnp.asarray(host)
-    except Exception as error:  # other libraries raise whatever they like
+    except Exception as error:  # other libraries may raise anything
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{name} is a {type(value).__name__}: it must be an array of numbers ({reason})"
@@ -40,26 +40,26 @@ def as_array(name: str, value: Any) -> jax.Array:
 
 
 def as_key(key: Any) -> jax.Array:
-    """A PRNG key: as `jax.random.key` makes it, as `jax.random.PRNGKey` does, or a seed."""
+    """A PRNG key, from `jax.random.key`, from `jax.random.PRNGKey`, or from a seed."""
     if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
         return in_one_line(f"key is {key}: jax.random.key", jax.random.key, key)
     if isinstance(key, (jax.Array, np.ndarray)):
         if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0:
-            return key  # type: ignore[return-value]  # such a dtype is JAX's alone
+            return key  # type: ignore[return-value]  # only JAX arrays have such a dtype
         if key.dtype == np.uint32 and key.ndim == 1:
             return in_one_line("key", jax.random.wrap_key_data, jnp.asarray(key))
     shown = f"of shape {key.shape}" if hasattr(key, "shape") else repr(key)
-    raise UserError(f"key is {shown}: it must be one PRNG key, as jax.random.key(0), or a seed")
+    raise UserError(f"key is {shown}: it must be a PRNG key, such as jax.random.key(0), or a seed")
 
 
 def check_count(name: str, value: Any) -> None:
-    """Raises unless a number of things is a whole one, at least 1."""
+    """Raises unless the value is an integer, at least 1."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise UserError(f"{name} is {value!r}: it must be an integer, at least 1")
 
 
 def is_known(value: Any) -> bool:
-    """Whether the numbers of an array are at hand: it is neither traced nor on other machines."""
+    """Whether the values of an array can be read: it is neither traced nor on other machines."""
     return not isinstance(value, jax.core.Tracer) and getattr(value, "is_fully_addressable", True)
 
 
@@ -70,51 +70,49 @@ def check_shape(name: str, value: jax.Array, shape: tuple[int, ...]) -> None:
     wanted = f"[B, {', '.join(map(str, shape))}]"
     hint = ""
     if value.shape == shape:
-        hint = f"; one alone is {name}[None]"
+        hint = f"; for a single one, give {name}[None]"
     elif sorted(value.shape[1:]) == sorted(shape):
-        hint = ", in this order of axes"
+        hint = ", with the axes in this order"
     raise UserError(f"{name} has shape {value.shape}: it must be {wanted}{hint}")
 
 
 def check_range(name: str, values: jax.Array, beyond: float | None = None) -> None:
-    """Raises where values that are known are not finite, or lie outside of [0, 1].
+    """Raises if known values are not finite or lie outside [0, 1].
 
     Args:
-        name: of the argument.
-        values: f[B, …]; uint8 and bools are in range.
-        beyond: by how much they may lie outside; None: by any.
+        name: the argument's name, for messages.
+        values: f[B, …]; uint8 and bools are always in range.
+        beyond: how far outside [0, 1] values may lie; None: any distance.
     """
     if values.dtype in (jnp.uint8, jnp.bool_) or values.size == 0 or not is_known(values):
         return
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise UserError(f"{name} have NaN or inf among them: they must be finite")
+        raise UserError(f"{name} contain NaN or inf: they must be finite")
     if beyond is not None and not -beyond <= low <= high <= 1 + beyond:
         raise UserError(
-            f"{name} go from {low:.4g} to {high:.4g}: floats must lie in [0, 1], and 0 … 255 must be "
-            "uint8"
+            f"{name} range from {low:.4g} to {high:.4g}: floats must lie in [0, 1], and 0 … 255 "
+            "must be uint8"
         )
 
 
 def as_labels(label: Any, num_rows: int, num_classes: int) -> jax.Array:
-    """Labels i32[N] of a number or [N]; soft classes f[N, K] as they are.
+    """Labels i32[N] from a scalar or [N]; soft classes f[N, K] are returned unchanged.
 
     Raises:
-        UserError: another shape or type, or known labels that are not −1 … K − 1.
+        UserError: wrong shape or type, or known labels outside −1 … K − 1.
     """
     label = as_array("label", label)
     if label.ndim == 2 and label.shape == (num_rows, num_classes):
         if is_known(label) and not bool((jnp.isfinite(label) & (label >= 0)).all()):
-            raise UserError(
-                "label [N, K] has numbers below 0, or NaN or inf: soft classes are shares"
-            )
+            raise UserError("label [N, K] has negative values, NaN or inf: soft classes are shares")
         return label if jnp.issubdtype(label.dtype, jnp.floating) else label.astype(jnp.float32)
     if label.shape == (num_rows, 1):
         label = label[:, 0]
     if label.shape not in ((), (num_rows,)):
         raise UserError(
-            f"label has shape {label.shape}: it must be a number, ({num_rows},), or "
-            f"({num_rows}, {num_classes}) of soft classes"
+            f"label has shape {label.shape}: it must be a scalar, ({num_rows},), or "
+            f"({num_rows}, {num_classes}) for soft classes"
         )
     if not jnp.issubdtype(label.dtype, jnp.integer):
         raise UserError(f"label is {label.dtype}: it must be integers, or soft classes [N, K]")
@@ -122,16 +120,17 @@ def as_labels(label: Any, num_rows: int, num_classes: int) -> jax.Array:
         low, high = int(label.min()), int(label.max())
         if low < -1 or high >= num_classes:
             raise UserError(
-                f"label goes from {low} to {high}: it must be 0 … {num_classes - 1}, or −1 for none"
+                f"label ranges from {low} to {high}: it must be 0 … {num_classes - 1}, or −1 for "
+                "none"
             )
     return jnp.broadcast_to(label, (num_rows,)).astype(jnp.int32)
 
 
 def as_condition(spec: Spec, condition: Any, num_rows: int) -> jax.Array:
-    """Conditions f[N, K] of [N, K], or of [K] for all rows.
+    """Conditions f[N, K] from [N, K], or from [K] for all rows.
 
     Raises:
-        UserError: they are missing, of another shape, or not finite.
+        UserError: the conditions are missing, have the wrong shape, or are not finite.
     """
     if condition is None:
         raise UserError(f"condition is None: the model takes conditions [N, {spec.condition_dim}]")
@@ -139,9 +138,9 @@ def as_condition(spec: Spec, condition: Any, num_rows: int) -> jax.Array:
     if condition.shape not in ((spec.condition_dim,), (num_rows, spec.condition_dim)):
         raise UserError(
             f"condition has shape {condition.shape}: it must be ({num_rows}, {spec.condition_dim}), "
-            f"or ({spec.condition_dim},) for all"
+            f"or ({spec.condition_dim},) for all rows"
         )
     if is_known(condition) and not bool(jnp.isfinite(condition).all()):
-        raise UserError("condition has NaN or inf: it must be finite")
+        raise UserError("condition contains NaN or inf: it must be finite")
     shape = (num_rows, spec.condition_dim)
     return jnp.broadcast_to(condition, shape).astype(spec.model.param_dtype)

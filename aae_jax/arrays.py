@@ -1,4 +1,4 @@
-"""Arrays in npy and npz files, read as they are needed and written in blocks."""
+"""Arrays in npy and npz files, read on demand and written in blocks."""
 
 import contextlib
 import itertools
@@ -18,19 +18,18 @@ SUFFIXES = (".npy", ".npz")
 
 
 def read(flag: str, value: str, main: str, beside: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """One array of numbers, and what a file says of its rows.
+    """Reads one array of numbers, and the arrays beside it that describe its rows.
 
-    An npy file is memory-mapped, so it may be larger than the memory; an array of an npz file is
-    read whole.
+    An npy file is memory-mapped and may be larger than the memory. An npz array is read whole.
 
     Args:
-        flag: that names the file, for messages.
+        flag: the flag that names the file, for messages.
         value: "file.npy", "file.npz" or "file.npz:name".
-        main: the array that is meant where an npz file has several and none is named.
-        beside: names of arrays of an npz file that are read too where they are there.
+        main: the array to read if an npz file has several and `value` names none.
+        beside: names of further arrays to read from an npz file if it has them.
 
     Returns:
-        Arrays by name; the one that is meant by the name `main`.
+        Arrays by name; the one that `value` means is under the name `main`.
 
     Raises:
         UserError: there is no such file or array, or it can't be read.
@@ -65,13 +64,13 @@ def read(flag: str, value: str, main: str, beside: tuple[str, ...]) -> dict[str,
                 f"--{flag}: {value!r} holds Python objects, which are not read: store numbers"
             ) from None
         raise UserError(
-            f"--{flag}: {value!r} can't be read, it may be cut short or damaged ({error})"
+            f"--{flag}: {value!r} can't be read; it may be truncated or damaged ({error})"
         ) from None
     for name, array in found.items():
         if array.dtype.kind not in "biuf" or array.ndim == 0 or len(array) != len(found[main]):
             raise UserError(
                 f"--{flag}: {value!r} holds {name} of {array.dtype}{array.shape}: it must hold numbers, "
-                f"a row for each of {main}"
+                f"one row for each row of {main}"
             )
     if len(found[main]) == 0:
         raise UserError(f"--{flag} is {value!r}: it has no rows")
@@ -79,7 +78,7 @@ def read(flag: str, value: str, main: str, beside: tuple[str, ...]) -> dict[str,
 
 
 def _member(flag, path, name, main, names):
-    """Which array of an npz file is meant."""
+    """The name of the array of an npz file to read."""
     if name in names:
         return name
     if name is None and (main in names or len(names) == 1):
@@ -92,7 +91,7 @@ def _member(flag, path, name, main, names):
 
 
 def check_output(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> None:
-    """Raises unless a file of this name can be made, before anything is computed."""
+    """Raises, before anything is computed, unless a file of this name can be made."""
     directory = os.path.dirname(os.path.abspath(path))
     if not path.endswith(suffixes):
         raise UserError(f"--output is {path!r}: its name must end in {' or '.join(suffixes)}")
@@ -103,21 +102,21 @@ def check_output(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> None:
 
 
 def write(path: str, num_rows: int, blocks: Iterator[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Writes arrays as they come; the file is there, or replaced, when it is whole.
+    """Writes arrays block by block; the file appears, or is replaced, once it is complete.
 
     Args:
-        path: of an npz file with all arrays, or of an npy file with the first.
-        num_rows: of all blocks together.
+        path: an npz file for all arrays, or an npy file for the first.
+        num_rows: the rows of all blocks together.
         blocks: arrays [n, …] by name, the same names in each. The first array goes to the disk
             block by block. The others stay in memory until the end.
 
     Returns:
-        By name, an array without rows that has the shape and type of what was written.
+        By name, an array with no rows and the shape and type of the array written.
 
     Raises:
         UserError: the file can't be written.
     """
-    # The first block is computed before there is a file: most mistakes show there.
+    # The first block is computed before the file is opened: most mistakes show there.
     first = {name: np.asarray(value) for name, value in next(blocks).items()}
     write_rows = _write_npz if path.endswith(".npz") else _write_npy
     with _replaced_when_whole(path) as file:
@@ -126,7 +125,7 @@ def write(path: str, num_rows: int, blocks: Iterator[dict[str, Any]]) -> dict[st
 
 
 def write_bytes(path: str, content: bytes | bytearray) -> None:
-    """Writes a file that is there, or replaced, when it is whole."""
+    """Writes a file, which appears, or is replaced, once it is complete."""
     with _replaced_when_whole(path) as file:
         file.write(content)
 
@@ -173,7 +172,7 @@ def _write_npz(file, num_rows, first, blocks):
 
 
 def _write_rows(file, num_rows, first, blocks):
-    """The npy format: a header that knows the number of rows, then the rows."""
+    """Writes the npy format: a header with the number of rows, then the rows."""
     header = {
         "descr": npy_format.dtype_to_descr(first.dtype),
         "fortran_order": False,

@@ -1,4 +1,4 @@
-"""Checks that the fields of a frozen dataclass make of themselves; each failure is one line."""
+"""Checks of the fields of frozen dataclasses; each failure is a one-line error."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ from aae_jax.errors import UserError
 
 
 def check_types(instance: Any, section: str) -> None:
-    """Compares each field of a dataclass with its annotation; whole floats stay floats."""
+    """Compares each field of a dataclass with its annotation; makes float fields floats."""
     for field in dataclasses.fields(instance):
         value = getattr(instance, field.name)
         if not has_type(value, field.type):
@@ -62,7 +62,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 def check_positive(
     name: str, value: float, shown: Any = None, least: float = 0, most: float = 2**31 - 1
 ) -> None:
-    """Raises unless the value is positive and within bounds; `shown` is printed in its place."""
+    """Raises unless the value is positive and within bounds; the message shows `shown` instead."""
     shown = value if shown is None else shown
     if not 0 < value < float("inf"):
         raise UserError(f"{name} is {shown}: it must be positive")
@@ -71,7 +71,7 @@ def check_positive(
 
 
 def check_length(name: str, value: float, shown: Any = None) -> None:
-    """For codes and pixels: the square, and one over the square, are numbers in float32."""
+    """Raises unless a length's square, and one over its square, are in float32's range."""
     check_positive(name, value, shown, least=1e-6, most=1e6)
 
 
@@ -82,19 +82,19 @@ def check_share(name: str, value: float) -> None:
 
 
 def check_image_shape(name: str, shape: Any) -> None:
-    """Raises unless the shape is that of an image, or of another array with at least one axis."""
+    """Raises unless the shape is an image's, or another array's with at least one axis."""
     if not (has_type(shape, tuple[int, ...]) and shape and min(shape) > 0):
         raise UserError(
-            f"{name} is {shape!r}: it must be (height, width, channels), or the shape of an example "
-            "that is no image, as (20,)"
+            f"{name} is {shape!r}: it must be (height, width, channels), or another shape of "
+            "examples, such as (20,)"
         )
 
 
 def have_same_order(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    """Whether arrays of these shapes, flattened to rows, have their numbers in one order.
+    """Whether arrays of these shapes, flattened to rows, have their numbers in the same order.
 
-    Rows [N, P] go with any images of P numbers; images must have the same axes, but for one last
-    channel, which may be left out: [N, H, W] and [N, H, W, 1].
+    Rows [N, P] match any images of P numbers. Images must have the same axes, except that a single
+    channel may be left out: [N, H, W] matches [N, H, W, 1].
     """
 
     def axes(shape):
@@ -106,7 +106,7 @@ def have_same_order(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
 
 
 def expand_home(name: str, path: Any) -> str:
-    """A path with its leading "~" or "~user" replaced; refuses one that is empty."""
+    """A path with its leading "~" or "~user" replaced; an empty path is refused."""
     if not isinstance(path, (str, os.PathLike)):
         raise UserError(f"{name} is {path!r}: it must be a path")
     path = os.fspath(path)

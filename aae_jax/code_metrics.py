@@ -1,7 +1,7 @@
-"""How well the aggregated posterior q(z) matches the prior p(z), in numbers.
+"""Measures of how well the aggregated posterior q(z) matches the prior p(z).
 
-Each number is to be read beside its floor: the same for an independent sample of the prior in
-place of the codes.
+Read each number beside its floor: the same measure for an independent sample of the prior in place
+of the codes.
 """
 
 import jax
@@ -15,13 +15,13 @@ def sliced_wasserstein(
     """Sliced Wasserstein-2 distance between two samples, in units of z.
 
     The root of the mean, over random directions, of the squared Wasserstein-2 distance between the
-    two projected samples, which in one dimension pairs them in their order (Bonneel et al. 2015).
+    projected samples. In one dimension, it pairs the sorted samples (Bonneel et al. 2015).
 
     Args:
         z: f[N, D].
         prior_z: f[N, D].
         key: a PRNG key for the directions.
-        num_projections: how many.
+        num_projections: number of directions.
 
     Returns:
         f[].
@@ -42,17 +42,17 @@ def empty_cells(
 ) -> float:
     """Share of cells of equal prior probability that hold no code.
 
-    The plane is cut into `cells_a_side` strips by the quantiles of the prior's first dimension, and
-    each strip into as many cells by those of the second within it. N independent draws of the
-    prior leave about exp(−N / cells) of them empty.
+    The quantiles of the prior's first dimension cut the plane into `cells_a_side` strips. The
+    quantiles of its second dimension within a strip cut the strip into as many cells. N independent
+    draws from the prior leave about exp(−N / cells) of the cells empty.
 
     Args:
         z: f[N, 2], codes.
-        prior_z: f[M, 2], a large sample of the prior, which the cells are measured from.
+        prior_z: f[M, 2], a large sample of the prior, which defines the cells.
         cells_a_side: 50 makes 2,500 cells.
 
     Returns:
-        A share of 1.
+        The share, between 0 and 1.
     """
     z, prior_z = np.asarray(z, np.float64), np.asarray(prior_z, np.float64)
     levels = np.arange(1, cells_a_side) / cells_a_side
@@ -66,15 +66,15 @@ def empty_cells(
 
 
 def share_in_component(component_log_prob: jax.Array, label: jax.Array) -> jax.Array:
-    """Share of codes whose most probable component is that of their label.
+    """Share of codes whose most probable component is the one of their label.
 
     Args:
-        component_log_prob: f[N, K], log p(z | component); the components weigh the same, so the
-            largest has the largest posterior responsibility.
+        component_log_prob: f[N, K], log p(z | component). Components have equal weights, so the
+            largest value has the largest posterior responsibility.
         label: i32[N]; rows with −1 don't count.
 
     Returns:
-        f[], a share of 1.
+        f[], the share, between 0 and 1.
     """
     right = component_log_prob.argmax(axis=1) == label
     return (right & (label >= 0)).sum() / (label >= 0).sum()

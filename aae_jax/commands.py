@@ -1,4 +1,4 @@
-"""A trained model applied to files and data sets, block by block: `python -m aae_jax`."""
+"""The commands of `python -m aae_jax`: a trained model applied to files and data sets in blocks."""
 
 import contextlib
 import os
@@ -19,22 +19,22 @@ _BLOCK = 1_000  # rows at a time
 
 
 class Rows(NamedTuple):
-    """What a command goes through, and what is known of each row."""
+    """The rows that a command processes, with their labels and conditions."""
 
     values: Any  # images [N, H, W, C] or codes [N, D]: sliced, never whole in memory
-    origin: str  # for messages
+    origin: str  # where they come from, for messages
     label: np.ndarray | None = None  # i32[N] or f[N, K]
     condition: np.ndarray | None = None  # f[N, K]
-    asked: tuple[str, ...] = ()  # names of those that the user gave for all rows
+    asked: tuple[str, ...] = ()  # "label", "condition": given by the user for all rows
 
 
 def rows_of_file(value: str, kind: str) -> Rows:
     """The rows of `--input`.
 
     Args:
-        value: "file.npy", "file.npz" or "file.npz:name"; arrays `labels` and `conditions` of an npz
-            file say more of the rows.
-        kind: "images" or "codes", the name of the array that is meant where there are several.
+        value: "file.npy", "file.npz" or "file.npz:name"; an npz file may also hold `labels` and
+            `conditions` of the rows.
+        kind: "images" or "codes", the array to read if there are several and `value` names none.
     """
     found = arrays.read("input", value, kind, ("labels", "conditions"))
     label = found.get("labels")
@@ -44,7 +44,7 @@ def rows_of_file(value: str, kind: str) -> Rows:
 
 
 def rows_of_run(workdir: str, split: str) -> Rows:
-    """The images of a run's own data: "train", "validation" or "test"; of several folds, the first."""
+    """The images of a run's own data, of the first fold: "train", "validation" or "test"."""
     settings = parse_config(records.read_json(os.path.join(workdir, "config.json")))
     found = getattr(data.load(settings.data), split)
     origin = f"the {split} images of {settings.data.name!r}"
@@ -52,7 +52,7 @@ def rows_of_run(workdir: str, split: str) -> Rows:
 
 
 def for_all(rows: Rows, label: int | None, condition: list[float] | None) -> Rows:
-    """The rows with one label, or one condition, for all in place of their own; None leaves them."""
+    """The rows with one label or one condition for all; None keeps each row's own."""
     given: dict[str, Any] = {}
     if label is not None:
         given["label"] = np.full(len(rows.values), label, np.int32)
@@ -62,17 +62,17 @@ def for_all(rows: Rows, label: int | None, condition: list[float] | None) -> Row
 
 
 def encode(state: TrainState, rows: Rows, output: str, seed: int | None = None) -> None:
-    """Writes `codes` f[N, D] of images, and `labels` and `conditions` where they are known.
+    """Writes `codes` f[N, D] of images, and `labels` and `conditions` if they are known.
 
     Args of this and the functions below:
         state: a trained state.
         rows: images; codes for `decode`; `rows_of_samples` for `sample`.
-        output: an npz file, or an npy file for the first array alone; there, or replaced, when it
-            is whole.
-        seed: of the noise of a stochastic posterior; None: its mean.
+        output: an npz file, or an npy file for the first array alone. The file appears, or is
+            replaced, once it is complete.
+        seed: the seed of a stochastic posterior's noise; None: its mean.
 
     Raises:
-        UserError: rows do not fit the model, or the output can't be written.
+        UserError: the rows do not fit the model, or the output can't be written.
     """
     _check_images(state, rows)
     program = jax.jit(train_state.encode)
@@ -85,11 +85,11 @@ def encode(state: TrainState, rows: Rows, output: str, seed: int | None = None) 
 
 
 def decode(state: TrainState, rows: Rows, output: str) -> None:
-    """Writes `images` f[N, H, W, C] of codes, and `labels` and `conditions` where they are known."""
+    """Writes `images` f[N, H, W, C] of codes, and `labels` and `conditions` if they are known."""
     spec = state.spec
     with _said_of(rows.origin):
         check_shape("codes", _abstract(rows.values), (spec.model.code_dim,))
-    names = [name for name in _BESIDE if getattr(spec.model, f"{name}_in_decoder")]
+    names = [name for name in _BESIDE if spec.decoder_takes(name)]
     rows = _checked(spec, rows, names)
     program = jax.jit(train_state.decode)
 
@@ -102,10 +102,22 @@ def decode(state: TrainState, rows: Rows, output: str) -> None:
     _write(output, rows, block, "code")
 
 
-def score(state: TrainState, rows: Rows, output: str, seed: int | None = None) -> None:
-    """Writes `by_pixel`, `reconstruction` and, where there is one, `code`: `aae.score` of images.
+def classify(state: TrainState, rows: Rows, output: str) -> None:
+    """Writes `classes` f[N, K], the probabilities of images' classes or clusters, and what is known."""
+    _check_images(state, rows)
+    program = jax.jit(train_state.classify)
 
-    `by_pixel` is as large as the images are as floats; the output must be an npz file.
+    def block(index, part):
+        _check_values(state, rows, index, part)
+        return {"classes": program(state, part.values)}
+
+    _write(output, rows, block, "image")
+
+
+def score(state: TrainState, rows: Rows, output: str, seed: int | None = None) -> None:
+    """Writes `aae.score` of images: `by_pixel`, `reconstruction` and, if there is one, `code`.
+
+    `by_pixel` takes as much space as the images as floats. The output must be an npz file.
     """
     _check_images(state, rows)
     names = [name for name in _BESIDE if novelty.takes(state.spec, name)]
@@ -115,20 +127,20 @@ def score(state: TrainState, rows: Rows, output: str, seed: int | None = None) -
     def block(index, part):
         _check_values(state, rows, index, part)
         found = program(state, part.values, **_given(part, names), key=_key(seed, index))._asdict()
-        found = {"by_pixel": found.pop("by_pixel"), **found}  # the large one is first: streamed
+        found = {"by_pixel": found.pop("by_pixel"), **found}  # the first array is streamed
         return {name: value for name, value in found.items() if value is not None}
 
     _write(output, rows, block, "image")
 
 
 def sample(state: TrainState, rows: Rows, output: str, seed: int = 0) -> None:
-    """Writes `images` f[N, H, W, C] that the model makes, and `labels` and `conditions` if given."""
+    """Writes samples as `images` f[N, H, W, C], and `labels` and `conditions` if they are given."""
     size = min(_BLOCK, len(rows.values))
-    # As one row: the last block is drawn whole, and cut.
+    # One row for all: the last block is drawn in full and cut afterwards.
     first = {name: getattr(rows, name)[0] for name in rows.asked}
     spec = state.spec
     if "label" in first:
-        as_labels(first["label"], size, spec.num_classes)
+        as_labels(first["label"], size, spec.num_labels)
     if "condition" in first and spec.model.condition_in_decoder:
         as_condition(spec, first["condition"], size)
     elif spec.model.condition_in_decoder:
@@ -143,14 +155,14 @@ def sample(state: TrainState, rows: Rows, output: str, seed: int = 0) -> None:
 
 
 def rows_of_samples(num_samples: int) -> Rows:
-    """As many rows as are to be drawn."""
+    """Empty rows, one for each sample to draw."""
     if num_samples < 1:
         raise UserError(f"--num_samples is {num_samples}: it must be at least 1")
     return Rows(np.broadcast_to(np.zeros((1, 0)), (num_samples, 0)), "--num_samples")
 
 
 def export(state: TrainState, directory: str) -> None:
-    """Writes the programs of `aae.export` into a directory, `encode.stablehlo` and so on."""
+    """Writes the programs of `aae.export` into a directory, as `encode.stablehlo` and so on."""
     for name, program in exporting.export(state).items():
         path = os.path.join(directory, f"{name}.stablehlo")
         arrays.write_bytes(path, program.serialize())
@@ -162,7 +174,7 @@ _BESIDE = ("label", "condition")
 
 @contextlib.contextmanager
 def _said_of(origin):
-    """Says where the numbers come from that are refused."""
+    """Adds to an error where the refused numbers come from."""
     try:
         yield
     except UserError as error:
@@ -175,12 +187,12 @@ def _place(rows, index):
 
 
 def _key(seed, index):
-    """Of a block: each has its own."""
+    """The key of a block."""
     return None if seed is None else jax.random.fold_in(as_key(seed), index)
 
 
 def _abstract(values):
-    """Its shape, as an array that is not there."""
+    """A stand-in for an array that has its shape alone."""
     return jax.ShapeDtypeStruct(values.shape, np.float32)
 
 
@@ -190,30 +202,30 @@ def _check_images(state, rows):
 
 
 def _check_values(state, rows, index, part):
-    """The range of a block, which compiled programs do not see."""
+    """Checks the range of a block, which compiled programs can't see."""
     with _said_of(_place(rows, index)):
         train_state.to_inputs(state, part.values)
 
 
 def _checked(spec, rows, names):
-    """The rows with the labels and conditions that the model takes as they must be.
+    """The rows, with their labels and conditions checked and converted.
 
     Raises:
-        UserError: they are missing or don't fit, or the user gave one that the model does not take.
+        UserError: labels or conditions are missing or don't fit, or the model takes none.
     """
     for name in rows.asked:
         if name not in names:
             raise UserError(f"--{name} is given, but the model takes no {name}")
     for name in names:
-        if getattr(rows, name) is None and getattr(spec.model, f"{name}_in_decoder"):
+        if getattr(rows, name) is None and spec.decoder_takes(name):
             raise UserError(
-                f"model.{name}_in_decoder is True: give --{name}, or an array '{name}s' in the npz "
-                "file of --input"
+                f"the decoder takes a {name}: give --{name}, or an array '{name}s' in the npz file of "
+                "--input"
             )
     num_rows, checked = len(rows.values), {}
     with _said_of(rows.origin):
         if "label" in names and rows.label is not None:
-            checked["label"] = np.asarray(as_labels(rows.label, num_rows, spec.num_classes))
+            checked["label"] = np.asarray(as_labels(rows.label, num_rows, spec.num_labels))
         if "condition" in names and rows.condition is not None:
             checked["condition"] = np.asarray(as_condition(spec, rows.condition, num_rows))
     return rows._replace(**checked)
@@ -224,7 +236,7 @@ def _given(part, names):
 
 
 def _write(output, rows, program, unit):
-    """Streams what a program makes of each block, and what is known of its rows, into a file."""
+    """Streams a program's output for each block into a file, with labels and conditions."""
     num_rows = len(rows.values)
 
     def blocks():

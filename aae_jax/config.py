@@ -1,4 +1,4 @@
-"""From a config to checked dataclasses; nothing else reads a ConfigDict."""
+"""Turns a config into checked dataclasses; no other module reads a ConfigDict."""
 
 import copy
 import dataclasses
@@ -56,14 +56,14 @@ def spec_from_config(
 
     Args:
         config: a ConfigDict (or nested mapping) with the fields of `experiments/default.py`.
-        image_shape: what the data have, (height, width, channels); None to take the config's.
-        num_classes: what the data have; None to take the config's.
+        image_shape: (height, width, channels) of the data; None: the config's.
+        num_classes: number of classes of the data; None: the config's.
 
     Returns:
         The `Spec`.
 
     Raises:
-        UserError: naming the field, its value and what would be right.
+        UserError: a field is wrong; the message names the field, its value and what would be right.
     """
     settings = parse_config(config)
     check_data(settings, image_shape, num_classes)
@@ -73,7 +73,7 @@ def spec_from_config(
 def check_data(
     settings: Settings, image_shape: tuple[int, ...] | None, num_classes: int | None
 ) -> None:
-    """Raises `UserError` where the data have another shape or other classes than the config."""
+    """Raises `UserError` if shape or number of classes differ between data and config."""
     shape = None if image_shape is None else tuple(image_shape)
     for name, found in (("image_shape", shape), ("num_classes", num_classes)):
         stated = getattr(settings.data, name)
@@ -108,10 +108,10 @@ def parse_config(config: Mapping[str, Any]) -> Settings:
         raise UserError(
             f"start_from is {start_from!r}: algorithm {spec.algorithm_name} "
             + (
-                f"goes on from the {' and '.join(spec.algorithm.starts_from)} of an earlier run: "
+                f"starts from the {' and '.join(spec.algorithm.starts_from)} of an earlier run: "
                 "name its --workdir or its config"
                 if spec.algorithm.starts_from
-                else "starts anew, and takes none"
+                else "does not start from an earlier run"
             )
         )
     if data.standardise and spec.model.output == "sigmoid":
@@ -135,29 +135,29 @@ def parse_config(config: Mapping[str, Any]) -> Settings:
 
 
 def named_config(path: str) -> bool:
-    """Whether `start_from` names a config, "experiments/mnist.py:gaussian", and not a workdir."""
+    """Whether `start_from` names a config, such as "experiments/mnist.py:gaussian"."""
     return path.partition(":")[0].endswith(".py")
 
 
 def run_name(path: str) -> str:
-    """What a run of a config is called: its file's name, and its argument after a dash."""
+    """The name of a config's run: the file's name, then a dash and the argument if there is one."""
     path, _, argument = path.partition(":")
     return os.path.splitext(os.path.basename(path))[0] + (f"-{argument}" if argument else "")
 
 
 def part_config(config: Any, start_from: str) -> Any:
-    """The config that another one starts from, on the same data, seeds and devices.
+    """The config of the run that another run starts from, with its data, seeds and devices.
 
     Args:
         config: the ConfigDict of the later run.
         start_from: a config file, relative to the project's root, with its argument after a colon.
 
     Returns:
-        A ConfigDict: the file's, with `seed`, `num_seeds`, `data`, `parallel` and `run.max_steps`
-        of the later run.
+        The file's ConfigDict, with `seed`, `num_seeds`, `data`, `parallel` and `run.max_steps` of
+        the later run.
 
     Raises:
-        UserError: there is no such file, or it refuses its argument.
+        UserError: there is no such file, or the file refuses its argument.
     """
     name, _, argument = start_from.partition(":")
     path = os.path.join(_ROOT, expand_home("start_from", name))
@@ -168,10 +168,10 @@ def part_config(config: Any, start_from: str) -> Any:
         raise UserError(f"{path!r} has no function get_config")
     try:
         part = module.get_config(argument) if argument else module.get_config()
-    except ValueError as error:  # said by the config file about its argument
+    except ValueError as error:  # the config file's message about its argument
         raise UserError(str(error)) from error
     except TypeError as error:
-        raise UserError(f"its get_config can't be called so: {error}") from error
+        raise UserError(f"its get_config does not take this argument: {error}") from error
     with part.unlocked():
         for field in ("seed", "num_seeds", "data", "parallel"):
             part[field] = copy.deepcopy(config[field])
@@ -180,9 +180,9 @@ def part_config(config: Any, start_from: str) -> Any:
 
 
 def default_config() -> dict[str, Any] | None:
-    """The fields of `experiments/default.py`, as `config.json` has them.
+    """The fields of `experiments/default.py`, in the form of `config.json`.
 
-    None where the package is installed without the rest of the project.
+    None if the package is installed without the rest of the project.
     """
     path = os.path.join(_ROOT, "experiments", "default.py")
     if not (os.path.isfile(path) and os.path.isfile(os.path.join(_ROOT, "launch.py"))):
@@ -199,7 +199,7 @@ def _import_file(path):
 
 
 def _spec(config, data, run):
-    """The static part, its training cut at `run.max_steps`."""
+    """The static part, its training limited to `run.max_steps`."""
     algorithm = registry.resolve("algorithm", config["algorithm"], registry.ALGORITHMS)
     train = _section(config, "train", TrainSpec)
     if run.max_steps is not None:
@@ -207,7 +207,7 @@ def _spec(config, data, run):
     optimizer = config["optimizer"]
     _check_section(optimizer, "optimizer")
     is_algorithm = hasattr(algorithm, "phases") and hasattr(algorithm, "options")
-    options = default_options(algorithm) if is_algorithm else None  # which the spec refuses
+    options = default_options(algorithm) if is_algorithm else None  # the spec refuses None
     phases = {p.name: p.optimizer for p in algorithm.phases} if is_algorithm else {}
     return Spec(
         image_shape=data.image_shape,
@@ -227,7 +227,7 @@ def _spec(config, data, run):
 
 
 def _evaluation(config):
-    """The section `evaluation`, which has one of its own."""
+    """The section `evaluation`, with its subsection `annealed`."""
     section = config["evaluation"]
     _check_section(section, "evaluation")
     if "annealed" not in section:
@@ -240,18 +240,18 @@ def _evaluation(config):
 
 
 def _section(config, name, cls):
-    """One section of the config as its dataclass; it has every field."""
+    """One section of the config as its dataclass; every field must be given."""
     section = config[name]
     _check_section(section, name)
     _check_names(section, {field.name for field in dataclasses.fields(cls)}, f"{name}.")
     for field, value in section.items():
-        if value == "":  # of a shell's variable that is not set
+        if value == "":  # from a shell variable that is not set
             raise UserError(f"{name}.{field} is empty: give a value, or None for the default")
     return cls(**_values(section))
 
 
 def _overridden(config, name, default, prefix=""):
-    """A dataclass with the fields changed that a section of the config has."""
+    """A dataclass with its fields replaced by those in a section of the config."""
     section = config[name]
     _check_section(section, f"{prefix}{name}")
     fields = {field.name for field in dataclasses.fields(default)}
@@ -261,7 +261,7 @@ def _overridden(config, name, default, prefix=""):
     except UserError as error:
         if not prefix:
             raise
-        # Say which phase's optimiser it is.
+        # Name the phase of the optimiser.
         raise UserError(str(error).replace(prefix, f"{prefix}{name}.", 1)) from error
 
 
@@ -271,13 +271,13 @@ def _values(section):
 
 def _check_section(section, name):
     if not hasattr(section, "items"):
-        raise UserError(f"{name} is {section!r}: it must be a section with fields of its own")
+        raise UserError(f"{name} is {section!r}: it must be a section with fields")
 
 
 def _check_names(config, expected, prefix, optional=frozenset()):
     found = set(config.keys())
     for name in sorted(found - expected, key=str):
         there = ", ".join(sorted(expected)) or "none"
-        raise UserError(f"{prefix}{name} is not a field; there are: {there}")
+        raise UserError(f"{prefix}{name} is not a field; the fields are: {there}")
     for name in sorted(expected - optional - found):
         raise UserError(f"{prefix}{name} is missing from the config")

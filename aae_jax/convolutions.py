@@ -1,9 +1,9 @@
 """Convolutions of 4 × 4 and stride 2, and their transposes, with gradients that are fast in a loop.
 
-In a loop, as `train_steps` is one, XLA's CPU compiler knows fast convolutions of [B, H, W, C] by
-[h, w, C, D] alone. Those that JAX makes for the gradients have other layouts, and a step takes 40
-times as long (jax-ml/jax#12868). On a CPU they are transposed to that layout here; elsewhere the
-gradients are JAX's own.
+Inside a loop, such as that of `train_steps`, XLA's CPU compiler has fast convolutions only for the
+layouts [B, H, W, C] and [h, w, C, D]. JAX's own gradients use other layouts, which make a step 40
+times slower (jax-ml/jax#12868). On a CPU, the gradients here are transposed to the fast layouts.
+Elsewhere they are JAX's own.
 """
 
 import jax
@@ -20,12 +20,12 @@ def _convolve(x, kernel, padding, stride=1, spread=1, kernel_spread=1):
 
 
 def _turned(kernel):
-    """By 180 degrees, inputs and outputs exchanged: what the gradient is convolved with."""
+    """The gradient's kernel: turned by 180 degrees, inputs and outputs exchanged."""
     return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
 
 
 def _correlate(wide, narrow):
-    """Sums over batch and places: [B, 2H, 2W, C] and [B, H, W, D] → [C, 4, 4, D]."""
+    """Sums over batch and positions: [B, 2H, 2W, C] and [B, H, W, D] → [C, 4, 4, D]."""
     return _convolve(wide.transpose(3, 1, 2, 0), narrow.transpose(1, 2, 0, 3), 1, kernel_spread=2)
 
 

@@ -1,4 +1,4 @@
-"""One run: data → stages → train → evaluate → draw, in a workdir that can be taken up again."""
+"""One run: data → stages → train → evaluate → draw, in a workdir that can be resumed."""
 
 import dataclasses
 import json
@@ -25,23 +25,23 @@ from aae_jax.workdir import loop, memory, records, report, scoring, summary, ter
 class _Part(NamedTuple):
     """The run that another one starts from."""
 
-    config: Any  # None: it is not ours to train
+    config: Any  # None: it is trained already, and only read here
     workdir: str
 
 
 def run(config: Any, workdir: str, mode: str = "run") -> None:
-    """Trains, evaluates and draws, or takes up where an earlier start in the workdir ended.
+    """Trains, evaluates and draws, or resumes an earlier run in the workdir.
 
-    Where the config starts from another config, that one is trained first, beside the workdir.
+    If the config starts from another config, that one is trained first, beside the workdir.
 
     Args:
         config: a ConfigDict with the fields of `experiments/default.py`.
         workdir: gets `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`,
             `results.json`, `figures/` and `report.html`.
-        mode: "run" does what is missing of all; "train", "evaluate" and "figures" do that one.
+        mode: "run" does everything that is missing; "train", "evaluate" and "figures" do one part.
 
     Raises:
-        UserError: anything that the user can put right, in one line.
+        UserError: anything that the user can fix, in one line.
         SystemExit: after SIGINT, SIGTERM or SIGHUP, with 128 + the signal's number; the state is saved.
     """
     with memory.reported(config):
@@ -49,7 +49,7 @@ def run(config: Any, workdir: str, mode: str = "run") -> None:
 
 
 def _run(config, workdir, mode, dataset=None, later=()) -> None:
-    """`dataset` is loaded where it is not; `later` are the workdirs that wait for this one."""
+    """`dataset`: None to load it here; `later`: the workdirs that wait for this run."""
     settings, trains = parse_config(config), mode in ("run", "train")
     batch_size = settings.spec.train.batch_size if trains else None
     mesh = parallel.make_mesh(parallel.choose_devices(settings.parallel, batch_size))
@@ -60,11 +60,11 @@ def _run(config, workdir, mode, dataset=None, later=()) -> None:
     on_cpu = jax.default_backend() == "cpu"
     memory.check(settings, len(mesh.local_devices) if on_cpu else 1)
     if settings.evaluation.annealed.num_images is not None and not later:
-        from aae_jax import likelihood  # blackjax, which not everyone has
+        from aae_jax import likelihood  # needs blackjax, which is optional
 
         likelihood.check_annealed(settings.spec, settings.evaluation.annealed)
     if mode in ("run", "figures"):
-        _figures().drawings(settings.spec)  # refuses names that do not exist
+        _figures().drawings(settings.spec)  # refuses unknown names
     part = None
     if settings.start_from is not None and trains and _is_new(workdir):
         part = _find_part(config, settings, workdir, later)
@@ -75,14 +75,14 @@ def _run(config, workdir, mode, dataset=None, later=()) -> None:
     if not later:  # a part that a run starts from is never scored
         _check_hold_out(settings, dataset)
     check_prior(settings.spec)
-    # Hosts may differ in memory, and all must do the same.
+    # Hosts may differ in memory, but all must choose alike.
     streamed = bool(
         processes.all_reduce_max([loop.is_streamed(dataset.train["image"], settings)])[0]
     )
     if settings.num_seeds > 1 and streamed:
         raise UserError(
             f"num_seeds is {settings.num_seeds}: the images {settings.data.name!r} would be "
-            "streamed, and several trainings in one program need them on the device"
+            "streamed, but several trainings in one program need them on the device"
         )
     settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, stream=streamed))
     train = _training_split(dataset, settings)
@@ -95,7 +95,7 @@ def _run(config, workdir, mode, dataset=None, later=()) -> None:
     if trains:
         os.makedirs(workdir, exist_ok=True)
     with records.at_work(workdir):
-        records.check(workdir, config_json, settings.spec)  # again: another run may have just left
+        records.check(workdir, config_json, settings.spec)  # again: another run may just have ended
         if trains:
             records.write_json(os.path.join(workdir, "config.json"), config_json)
         job = loop.Job(settings, train, mesh, workdir)
@@ -108,7 +108,7 @@ def _run(config, workdir, mode, dataset=None, later=()) -> None:
             try:
                 if mode == "figures" or (mode == "run" and not _is_drawn(state, workdir)):
                     _draw(state, dataset, settings, mesh, workdir)
-            finally:  # a figure that fails does not hide the scores
+            finally:  # a figure that fails must not hide the scores
                 if mode != "train":
                     wanted = () if mode == "evaluate" else _figures().drawings(settings.spec)
                     report.write(workdir, wanted)
@@ -116,7 +116,7 @@ def _run(config, workdir, mode, dataset=None, later=()) -> None:
 
 
 def _check_hold_out(settings, dataset):
-    """Refuses to score with more images than there are."""
+    """Raises if more images are to be scored than there are."""
     evaluation = settings.evaluation
     wanted = [("evaluation.num_validation", evaluation.num_validation, "validation")]
     if evaluation.annealed.num_images is not None:
@@ -134,7 +134,7 @@ def _check_hold_out(settings, dataset):
 
 
 def _training_split(dataset, settings) -> dict[str, Any]:
-    """Images, and each seed's labels and order of examples."""
+    """The training images, with each seed's labels and order of examples."""
     train, spec = dataset.train, settings.data
     kept = [train] * settings.num_seeds
     if spec.num_labelled is not None:
@@ -147,6 +147,10 @@ def _training_split(dataset, settings) -> dict[str, Any]:
         own["example_order"] = [
             data.example_order(label, spec.labelled_repeats) for label in own["label"]
         ]
+    if settings.spec.needs_labelled:
+        own["labelled_rows"] = [
+            data.labelled_rows(label, dataset.num_classes) for label in own["label"]
+        ]
     return {**train, **{k: v[0] if len(v) == 1 else np.stack(v) for k, v in own.items()}}
 
 
@@ -155,8 +159,7 @@ def _restore_and_train(job: loop.Job, dataset, started_from, mode) -> TrainState
 
     settings, workdir = job.settings, job.workdir
     statistics = _statistics(settings, dataset.train["image"])
-    # From here to the end of the training a first signal is only noted, so that it can be obeyed
-    # when the state is whole.
+    # During training, a first signal is only noted. It is obeyed once the state is saved.
     with (
         terminal.Signals() as signals,
         Checkpoints(os.path.join(workdir, "checkpoints")) as checkpoints,
@@ -174,14 +177,14 @@ def _restore_and_train(job: loop.Job, dataset, started_from, mode) -> TrainState
     if signals.to_obey():
         terminal.say(
             f"interrupted at step {int(state.step)} of {state.spec.train.num_steps}, saved in "
-            f"{workdir}: the same command goes on from there"
+            f"{workdir}: the same command resumes from there"
         )
         raise SystemExit(128 + signals.to_obey())
     return state
 
 
 def _statistics(settings: Settings, images):
-    """Of the training images, as far as they are used: what `create_train_state` takes last."""
+    """The last three arguments of `create_train_state`: pixel mean, pixel std and image mean."""
     starts_from_them = any(
         built.network.init is not None for built in networks.build(settings.spec).values()
     )
@@ -192,7 +195,7 @@ def _statistics(settings: Settings, images):
 
 
 def _create(settings: Settings, statistics, sharding=None) -> TrainState:
-    """The state at step 0 of a run, of all its seeds."""
+    """The state of a run at step 0, with all its seeds."""
     keys = [jax.random.fold_in(jax.random.key(seed), 0) for seed in settings.seeds]
     create: Callable[..., TrainState] = create_train_state
     key = keys[0]
@@ -203,8 +206,8 @@ def _create(settings: Settings, statistics, sharding=None) -> TrainState:
 
 
 def _is_new(workdir) -> bool:
-    """Whether there is no checkpoint, told from the names alone."""
-    # Where one process does not see the files yet, it is new to all.
+    """Whether there is no checkpoint, judged by file names alone."""
+    # If one process does not see the files yet, the workdir counts as new for all.
     return bool(processes.all_reduce_max([records.newest_step(workdir) == 0])[0])
 
 
@@ -212,7 +215,7 @@ def _is_new(workdir) -> bool:
 
 
 def _find_part(config, settings, workdir, later) -> _Part:
-    """The run that `start_from` names, refused before anything is trained where it does not fit."""
+    """The run that `start_from` names; refused, before anything is trained, if it does not fit."""
     start_from = settings.start_from
     try:
         if named_config(start_from):
@@ -233,7 +236,7 @@ def _find_part(config, settings, workdir, later) -> _Part:
 
 
 def _check_shapes(start_from, before: Spec, now: Spec) -> None:
-    """Refuses networks of other shapes than those that are to start from them."""
+    """Raises if the networks that are taken over have other shapes in the two runs."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     trees = [
         jax.eval_shape(lambda key, spec=spec: networks.init(spec, key), key)
@@ -241,7 +244,7 @@ def _check_shapes(start_from, before: Spec, now: Spec) -> None:
     ]
     for name in now.algorithm.starts_from:
         if not all(name in tree for tree in trees):
-            raise UserError(f"start_from is {start_from!r}: not both runs have a network {name!r}")
+            raise UserError(f"start_from is {start_from!r}: both runs must have a network {name!r}")
         found, wanted = (
             {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
              for path, leaf in jax.tree.leaves_with_path(tree[name])}
@@ -250,13 +253,13 @@ def _check_shapes(start_from, before: Spec, now: Spec) -> None:
         for path in sorted(found.keys() | wanted.keys()):
             if found.get(path) != wanted.get(path):
                 raise UserError(
-                    f"start_from is {start_from!r}, a run of another {name}: {path} is "
+                    f"start_from is {start_from!r}, a run with another {name}: {path} is "
                     f"{found.get(path)} there, {wanted.get(path)} here"
                 )
 
 
 def _train_part(part: _Part, settings, dataset, later) -> networks.Params:
-    """Trains the part as far as it is not, and gives the networks that its model is used with."""
+    """Trains the part if it is not trained yet, and returns the networks to start from."""
     if part.config is not None:
         terminal.say(f"first {settings.start_from}, in {part.workdir}")
         _run(part.config, part.workdir, "train", dataset, later)
@@ -268,7 +271,7 @@ def _train_part(part: _Part, settings, dataset, later) -> networks.Params:
         chosen = [multi_seed.members(state)[before.seeds.index(seed)] for seed in seeds]
     else:
         raise UserError(
-            f"start_from is {settings.start_from!r}, a run of seeds "
+            f"start_from is {settings.start_from!r}, a run with seeds "
             f"{', '.join(map(str, before.seeds))}: this one has {', '.join(map(str, seeds))}"
         )
     names = settings.spec.algorithm.starts_from
@@ -277,14 +280,14 @@ def _train_part(part: _Part, settings, dataset, later) -> networks.Params:
 
 
 def load_state(workdir: str, seed: int | None = None) -> TrainState:
-    """The trained model of a run, from its directory alone: no config file and no data.
+    """Loads the trained model of a run from its directory; neither config file nor data are needed.
 
     Args:
         workdir: with `config.json` and `checkpoints/`.
-        seed: which of the models that a run of several seeds has; None for the first.
+        seed: the seed of the model, if the run has several; None for the first.
 
     Returns:
-        The state of the newest checkpoint, to `encode`, `decode` and `generate` with.
+        The state of the newest checkpoint, for `encode`, `decode`, `generate` and the others.
 
     Raises:
         UserError: there is no run, or it can't be read.
@@ -298,12 +301,12 @@ def load_state(workdir: str, seed: int | None = None) -> TrainState:
 
 
 def _load(workdir) -> tuple[Settings, TrainState]:
-    """The config of a run and the newest state, of all its seeds."""
+    """A run's config and its newest state, with all its seeds."""
     from aae_jax.workdir.checkpoint import Checkpoints
 
     settings = _read_settings(workdir)
     mean = std = None
-    if settings.data.standardise:  # overwritten by what was measured on the training images
+    if settings.data.standardise:  # placeholders; the checkpoint has the measured values
         mean, std = jnp.zeros(settings.spec.num_pixels), jnp.ones(settings.spec.num_pixels)
     state = _create(settings, (mean, std))
     with Checkpoints(os.path.join(workdir, "checkpoints"), read_only=True) as checkpoints:
@@ -332,7 +335,7 @@ def _figures():
 def _draw(state, dataset, settings, mesh, workdir) -> None:
     figures = _figures()
     terminal.say("drawing")
-    # The other processes have nothing left to do: this one draws with the devices of its own.
+    # The other processes are done: this one draws with its own devices.
     first = multi_seed.members(processes.local_copy(state))[0]
     own_mesh = parallel.make_mesh(mesh.local_devices)
     first = jax.device_put(first, parallel.replicated(own_mesh))

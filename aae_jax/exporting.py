@@ -1,6 +1,6 @@
-"""Encoder and decoder as StableHLO programs that run without this package.
+"""Exports encoder and decoder as StableHLO programs that run without this package.
 
-docs/using.md shows how they are loaded.
+docs/using.md shows how to load them.
 """
 
 import functools
@@ -17,29 +17,30 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def export(state: TrainState) -> dict[str, jax_export.Exported]:
-    """A trained model as programs by name, for any batch size and for CPUs, CUDA GPUs and TPUs.
+    """Exports a trained model as programs for any batch size, on CPUs, CUDA GPUs and TPUs.
 
-    The parameters and the pixel statistics are constants of the programs. Values are not checked
-    in them, as they are not under `jit`: images must be in [0, 1] where those of the training
-    were, and labels that are no class are none.
+    The parameters and the pixel statistics are constants of the programs. As under `jit`, values
+    are not checked: images must be in [0, 1] if the training images were, and a label outside the
+    classes counts as no label.
 
     Args:
         state: a trained state of one seed.
 
     Returns:
+        Programs by name, those that the algorithm has:
         "encode": images f[b, H, W, C], floats in [0, 1] → z f[b, D], the mean of the posterior.
-        "decode": z f[b, D] → images f[b, H, W, C]; where the decoder takes them with label i32[b]
-            and then condition f[b, K] as further arguments.
-        One that the algorithm does not have is left out. `Exported.serialize()` makes bytes of it,
-        `jax.export.deserialize(…).call(…)` runs them.
+        "decode": z f[b, D] → images f[b, H, W, C]; label i32[b] and condition f[b, K] are further
+            arguments, in this order, if the decoder takes them.
+        `Exported.serialize()` turns a program into bytes; `jax.export.deserialize(…).call(…)` runs
+        them.
 
     Raises:
-        UserError: the state is of several seeds, the algorithm has neither function, the posterior
-            has no mean, or a network of the user's can't be traced with a batch size that is not known.
+        UserError: the state has several seeds, the algorithm has neither function, the posterior
+            has no mean, or a user's network can't be traced with an unknown batch size.
     """
     if state.rng.ndim:
         raise UserError(
-            "the state is of several seeds: export one of aae.load_state(workdir, seed)"
+            "the state has several seeds: export the state of one, aae.load_state(workdir, seed)"
         )
     spec, algorithm = state.spec, state.spec.algorithm
     model, dtype = spec.model, spec.model.param_dtype
@@ -53,7 +54,7 @@ def export(state: TrainState) -> dict[str, jax_export.Exported]:
         wanted["encode"] = functools.partial(encode, state), [rows(spec.image_shape)]
     if algorithm.decode is not None:
         names, arguments = ["z"], [rows((model.code_dim,))]
-        if model.label_in_decoder:
+        if spec.decoder_takes("label"):
             names.append("label")
             arguments.append(rows((), "int32"))
         if model.condition_in_decoder:
@@ -74,7 +75,7 @@ def export(state: TrainState) -> dict[str, jax_export.Exported]:
 def _export(name, function, arguments):
     try:
         return jax_export.export(jax.jit(function), platforms=PLATFORMS)(*arguments)
-    except Exception as error:  # a network of the user's may need to know the batch size
+    except Exception as error:  # a user's network may need to know the batch size
         reason = " ".join(str(error).split())[:300]
         if "_DimExpr" in reason:
             raise UserError(

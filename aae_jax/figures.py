@@ -1,7 +1,7 @@
-"""Figures by name: which ones show a model, and their files.
+"""The figures of a model, by name, and their files.
 
-`FIGURES` has those of `aae_jax.pictures`. An algorithm names the ones that show its models; a user's
-own are import paths of functions with the same arguments.
+`FIGURES` lists the functions of `aae_jax.pictures`. An algorithm names the figures of its models. A
+user's own figure is the import path of a function with the same arguments.
 """
 
 import functools
@@ -24,9 +24,9 @@ class Drawing(NamedTuple):
 
     Attributes:
         draw: (state, given) → a matplotlib Figure, or for an animation arrays u8[H, W, C].
-        needs: which functions of an `Algorithm` it calls.
-        applies: (spec) → whether it can show such a model.
-        suffix: of its file.
+        needs: the functions of an `Algorithm` that `draw` calls.
+        applies: (spec) → whether `draw` can show such a model.
+        suffix: the suffix of the file.
     """
 
     draw: Callable[[TrainState, Given], Any]
@@ -36,7 +36,7 @@ class Drawing(NamedTuple):
 
 
 def drawings(spec: Spec) -> dict[str, Drawing]:
-    """The figures of a model by file name, as its algorithm names them.
+    """The figures of a model by file name, in the algorithm's order.
 
     Raises:
         UserError: the algorithm names a figure that does not exist.
@@ -62,38 +62,38 @@ def drawings(spec: Spec) -> dict[str, Drawing]:
 
 
 def missing(spec: Spec, directory: str) -> list[str]:
-    """The files of a model's figures that are not in a directory."""
+    """The files of a model's figures that a directory lacks."""
     return [name for name in drawings(spec) if not os.path.exists(os.path.join(directory, name))]
 
 
 def draw_all(state: TrainState, given: Given, directory: str) -> None:
-    """Draws and saves every figure of a model, each with a key of its own.
+    """Draws and saves every figure of a model, each with its own key.
 
     Raises:
-        UserError: naming the figures that can't be drawn; all others are.
+        UserError: some figures can't be drawn; the message names them, and all others are drawn.
     """
     failed = []
     for index, (name, drawing) in enumerate(drawings(state.spec).items()):
         own = given._replace(key=jax.random.fold_in(given.key, index))
         try:
             _draw(drawing, state, own, os.path.join(directory, name))
-        except Exception as error:  # the user's code may raise whatever it likes
+        except Exception as error:  # the user's code may raise anything
             reason = " ".join(str(error).split())[:200]
             failed.append(f"{name} ({type(error).__name__}: {reason})")
             last = error
     if failed:
-        raise UserError(f"can't be drawn: {', '.join(failed)}; all else is done") from last
+        raise UserError(f"can't be drawn: {', '.join(failed)}; all other work is done") from last
 
 
 def _draw(drawing, state, given, path):
     figure = drawing.draw(state, given)
     if not isinstance(figure, list if drawing.suffix == ".gif" else Figure):
-        raise UserError(f"it gives {type(figure).__name__}, not a matplotlib Figure")
+        raise UserError(f"it returns {type(figure).__name__}, not a matplotlib Figure")
     save(figure, path)
 
 
 def save(figure: Figure | list, path: str) -> None:
-    """Writes a PNG, or an animated GIF, by one rename: no half-written picture is ever seen."""
+    """Writes a PNG or an animated GIF; the file appears, or is replaced, once it is complete."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     if isinstance(figure, list):
         _save_animation(figure, path + ".part")
@@ -117,7 +117,7 @@ def _save_animation(pictures, path, scale=2):
 
 
 def _is_image(spec):
-    """Whether examples are (height, width, channels), which can be shown."""
+    """Whether examples are images, (height, width, channels)."""
     return len(spec.image_shape) == 3
 
 
@@ -126,12 +126,12 @@ def _is_plane(spec):
 
 
 def _decodes_codes_alone(spec):
-    """Whether a code, and at most a label, makes an image."""
+    """Whether the decoder makes images from a code and at most a label."""
     return _is_image(spec) and not spec.model.condition_in_decoder
 
 
 def _shows_prior(name, spec):
-    """Whether a picture of the plane shows how this prior is laid out, without labels."""
+    """Whether this picture of a 2-D prior applies: the decoder must take no labels."""
     shown = name in spec.prior.distribution.figures
     without_label = _decodes_codes_alone(spec) and not spec.model.label_in_decoder
     return shown and _is_plane(spec) and without_label
@@ -139,6 +139,10 @@ def _shows_prior(name, spec):
 
 def _shows_style(spec):
     return spec.model.label_in_decoder and _decodes_codes_alone(spec)
+
+
+def _has_plane_map(spec):
+    return _is_plane(spec) and spec.algorithm.has_map(spec)
 
 
 def _shows_walk(spec):
@@ -160,5 +164,7 @@ FIGURES = {
     ),
     "roll": Drawing(pictures.roll, ("decode",), functools.partial(_shows_prior, "roll")),
     "style": Drawing(pictures.style, ("decode",), _shows_style),
+    "classes": Drawing(pictures.classes, ("classify", "decode"), _is_image),
+    "map": Drawing(pictures.map_of_classes, ("embed", "classify"), _has_plane_map),
     "walk": Drawing(pictures.walk, ("decode",), _shows_walk, ".gif"),
 }

@@ -1,7 +1,7 @@
-"""Every stream of randomness of a training: one key a stream, a step and a row of the batch.
+"""The random keys of a training: one for each stream, step and row of the batch.
 
-All of it is `fold_in` of the state's `rng`, which never changes. Noise belongs to a row of the
-global batch, however that is split over devices.
+Every key is a `fold_in` of the state's `rng`, which never changes. Noise belongs to a row of the
+global batch, so it does not depend on how the batch is split over devices.
 """
 
 from typing import Any
@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# Separate streams under one key; the numbers are part of what a seed means.
-INPUT_NOISE, PRIOR, SHUFFLE, POSTERIOR, DROPOUT = range(5)
+# Separate streams under one key. Other numbers would change the results of a seed.
+INPUT_NOISE, PRIOR, SHUFFLE, POSTERIOR, DROPOUT, LABELLED, LABELLED_NOISE = range(7)
 
 
 def stream(rng: jax.Array, which: int, index: Any) -> jax.Array:
@@ -19,12 +19,12 @@ def stream(rng: jax.Array, which: int, index: Any) -> jax.Array:
 
 
 def row_keys(key: jax.Array, num_rows: int, first_row: jax.Array | int = 0) -> jax.Array:
-    """key[B], one for each row of the global batch, however that is split over devices."""
+    """key[B], one for each row of the global batch."""
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(first_row + jnp.arange(num_rows))
 
 
 def fold_rows(row_keys: jax.Array, number: int) -> jax.Array:
-    """key[B] of another draw for the same rows."""
+    """key[B] for another draw of the same rows."""
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(row_keys)
 
 

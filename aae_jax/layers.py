@@ -1,4 +1,4 @@
-"""Flax modules that networks are made of: perceptrons, convolutions, tied weights, dropout."""
+"""The Flax modules of the networks: perceptrons, convolutions, tied weights, dropout."""
 
 import math
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from aae_jax.errors import UserError
 class Dropout(nn.Module):
     """Zeroes a share `rate` of its input and scales the rest up; off outside training.
 
-    Training hands keys to the networks, one for each row of the global batch; without them nothing
-    is dropped.
+    Training gives the networks one key for each row of the global batch. Without keys nothing is
+    dropped.
     """
 
     rate: float
@@ -40,28 +40,29 @@ def symmetric_uniform(limit: float) -> nn.initializers.Initializer:
     return init
 
 
-# Draws of `Spread.points` that stds are estimated from: within 1 %.
+# Number of draws of `Spread.points` from which stds are estimated, within 1 %.
 _NUM_POINTS = 10_000
 
 
 class MLP(nn.Module):
-    """Dense layers with an activation between them, ReLU (footnote 1), and a linear last layer.
+    """Dense layers with ReLU (footnote 1) or another activation between them; the last is linear.
 
-    Both arguments are flattened and joined; the output is [B, *output_shape].
+    Both arguments are flattened and joined. The output is [B, *output_shape].
 
     Attributes:
-        hidden: widths.
+        hidden: widths of the hidden layers.
         output_shape: without the batch.
         dtype, param_dtype: of products and of parameters.
-        kernel_init: a Flax initialiser of the weights, the same value at each call; biases are 0.
+        kernel_init: a Flax initialiser of the weights, the same object at each call; biases are 0.
         activation: of hidden units.
-        pieces: where more than 1, a hidden unit is instead the largest of so many linear ones
-            (maxout, Goodfellow et al. 2013).
+        pieces: if above 1, a hidden unit is the maximum of this many linear units (maxout,
+            Goodfellow et al. 2013) and `activation` is not used.
         output_activation: of the last layer; None: it is linear.
         input_dropout, hidden_dropout: the share of the inputs, and of every hidden layer's units,
             that is dropped while training.
-        points: (key, N) → f[N, D], draws of the first argument's distribution, a value that can be
-            compared; the first layer starts as `Spread` around them. None: all biases start at 0.
+        points: (key, N) → f[N, D], draws from the first argument's distribution; equal functions
+            must compare equal. The first layer is a `Spread` around the draws. None: all biases
+            start at 0.
     """
 
     hidden: tuple[int, ...]
@@ -109,14 +110,15 @@ class MLP(nn.Module):
 class Spread(nn.Module):
     """A dense layer whose units start at hyperplanes through points of its input's distribution.
 
-    A network of ReLUs whose biases are 0 is homogeneous, f(cz) = c f(z) for c > 0: it tells
-    directions apart, and lengths only as far as it has learnt biases. Here unit i starts with the
-    bias −w_i · z_i, where z_i is a point of its own. Weights are He's for the input in units of the
-    points' stds. Inputs beyond the points' D dimensions, such as labels, have He's own weights.
+    A ReLU network with zero biases is homogeneous, f(cz) = c f(z) for c > 0: it separates
+    directions, but lengths only through biases that it learns. Here unit i starts with the bias
+    −w_i · z_i, where each unit has its own point z_i. Weights are He's, for the input in units of
+    the points' stds. Inputs beyond the points' D dimensions, such as labels, have He's weights
+    unscaled.
 
     Attributes:
-        width: units.
-        points: (key, N) → f[N, D], draws of the input's distribution; D is at most the input's.
+        width: number of units.
+        points: (key, N) → f[N, D], draws from the input's distribution; D is at most the input's.
         dtype, param_dtype: of products and of parameters.
     """
 
@@ -130,7 +132,7 @@ class Spread(nn.Module):
         def start_kernel(key, shape, dtype):
             weights = he_normal(key, shape, dtype)
             std = self.points(key, _NUM_POINTS).std(axis=0).astype(dtype)
-            # A dimension that never changes keeps its weights.
+            # A constant dimension keeps its weights.
             scale = jnp.where(std > 0, std, 1)
             return weights.at[: len(std)].divide(scale[:, None])
 
@@ -144,16 +146,39 @@ class Spread(nn.Module):
         return x @ kernel + bias
 
 
-class Tied(nn.Module):
-    """A stack of layers whose weights serve both ways, as those of a Boltzmann machine do.
+class OnMap(nn.Module):
+    """A decoder of one point, y W + z: every class has a head, a row of W, and styles lie around it.
 
-    `aae_jax.algorithms.tied` goes up and down. Called, it goes up from x f[B, …], with `activation`
-    between the layers, to the inputs of the top units, f[B, widths[-1]].
+    Called with styles z f[B, D] and classes y f[B, K].
+
+    Attributes:
+        decoder: (f[B, D], None) → f[B, H, W, C].
+        heads_shape: (K, D).
+        heads_init: a Flax initialiser of the heads, the same value at each call.
+        param_dtype: of the heads.
+    """
+
+    decoder: nn.Module
+    heads_shape: tuple[int, int]
+    heads_init: Callable[..., jax.Array]
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(self, z: jax.Array, y: jax.Array) -> jax.Array:
+        heads = self.param("heads", self.heads_init, self.heads_shape, self.param_dtype)
+        return self.decoder(y @ heads + z, None)
+
+
+class Tied(nn.Module):
+    """A stack of layers whose weights work in both directions, as in a Boltzmann machine.
+
+    The call goes up from x f[B, …], with `activation` between the layers, to the inputs of the top
+    units, f[B, widths[-1]]. `aae_jax.algorithms.tied` goes up and down.
 
     Attributes:
         widths: of the visible units, and of every layer above them.
         dtype, param_dtype: of products and of parameters.
-        kernel_init: a Flax initialiser of the weights, the same value at each call; biases are 0.
+        kernel_init: a Flax initialiser of the weights, the same object at each call; biases are 0.
         activation: of hidden units.
     """
 
@@ -182,7 +207,7 @@ class Tied(nn.Module):
 
 
 class Stored(nn.Module):
-    """Numbers that are kept beside the layers, as the units of persistent Markov chains: "value"."""
+    """Numbers kept beside the layers, such as the units of persistent Markov chains: "value"."""
 
     shape: tuple[int, ...]
     value_init: Callable[..., jax.Array]
@@ -194,7 +219,7 @@ class Stored(nn.Module):
 
 
 class Conv(nn.Module):
-    """One of `aae_jax.convolutions`, with a bias."""
+    """A convolution of `aae_jax.convolutions` with a bias."""
 
     channels: int
     convolve: Callable[[jax.Array, jax.Array], jax.Array]
@@ -226,8 +251,8 @@ class ConvEncoder(nn.Module):
     def __call__(self, x: jax.Array, y: jax.Array | None = None) -> jax.Array:
         if x.ndim != 4:
             raise UserError(
-                f"{self.field} is 'conv': its input is {x.shape[1:]} an example, not (height, width, "
-                "channels); use 'mlp'"
+                f"{self.field} is 'conv': an example of its input is {x.shape[1:]}, not (height, "
+                "width, channels); use 'mlp'"
             )
         _check_strides(self.channels, x.shape[1:])
         for channels in self.channels:
@@ -241,7 +266,7 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """The mirror image: a linear layer, then transposed convolutions of stride 2 to [B, H, W, C]."""
+    """The mirrored encoder: a linear layer, then transposed convolutions to [B, H, W, C]."""
 
     channels: tuple[int, ...]
     image_shape: tuple[int, ...]
@@ -288,5 +313,5 @@ def _check_strides(channels, image_shape):
         fewer = f", or {most} numbers of channels" if most else ""
         raise UserError(
             f"model.conv_channels is {channels}, {len(channels)} strides of 2: {image_shape} divides "
-            f"by 2 only {most} times; give sides that are multiples of {2 ** len(channels)}{fewer}"
+            f"by 2 only {most} times; use sides that are multiples of {2 ** len(channels)}{fewer}"
         )

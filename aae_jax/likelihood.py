@@ -1,4 +1,4 @@
-"""A trained model as `aae_jax.annealed` takes it: its decoder, and the prior of its codes."""
+"""The annealed log-likelihood of trained models: decoder and prior for `aae_jax.annealed`."""
 
 import dataclasses
 import math
@@ -19,29 +19,28 @@ from aae_jax.train_state import TrainState, decode, in_data_units, trained_part
 
 _NUM_DRAWS = 10_000
 _MOST_ROUNDS = 8  # of the search for σ
-_NEAR = 0.01  # a relative change of σ that ends it: a hundredth of a nat for 784 pixels
+_NEAR = 0.01  # the search ends at this relative change of σ: 0.01 nats for 784 pixels
 
 
 def decoder_of(
     state: TrainState, label: int | None = None, condition: jax.Array | None = None
 ) -> jax.tree_util.Partial:
-    """The decoder as a function (z f[N, D]) → f[N, P], flat, pixels of [0, 1].
+    """The decoder as a function (z f[N, D]) → f[N, P], flat, pixels in [0, 1].
 
-    It is a pytree: states of equal specs share one compiled program.
+    The function is a pytree: states of equal specs share one compiled program.
 
     Args:
         state: a trained state.
-        label: the class of all images, where the decoder takes one: the likelihood is then that
-            of p(x | label).
-        condition: f[K], the condition of all images, where the decoder takes one.
+        label: the class of all images, if the decoder takes one: the likelihood is p(x | label).
+        condition: f[K], the condition of all images, if the decoder takes one.
 
     Raises:
         UserError: the algorithm has no decoder; the decoder takes a label or a condition and none is
-            given, or the other way round.
+            given, or one is given and it takes none.
     """
     model = trained_part(state)
     decoder = jax.tree_util.Partial(_flat_images, model, label, condition)
-    # Labels and conditions are known here, and checked; in a compiled program they would not be.
+    # Labels and conditions are checked here, where their values are known.
     decode(state, jnp.zeros((1, state.spec.model.code_dim)), label, condition)
     return decoder
 
@@ -56,13 +55,13 @@ def annealed_arguments(
     label: int | None = None,
     condition: jax.Array | None = None,
 ) -> dict[str, Any]:
-    """What `annealed.log_likelihood`, `blocks` and `sample_posterior` need of a trained state.
+    """The arguments of `annealed.log_likelihood`, `blocks` and `sample_posterior` for a state.
 
         annealed.log_likelihood(x=x, key=0, sigma=0.1, **aae.annealed_arguments(state, len(x)))
 
-    Chains start from the prior where that is Gaussian or uniform. Where the prior has another
-    density (`Prior.log_prob`, as that of the Gaussian mixture), they start from a Gaussian with the
-    mean and the standard deviations of 10,000 draws from it.
+    Chains start from the prior if it is Gaussian or uniform. For any other density
+    (`Prior.log_prob`, such as the Gaussian mixture's), they start from a Gaussian with the mean and
+    the standard deviations of 10,000 draws from the prior.
 
     Args:
         state: a trained state.
@@ -73,7 +72,7 @@ def annealed_arguments(
         `decoder`, `code_dim`, `prior` and `start`.
 
     Raises:
-        UserError: as `decoder_of`, or the prior has no density.
+        UserError: see `decoder_of`; or the prior has no density.
     """
     decoder, spec = decoder_of(state, label, condition), state.spec
     found = {"decoder": decoder, "code_dim": spec.model.code_dim, "start": None}
@@ -93,11 +92,11 @@ def annealed_arguments(
 
 
 def check_annealed(spec: Spec, scoring: AnnealedScoring) -> None:
-    """Refuses, before anything is trained, a model that `score_annealed` could not score.
+    """Raises, before anything is trained, if `score_annealed` could not score the model.
 
     Raises:
-        UserError: it has no decoder, its prior has no density, or its decoder takes a label or a
-            condition.
+        UserError: the model has no decoder, its prior has no density, or its decoder takes a label
+            or a condition.
     """
     if scoring.num_images is None:
         return
@@ -106,11 +105,11 @@ def check_annealed(spec: Spec, scoring: AnnealedScoring) -> None:
         raise UserError(f"{asked}: algorithm {spec.algorithm_name} has no decoder")
     if spec.prior.distribution.log_prob is None:
         raise UserError(f"{asked}: prior {spec.prior.name!r} has no density")
-    for field in ("label_in_decoder", "condition_in_decoder"):
-        if getattr(spec.model, field):
+    for name in ("label", "condition"):
+        if spec.decoder_takes(name):
             raise UserError(
-                f"{asked} and model.{field} is True: score p(x | label) or p(x | condition) by "
-                "annealed.log_likelihood, with aae.annealed_arguments(state, num_images, label=…)"
+                f"{asked}, and the decoder takes a {name}: score p(x | {name}) with "
+                f"annealed.log_likelihood, with aae.annealed_arguments(state, num_images, {name}=…)"
             )
 
 
@@ -125,22 +124,23 @@ def score_annealed(
 ) -> dict[str, Any]:
     """The mean log-likelihood of test images under the decoder with Gaussian noise.
 
-    It is what the Parzen estimate with the same σ comes to with endlessly many samples. Of several
-    folds the first counts.
+    The Parzen estimate with the same σ tends to this number as the samples grow in number. Only the
+    first fold is scored.
 
     Args:
         state: a trained state.
         folds: pairs of validation and test images, as `evaluate` takes them.
         spec: the config's section `evaluation.annealed`; its `num_images` is a number.
         key: a PRNG key.
-        sigma: where the search for σ begins, unless the spec gives one: the Parzen window's.
-        mesh: the devices that share the images between them; None for one.
-        run: takes a pass from its empty sums to its last round, as in `evaluate`.
+        sigma: the start of the search for σ, such as the Parzen window's; unused if `spec` has a σ.
+        mesh: the devices over which the images are split; None for one.
+        run: runs a pass from its empty sums to its last round, as in `evaluate`.
 
     Returns:
         `annealed/*`, numbers for `results.json`: `log_likelihood` in nats, a lower bound in
         expectation; `standard_error` over images; `spread`, the mean over images of the estimates'
-        standard error over chains; `log_weight_std`, the median over images; `acceptance`; `sigma`; `num_images`.
+        standard error over chains; `log_weight_std`, the median over images; `acceptance`; `sigma`;
+        `num_images`.
     """
     check_annealed(state.spec, spec)
     fit_key, key = jax.random.split(key)
@@ -173,12 +173,12 @@ def estimate(
     mesh: jax.sharding.Mesh | None = None,
     run: Run = at_once,
 ) -> annealed.Estimate:
-    """`annealed.log_likelihood` of a trained state's decoder, in a pass that can be cut.
+    """`annealed.log_likelihood` of a trained state's decoder, in a pass that can be resumed.
 
     Args:
         state: a trained state.
         x: f[T, P], images in the data's units, flat.
-        key, sigma, spec, mesh: as there.
+        key, sigma, spec, mesh: as in `annealed.log_likelihood`.
         run: as in `score_annealed`.
     """
     return _pass(state, x, key, sigma, spec, mesh, run, annealed.lower, "annealed")
@@ -193,14 +193,14 @@ def fit_sigma(
     mesh: jax.sharding.Mesh | None = None,
     run: Run = at_once,
 ) -> float:
-    """The σ under which images are most likely, by expectation maximisation.
+    """The σ that maximises the likelihood of images, by expectation maximisation.
 
-    σ² becomes the mean squared difference between the images and what their posterior draws decode
-    to, until it changes by no more than one part in a hundred. As an image has many more numbers
-    than a code, two or three rounds do. A quarter of the temperatures do too: the draws are used, and
+    Each round sets σ² to the mean squared difference between the images and their decoded posterior
+    draws, until σ changes by less than 1 %. Two or three rounds suffice, since an image has many
+    more numbers than a code. A quarter of the temperatures suffices, since only the draws are used,
     not the likelihood.
 
-    Args: as `estimate`; sigma: where to begin.
+    Args: as `estimate`; sigma: the start of the search.
     """
     spec = dataclasses.replace(spec, num_temperatures=-(-spec.num_temperatures // 4))
     arguments = annealed_arguments(state, len(x))
@@ -223,7 +223,7 @@ def fit_sigma(
         if not 1e-15 <= sigma <= 1e15:
             raise UserError(
                 f"annealed: the best σ for the validation images is {sigma:.3g}: it must be from "
-                "1e-15 to 1e15; give evaluation.annealed.sigma"
+                "1e-15 to 1e15; set evaluation.annealed.sigma"
             )
         if abs(math.log(sigma / before)) < _NEAR:
             break
@@ -231,7 +231,7 @@ def fit_sigma(
 
 
 def as_rows(state: TrainState, images: np.ndarray) -> jax.Array:
-    """Images [T, H, W, C] of a data set as the decoder's outputs are: f[T, P]."""
+    """Images [T, H, W, C] of a data set in the form of the decoder's outputs: f[T, P]."""
     return in_data_units(state, jnp.asarray(images)).reshape(len(images), -1)
 
 
@@ -240,7 +240,7 @@ def _draws(chains):
 
 
 def _pass(state, x, key, sigma, spec, mesh, run, summary: Callable, name):
-    """A summary of the chains of all images, filled in block after block."""
+    """A summary of the chains of all images, computed block by block."""
     arguments = annealed_arguments(state, len(x))
     blocks = annealed.blocks(x=x, key=key, sigma=sigma, spec=spec, mesh=mesh, **arguments)
     shape = len(x), spec.num_chains
@@ -283,7 +283,7 @@ def _pass(state, x, key, sigma, spec, mesh, run, summary: Callable, name):
 
 @dataclasses.dataclass(frozen=True)
 class _LogProb:
-    """log p(z) of one code; equal specs give equal functions, which are compiled once."""
+    """log p(z) of one code; equal specs make equal functions, which are compiled once."""
 
     spec: Spec
 

@@ -1,6 +1,6 @@
-"""Losses, one number an example; the mean over the batch is the caller's.
+"""Losses, one number per example; the caller takes the mean over the batch.
 
-`mmd_squared` is one number for two whole batches.
+The exception is `mmd_squared`: one number for two batches.
 """
 
 import math
@@ -13,11 +13,11 @@ import jax.numpy as jnp
 
 
 class Reconstruction(NamedTuple):
-    """A loss between decoded and given examples: `model.reconstruction`.
+    """A reconstruction loss: `model.reconstruction`.
 
     Attributes:
         loss: (x_hat f[B, …], x f[B, …]) → f[B].
-        on_logits: whether x_hat are the decoder's outputs before the sigmoid; else what it decodes.
+        on_logits: whether x_hat is the decoder's output before the sigmoid, or after it.
     """
 
     loss: Callable[[jax.Array, jax.Array], jax.Array]
@@ -41,11 +41,11 @@ def half_squared_error(x_hat: jax.Array, x: jax.Array) -> jax.Array:
 def discriminator_loss(prior_logits: jax.Array, code_logits: jax.Array) -> jax.Array:
     """−log D(z_prior) − log(1 − D(z_code)), the discriminator's side of section 1.1.
 
-    On logits, −log sigmoid(l) = softplus(−l) never overflows.
+    Computed from logits: −log sigmoid(l) = softplus(−l) never overflows.
 
     Args:
-        prior_logits: f[B], of samples of the prior (positive).
-        code_logits: f[B], of codes of images (negative).
+        prior_logits: f[B], of samples of the prior (positive examples).
+        code_logits: f[B], of codes of images (negative examples).
 
     Returns:
         f[B].
@@ -56,7 +56,7 @@ def discriminator_loss(prior_logits: jax.Array, code_logits: jax.Array) -> jax.A
 
 
 def generator_loss(code_logits: jax.Array) -> jax.Array:
-    """−log D(z_code): non-saturating, since log(1 − D) has no gradient where D wins.
+    """−log D(z_code), the non-saturating loss: log(1 − D) has no gradient where D is right.
 
     Goodfellow et al. 2014, section 3.
 
@@ -114,13 +114,13 @@ def mmd_squared(x: jax.Array, y: jax.Array, bandwidths: tuple[float, ...]) -> ja
         bandwidths: σ_i, in squared units of the examples.
 
     Returns:
-        f[], at least 0 but for rounding.
+        f[], at least 0 up to rounding.
     """
     x, y = _flat(x), _flat(y)
     chex.assert_equal_shape_suffix([x, y], 1)
 
     def mean_kernel(a, b):
-        # Rounding to TensorFloat-32, a GPU's default, would be an error of the distances.
+        # Not in TensorFloat-32, a GPU's default: its rounding would spoil the distances.
         products = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
         squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * products
         return sum(jnp.exp(-squares / (2 * bandwidth)).mean() for bandwidth in bandwidths)

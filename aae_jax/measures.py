@@ -1,4 +1,4 @@
-"""What an autoencoder's codes and reconstructions of hold-out images are like."""
+"""Measures of a model on hold-out images: codes, reconstructions, classes."""
 
 import functools
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from aae_jax.arguments import as_array, as_key, as_labels
 from aae_jax.priors import sample_prior
 from aae_jax.train_state import (
     TrainState,
+    classify,
     decode,
     encode,
     in_data_units,
@@ -20,27 +21,88 @@ from aae_jax.train_state import (
 )
 
 
-def diagnose(state: TrainState, test: Mapping[str, Any], key: jax.Array) -> dict[str, Any]:
-    """How well hold-out images are reconstructed, and how far their codes are from the prior.
+def diagnose(
+    state: TrainState,
+    test: Mapping[str, Any],
+    key: jax.Array,
+    validation: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Measures reconstructions and classes of hold-out images, and how far codes are from the prior.
 
     Args:
         state: a trained state, on one device.
         test: `{"image": [N, H, W, C] uint8 or floats in [0, 1], "label": i32[N]}`.
         key: a PRNG key, or a seed, for the posterior and for samples of the prior.
+        validation: other images with labels, in the same form, which name clusters; of models that
+            find clusters without labels there is no error without them.
 
     Returns:
-        `reconstruction/*`, `code/*`, `prior/*`, `label/*` where the algorithm has an encoder, and
-        what the algorithm's own `diagnose` gives.
+        `reconstruction/*`, `code/*`, `prior/*` and `label/*` if the algorithm has an encoder,
+        `classification/*` if it has classes or clusters, and the results of the algorithm's own
+        `diagnose`.
     """
     algorithm, key = state.spec.algorithm, as_key(key)
     found = {} if algorithm.encode is None else _diagnose_autoencoder(state, test, key)
+    if algorithm.classify is not None:
+        found |= classification(state, test, validation)
     if algorithm.diagnose is not None:
         found.update(_plain(algorithm.diagnose(state, test, key)))
     return found
 
 
+def classification(
+    state: TrainState, test: Mapping[str, Any], validation: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The share of labelled test images that get a wrong class, as `diagnose` gives it.
+
+    Args:
+        state, test, validation: as in `diagnose`.
+
+    Returns:
+        `classification/error` and its standard error over images; of clusters the class that each is
+        named by, `classification/cluster_names`. Nothing where no image has a label.
+    """
+    spec, program = state.spec, jax.jit(classify)
+
+    def labelled(split):
+        label = as_labels(split.get("label", -1), len(split["image"]), spec.num_classes)
+        rows = np.flatnonzero(np.asarray(label) >= 0)
+        if not len(rows):
+            return None, None
+        p = np.asarray(program(state, as_array("images", split["image"])))
+        return p[rows], np.asarray(label)[rows]
+
+    p, label = labelled(test)
+    if p is None:
+        return {}
+    chosen, found = p.argmax(axis=1), {}
+    if not spec.algorithm.names_classes(spec):
+        p_validation, named = (None, None) if validation is None else labelled(validation)
+        if p_validation is None or named is None:
+            return {}
+        names = name_clusters(p_validation, named)
+        chosen, found = names[chosen], {"classification/cluster_names": names.tolist()}
+    error = float((chosen != label).mean())
+    return found | {
+        "classification/error": error,
+        "classification/standard_error": float(np.sqrt(error * (1 - error) / len(label))),
+    }
+
+
+def name_clusters(p: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """The class i[K] of each cluster: that of the image which is in it with the highest probability.
+
+    The protocol of the paper's later version (2016). The images must not be those that are scored.
+
+    Args:
+        p: f[N, K], probabilities of the clusters.
+        label: i[N], classes of the same images.
+    """
+    return np.asarray(label)[np.asarray(p).argmax(axis=0)]
+
+
 def _plain(value):
-    """Arrays as lists of floats, for JSON, which has no NaN."""
+    """Values for JSON: arrays become lists, and numbers that are not finite become None."""
     if isinstance(value, dict):
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -52,7 +114,7 @@ def _plain(value):
 
 def _diagnose_autoencoder(state, test, key):
     spec = state.spec
-    to_inputs(state, test["image"])  # which refuses what is out of range
+    to_inputs(state, test["image"])  # refuses values that are out of range
     images = as_array("images", test["image"])
     label = as_labels(test.get("label", -1), len(images), spec.num_classes)
     keys = dict(zip(("encode", "prior", "floor", "cells", "directions"), jax.random.split(key, 5)))

@@ -1,7 +1,7 @@
-"""Several trainings in one compiled program: `vmap` over seeds, and over rates where they differ.
+"""Several trainings in one compiled program: `vmap` over seeds and over their learning rates.
 
-Several seeds are one `TrainState` whose arrays have a leading axis of members, all but `step`,
-which they share. Each member takes the steps that it would take alone.
+Several seeds are one `TrainState` whose arrays have a leading axis of members. Only `step` is
+shared. Each member takes the same steps as in a training of its own.
 """
 
 import dataclasses
@@ -14,11 +14,11 @@ from aae_jax.spec import Spec
 from aae_jax.train_state import TrainState, create_train_state
 from aae_jax.training import train_steps
 
-SHARED = ("image", "condition")  # what all members see of a data set
+SHARED = ("image", "condition")  # the arrays of a data set that all members share
 
 
 def axes(state: TrainState) -> TrainState:
-    """What `jax.vmap` maps of a state of several seeds: axis 0 of everything but `step`."""
+    """The `in_axes` of `jax.vmap` for a state of several seeds: 0 for everything but `step`."""
     mapped = {field.name: 0 for field in dataclasses.fields(state) if field.name != "spec"}
     return state.replace(**{**mapped, "step": None})
 
@@ -46,17 +46,17 @@ def create(
 
 
 def size(state: TrainState) -> int:
-    """How many members a state of several seeds has."""
+    """The number of members of a state of several seeds."""
     return state.rng.shape[0]
 
 
 def member(state: TrainState, index: int) -> TrainState:
-    """One of them, as if it had been trained alone."""
+    """One member's state, as if it had been trained alone."""
     return jax.tree.map(lambda leaf: leaf[index], state.replace(step=())).replace(step=state.step)
 
 
 def members(state: TrainState) -> list[TrainState]:
-    """All of them; of a state of one seed, that state."""
+    """The states of all members; for a state of one seed, that state."""
     if state.rng.ndim == 0:
         return [state]
     return [member(state, index) for index in range(size(state))]
@@ -74,8 +74,8 @@ def train(
 
     Args:
         state: of K members.
-        dataset: `{"image": [N, H, W, C], "label": i32[K, N]}`: each member may know other labels;
-            with "example_order": i32[K, M] and "condition": f[N, C] too, as in `train_steps`.
+        dataset: `{"image": [N, H, W, C], "label": i32[K, N]}`: members may have different labels;
+            optionally "example_order": i32[K, M] and "condition": f[N, C], as in `train_steps`.
         num_steps: static.
         batch_sharding: how each member's batches are split over devices; static.
 

@@ -1,17 +1,16 @@
-"""Networks as pure functions of their parameters; with `layers` all that knows Flax.
+"""Networks as pure functions of their parameters. Only this module and `layers` use Flax.
 
-A factory makes a Flax (Linen) module; `model.encoder`, `model.decoder` and `model.discriminator`
-name one each, "mlp", "conv", or a user's own "package.module:factory":
+A factory makes a Flax (Linen) module. `model.encoder`, `model.decoder` and `model.discriminator`
+each name a factory: "mlp", "conv", or a user's own "package.module:factory":
 
     encoder(spec, num_outputs)  -> module: (x f[B, H, W, C], eta f[B, E] | None) → f[B, num_outputs]
     decoder(spec)               -> module: (z f[B, D], y f[B, K] | None) → f[B, H, W, C]
     discriminator(spec)         -> module: (v f[B, …], y f[B, K] | None) → f[B]
 
 `eta` is the noise of the universal posterior. `y` is a label as one-hot (or soft) classes, a
-condition, or both side by side. Examples that are no images have another shape than [H, W, C]. The
-decoder gives its outputs before the sigmoid of `model.output`. A module may have dropout
-(`layers.Dropout`);
-it keeps nothing beside its parameters. Parameters are one plain dict by network.
+condition, or both side by side. Examples other than images may have any shape. The decoder returns
+its outputs before the sigmoid of `model.output`. A module may have dropout (`layers.Dropout`), but
+no collections beside its parameters. Parameters are one plain dict by network.
 """
 
 import dataclasses
@@ -38,11 +37,11 @@ class Network(NamedTuple):
     Attributes:
         module: a Flax module, hashable.
         inputs: shapes of its arguments without the batch; None for an argument that is not given.
-        output: the shape that it must give, without the batch; None: any.
-        training_only: whether a trained model is used without it, as without a discriminator.
-        init: (parameters as the module draws them, mean f[H, W, C] of the training images in the
-            units that the networks see) → parameters to start from: biases from the pixels'
-            marginals. Where no images are given, the module's own stay.
+        output: the required shape of its output, without the batch; None: any.
+        training_only: whether only training needs the network, as with a discriminator.
+        init: (the module's own initial parameters, mean f[H, W, C] of the training images in the
+            networks' units) → initial parameters, such as biases from the pixels' marginals.
+            Without images the module's own parameters are used.
     """
 
     module: nn.Module
@@ -75,7 +74,7 @@ def mlp_discriminator(spec: Spec) -> nn.Module:
 
 @dataclasses.dataclass(frozen=True)
 class _PriorPoints:
-    """(key, N) → N draws of the prior; equal for equal specs."""
+    """(key, N) → N draws from the prior; equal specs make equal functions."""
 
     spec: Spec
 
@@ -84,17 +83,17 @@ class _PriorPoints:
 
 
 def mlp_spread_discriminator(spec: Spec) -> nn.Module:
-    """ "mlp_spread": "mlp" whose first units start where the prior's samples lie (`layers.Spread`).
+    """ "mlp_spread": an "mlp" whose first units start at samples of the prior (`layers.Spread`).
 
-    For discriminators of codes. That of "mlp" starts homogeneous and learns p/q along rays.
+    For discriminators of codes. An "mlp" starts as a homogeneous function and sees only directions.
 
     Raises:
-        UserError: the algorithm has no codes.
+        UserError: the algorithm has no codes, or discriminators of other things too.
     """
-    if spec.algorithm.encode is None:
+    if spec.algorithm.encode is None or spec.algorithm.num_labels is not None:
         raise UserError(
             f"model.discriminator is 'mlp_spread', which starts around samples of the prior: "
-            f"algorithm {spec.algorithm_name} has no discriminator of codes; use 'mlp'"
+            f"not all that algorithm {spec.algorithm_name} discriminates are codes; use 'mlp'"
         )
     points = _PriorPoints(spec)
     return layers.MLP(spec.model.discriminator_hidden, (), points=points, **dtypes(spec))
@@ -125,13 +124,13 @@ class _Built(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def build(spec: Spec) -> dict[str, _Built]:
-    """The networks of an algorithm, made once a spec and checked without computing anything.
+    """The networks of an algorithm, made once per spec and checked without computing anything.
 
     Raises:
-        UserError: a factory raises, a module keeps collections beside its parameters, takes other
-            arguments, or gives another shape than it must.
+        UserError: a factory raises; or a module keeps collections beside its parameters, takes
+            other arguments, or returns the wrong shape.
     """
-    # Positions, so that a seed means the same parameters whichever networks there are.
+    # Fixed positions: a seed gives a network the same parameters whatever other networks there are.
     index = {"encoder": 0, "decoder": 1, "discriminator": 2}
     built, made = {}, spec.algorithm.networks(spec)
     if not isinstance(made, dict) or not all(isinstance(v, Network) for v in made.values()):
@@ -146,21 +145,21 @@ def build(spec: Spec) -> dict[str, _Built]:
 
 
 def make(field: str, factory: Callable[..., nn.Module], *arguments: Any) -> nn.Module:
-    """Calls a factory; what it raises, or a value that is no module, is one line.
+    """Calls a factory; an exception, or a value that is no module, becomes a one-line `UserError`.
 
     Args:
-        field: the config's, for the message.
-        factory: of the user, or one of those above.
-        arguments: of the factory.
+        field: the config's field, for the message.
+        factory: a user's, or one of those above.
+        arguments: the factory's arguments.
     """
     module = in_one_line(field, factory, *arguments)
     if not isinstance(module, nn.Module):
-        raise UserError(f"{field} makes {module!r}: it must make a Flax (Linen) module")
+        raise UserError(f"{field} returns {module!r}: it must return a Flax (Linen) module")
     return module
 
 
 def _check(spec, name, network):
-    """Whether a network has dropout; refuses one that can't be used."""
+    """Whether a network has dropout; raises if the network can't be used."""
     field = f"model.{name}" if hasattr(spec.model, name) else f"network {name!r}"
     rows, dtype = 2, spec.model.param_dtype
     inputs = [
@@ -175,8 +174,8 @@ def _check(spec, name, network):
     beside = sorted(variables.keys() - {"params"})
     if beside:
         raise UserError(
-            f"{field} keeps {', '.join(beside)} beside its parameters, and a training step updates "
-            "parameters alone: use GroupNorm or LayerNorm in place of BatchNorm"
+            f"{field} keeps {', '.join(beside)} beside its parameters, but a training step updates "
+            "only parameters: use GroupNorm or LayerNorm in place of BatchNorm"
         )
 
     def use(key, variables, *inputs):
@@ -189,7 +188,7 @@ def _check(spec, name, network):
     if found is None or (wanted is not None and found != wanted):
         shown = f"shape {found}" if found else type(output).__name__
         raise UserError(
-            f"{field} gives {shown} for a batch of {rows}: it must give "
+            f"{field} returns {shown} for a batch of {rows}: it must return "
             f"{'one array' if wanted is None else wanted}"
         )
     program = jax.make_jaxpr(use)(key, variables, *inputs).jaxpr
@@ -197,7 +196,7 @@ def _check(spec, name, network):
 
 
 def _abstract(field, function, *arguments):
-    """Shapes of what a function of the user's module gives, or one line that says what is wrong."""
+    """The shapes of the output of a user's module; an exception becomes one line."""
     try:
         return in_one_line(field, jax.eval_shape, function, *arguments)
     except UserError as error:
@@ -205,15 +204,14 @@ def _abstract(field, function, *arguments):
             raise
         raise UserError(
             f"{field} asks for random numbers outside training: use aae_jax.layers.Dropout, which "
-            "is off there"
+            "is off outside training"
         ) from error
 
 
 def init(spec: Spec, key: jax.Array, mean: jax.Array | None = None) -> Params:
     """Draws the parameters of all networks of an algorithm.
 
-    `mean` f[H, W, C] of the training images, in the units that the networks see, is for
-    `Network.init`.
+    `mean` f[H, W, C] of the training images, in the networks' units, is for `Network.init`.
     """
     params = {}
     for name, (network, index, _) in build(spec).items():
@@ -238,10 +236,10 @@ def apply(
     """One network's output.
 
     Args:
-        spec, params: what to build, and the parameters of all networks.
-        name: which network.
-        inputs: arrays f[B, …], None where the network takes none.
-        dropout_keys: key[B], one a row (`Inputs.dropout_keys`), while training; None: no dropout.
+        spec, params: the spec, and the parameters of all networks.
+        name: the network's name.
+        inputs: arrays f[B, …], or None for an argument that is not given.
+        dropout_keys: key[B], one per row, while training (`Inputs.dropout_keys`); None: no dropout.
     """
     network, index, has_dropout = build(spec)[name]
     variables = {"params": params[name]}
@@ -253,5 +251,5 @@ def apply(
         one = [None if value is None else value[None] for value in row]
         return network.module.apply(variables, *one, rngs=rngs)[0]
 
-    # Row by row, so that a mask belongs to a row of the global batch, not to a device.
+    # Row by row: a mask belongs to a row of the global batch, not to a device.
     return jax.vmap(one_row)(dropout_keys, *inputs)

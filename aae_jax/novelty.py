@@ -1,6 +1,6 @@
-"""How unusual examples are to a trained model: in pixels, and in the place of their codes.
+"""Scores of how unusual examples are to a trained model: by their pixels, and by their codes.
 
-docs/novelty.md shows how scores become a threshold, and what they find on MNIST.
+docs/novelty.md derives a threshold from scores and tests them on MNIST.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from aae_jax.train_state import TrainState, decode, encode, in_data_units, recon
 
 
 class Scores(NamedTuple):
-    """Two scores of each example, which have different units; higher is more unusual."""
+    """Two scores of each example, in different units; higher is more unusual."""
 
     reconstruction: jax.Array  # f[N], half the squared error: half the sum of `by_pixel`
     by_pixel: jax.Array  # f[N, H, W, C], squared errors
@@ -31,28 +31,29 @@ def score(
     key: jax.Array | None = None,
     condition: jax.Array | None = None,
 ) -> Scores:
-    """How far images are from what the model was trained on.
+    """Scores how far images are from the training images.
 
-    `reconstruction` is half the squared error in the units of the data, whatever
-    `model.reconstruction` trained: so it can be compared between models, and its mean is
-    `reconstruction/half_squared_error` of results.json. `code` is −log p(z) in nats, of the whole
-    prior, where the prior has a density (`Prior.log_prob`). Where it has none, `code` is minus the
-    logit of the discriminator, log (1 − D(z)) / D(z). Where there is no discriminator of codes
-    either, and where the algorithm does not match codes to the prior, `code` is None. The discriminator has no moving average: its last parameters are used.
+    `reconstruction` is half the squared error in the units of the data, whatever loss
+    `model.reconstruction` is. So models can be compared by it, and its mean is
+    `reconstruction/half_squared_error` of results.json. `code` is −log p(z) in nats under the full
+    prior, if the prior has a density (`Prior.log_prob`). Otherwise `code` is minus the logit of the
+    discriminator, log (1 − D(z)) / D(z), with its last parameters, since it has no moving average.
+    `code` is None if there is no discriminator of codes either, or if the algorithm does not match
+    codes to the prior.
 
     Args:
         state: a trained state.
         images: [N, H, W, C] as `aae.encode` takes them.
-        label: i32[N], a scalar, or f[N, K] of soft classes, where the decoder takes one; i32 where
-            the discriminator that is used takes one, −1 or None there for none.
-        key: a PRNG key, or a seed, where the posterior is stochastic; without one its mean is used.
-        condition: f[N, K], or f[K] for all, where the model takes one.
+        label: i32[N], a scalar, or f[N, K] for soft classes, if the decoder takes one; i32 if the
+            discriminator is used and takes one, where −1 or None mean none.
+        key: a PRNG key, or a seed, for a stochastic posterior; without one its mean is used.
+        condition: f[N, K], or f[K] for all, if the model takes one.
 
     Returns:
         `Scores(reconstruction f[N], by_pixel f[N, H, W, C], code f[N] or None)`.
 
     Raises:
-        UserError: the algorithm encodes or decodes nothing, or an argument does not fit.
+        UserError: the algorithm has no encoder or no decoder, or an argument does not fit.
     """
     judge = _judge(state.spec)
     of_decoder = _of_decoder(state.spec, label=label, condition=condition)
@@ -70,28 +71,28 @@ def score(
 
 
 def takes(spec: Spec, name: str) -> bool:
-    """Whether a network that scores takes the "label" or the "condition"."""
+    """Whether a network used for scoring takes `name`, "label" or "condition"."""
     in_discriminator = getattr(spec.model, f"{name}_in_discriminator")
     judged = in_discriminator and _judge(spec) is _minus_logit
     return judged or getattr(spec.model, f"{name}_in_decoder")
 
 
 def _of_decoder(spec, **given):
-    """The arguments that the decoder takes; what no network takes is refused."""
+    """The arguments that the decoder takes; raises if no network takes one."""
     for name, value in given.items():
         if value is not None and not takes(spec, name):
-            raise UserError(f"a {name} is given, but no network that scores takes one")
+            raise UserError(f"a {name} is given, but no network used for scoring takes one")
     return {n: v for n, v in given.items() if getattr(spec.model, f"{n}_in_decoder")}
 
 
 def _judge(spec):
-    """The function that tells codes of the prior from others, or None."""
+    """The function that scores codes against the prior, or None."""
     if not spec.algorithm.matches_prior:
         return None
     if spec.prior.distribution.log_prob is not None:
         return _minus_log_prob
     discriminator = networks.build(spec).get("discriminator")
-    # Some algorithms have one of images.
+    # Some algorithms have a discriminator of images.
     if discriminator is None or discriminator.network.inputs[0] != (spec.model.code_dim,):
         return None
     return _minus_logit

@@ -1,4 +1,4 @@
-"""What an optimiser is to be, checked, and from that to optax."""
+"""The specification of an optimiser, and the optax transformation that it describes."""
 
 import dataclasses
 import itertools
@@ -18,15 +18,15 @@ SCHEDULES = ("constant", "cosine", "exponential", "piecewise")
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSpec:
-    """One optax chain and its schedules; one a phase.
+    """One optax chain and its schedules; each phase has its own.
 
     Schedules of the learning rate: "constant"; "cosine" falls to `floor` times the rate at
     `train.num_steps`; "exponential" divides the rate by `decay` every step, down to `floor` times
     the rate; "piecewise" multiplies the rate by `factors[i]` from step `boundaries[i]` on.
 
-    "sgd" is the heavy ball (Polyak 1964; Sutskever et al. 2013, Eqs 1 and 2): the velocity is
-    multiplied by the momentum and takes up −rate × gradient, and the parameters move by it. A step
-    that a later rate or momentum meets keeps the rate that it was made with.
+    "sgd" is the heavy ball (Polyak 1964; Sutskever et al. 2013, Eqs 1 and 2). The velocity is
+    multiplied by the momentum, −rate × gradient is added, and the parameters move by the velocity.
+    A later change of the rate does not rescale the velocity.
     """
 
     name: str = "adam"
@@ -43,7 +43,7 @@ class OptimizerSpec:
     boundaries: tuple[int, ...] = ()
     factors: tuple[float, ...] = ()
     floor: float | None = None  # cosine, exponential: the least share of the rate; None: none
-    # The global norm that a phase's gradient is scaled down to where it is larger; None: never.
+    # The maximal global norm of a phase's gradient, which is scaled down to it; None: no maximum.
     clip_norm: float | None = None
 
     def __post_init__(self) -> None:
@@ -56,12 +56,12 @@ class OptimizerSpec:
         for name in ("b1", "b2", "momentum"):
             check_share(f"optimizer.{name}", getattr(self, name))
         if self.name == "adam" and self.momentum:
-            raise UserError(f"optimizer.momentum is {self.momentum}: it is of 'sgd', not of 'adam'")
+            raise UserError(f"optimizer.momentum is {self.momentum}: it is for 'sgd', not 'adam'")
         if self.floor is not None and not 0 <= self.floor <= 1:
             raise UserError(f"optimizer.floor is {self.floor}: it must be from 0 to 1")
         if self.floor is not None and self.schedule not in ("cosine", "exponential"):
             raise UserError(
-                f"optimizer.floor is {self.floor}: it is of 'cosine' and 'exponential', not of "
+                f"optimizer.floor is {self.floor}: it is for 'cosine' and 'exponential', not "
                 f"{self.schedule!r}"
             )
         if (self.schedule == "exponential") != (self.decay is not None):
@@ -82,11 +82,11 @@ class OptimizerSpec:
         if steps and (self.name != "sgd" or self.momentum):
             raise UserError(
                 f"optimizer.momentum_steps is {steps} with name {self.name!r} and momentum "
-                f"{self.momentum}: they are of 'sgd', in place of a constant momentum"
+                f"{self.momentum}: they are for 'sgd', in place of a constant momentum"
             )
         if len(steps) != len(values):
             raise UserError(
-                f"optimizer.momentum_steps {steps} and momentum_values {values} must be of the same "
+                f"optimizer.momentum_steps {steps} and momentum_values {values} must have the same "
                 "length"
             )
         if any(later <= earlier for earlier, later in zip((-1, *steps), steps)):
@@ -106,8 +106,8 @@ class OptimizerSpec:
             )
         if len(self.boundaries) != len(self.factors):
             raise UserError(
-                f"optimizer.boundaries {self.boundaries} and factors {self.factors} must be "
-                "of the same length"
+                f"optimizer.boundaries {self.boundaries} and factors {self.factors} must have "
+                "the same length"
             )
         if self.boundaries and self.boundaries[-1] >= 2**31:
             raise UserError(f"optimizer.boundaries is {self.boundaries}: steps must be below 2^31")
@@ -122,12 +122,12 @@ class OptimizerSpec:
             if not 1e-30 <= rate <= 1e3:
                 raise UserError(
                     f"optimizer.factors is {self.factors}: with them the learning rate becomes "
-                    f"{rate:g}, and it must be from 1e-30 to 1000"
+                    f"{rate:g}, but it must be from 1e-30 to 1000"
                 )
 
 
 def make_optimizer(optimizer: OptimizerSpec, num_steps: int) -> optax.GradientTransformation:
-    """The optax chain of a phase; its schedules count the phase's own updates, `num_steps` in all."""
+    """The optax chain of a phase; its schedules count the phase's updates, `num_steps` in all."""
     schedule = make_schedule(optimizer, num_steps)
     if optimizer.name == "adam":
         transformation = optax.adam(schedule, b1=optimizer.b1, b2=optimizer.b2)
@@ -163,7 +163,7 @@ def make_momentum(optimizer: OptimizerSpec) -> optax.Schedule:
 
 
 class HeavyBallState(NamedTuple):
-    """What the heavy ball keeps between updates."""
+    """The state of the heavy ball between updates."""
 
     count: jax.Array  # type: ignore[assignment]  # i32[], updates done; hides tuple.count
     velocity: Any  # as the parameters
@@ -172,7 +172,8 @@ class HeavyBallState(NamedTuple):
 def heavy_ball(rate: optax.Schedule, momentum: optax.Schedule) -> optax.GradientTransformation:
     """v ← momentum v − rate ∇; the update is v (Sutskever et al. 2013, Eqs 1 and 2).
 
-    `optax.sgd` multiplies the whole velocity by the newest rate, and its momentum is constant.
+    Unlike here, `optax.sgd` multiplies the whole velocity by the newest rate and has a constant
+    momentum.
 
     Args:
         rate, momentum: functions of the step, 0 for the first.
@@ -196,5 +197,5 @@ def heavy_ball(rate: optax.Schedule, momentum: optax.Schedule) -> optax.Gradient
 
 
 def bound_to_length(optimizers: dict[str, OptimizerSpec]) -> list[str]:
-    """The phases whose learning rate depends on `train.num_steps`: they can't be trained longer."""
+    """The phases whose learning rate depends on `train.num_steps`; they can't be trained longer."""
     return [phase for phase, optimizer in optimizers.items() if optimizer.schedule == "cosine"]

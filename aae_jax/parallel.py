@@ -1,6 +1,6 @@
-"""The training step over several devices: `jit` over a data mesh, or `pmap`; and rows of a model.
+"""Training steps over several devices, by `jit` over a data mesh or by `pmap`; rows of a model.
 
-All compute the same function of the same global batch as one device does.
+Both ways compute the same function of the same global batch as one device.
 """
 
 import functools
@@ -29,11 +29,11 @@ def choose_devices(spec: ParallelSpec, batch_size: int | None = None) -> list[ja
 
     Args:
         spec: the config's `parallel` section.
-        batch_size: of the training; None where there is none to come.
+        batch_size: of the training; None if nothing is trained.
 
     Raises:
-        UserError: there are not as many, the batch does not divide over those that were asked for,
-            or several processes can't do what is asked.
+        UserError: there are fewer devices, the batch does not divide over them, or the request does
+            not work with several processes.
     """
     devices = _in_order(jax.devices())
     wanted = len(devices) if spec.num_devices is None else spec.num_devices
@@ -53,31 +53,31 @@ def choose_devices(spec: ParallelSpec, batch_size: int | None = None) -> list[ja
     if batch_size is not None and jax.process_count() > 1:
         check_batch_size(batch_size, wanted, f" of the {jax.process_count()} processes")
     elif batch_size is not None and spec.num_devices is not None:
-        hint = " (without parallel.num_devices as many are used as it divides over)"
+        hint = " (if parallel.num_devices is left out, a number that divides it is used)"
         check_batch_size(batch_size, wanted, hint)
     return devices[:wanted]
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """A 1-D mesh of the given devices, or of all there are, along which batches are split."""
+    """A 1-D mesh of the given devices, or of all devices, along which batches are split."""
     # Not jax.make_mesh, which may reorder: the rows of a process must lie together.
     devices = _in_order(jax.devices()) if devices is None else devices
     return Mesh(np.array(devices), (DATA_AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
 
 
 def for_batches(mesh: Mesh, batch_size: int) -> Mesh:
-    """The mesh itself if batches divide over it, or as many of its devices as they divide over."""
+    """The mesh, or a mesh of its first devices, as many as the batches divide over."""
     size = max(n for n in range(1, mesh.size + 1) if batch_size % n == 0)
     return mesh if size == mesh.size else make_mesh(list(mesh.devices.flat[:size]))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same array on every device: states, and data sets that live on the device."""
+    """The same array on every device: for states and for data sets on the device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """The same host arrays on every device of every process; each process gives all of them."""
+    """The same host arrays on every device of every process; each process passes all of them."""
 
     def put(value):
         value = np.asarray(value)
@@ -87,12 +87,12 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows divided over the devices: batches and prior samples."""
+    """Rows divided over the devices: for batches and prior samples."""
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
 def batches_sharding(mesh: Mesh) -> NamedSharding:
-    """Batches [K, B, …], one after the other, the rows of each divided over the devices."""
+    """Rows divided over the devices, for K batches [K, B, …]."""
     return NamedSharding(mesh, PartitionSpec(None, DATA_AXIS))
 
 
@@ -102,11 +102,11 @@ def by_rows(
     """`function(whole, *rows, *rest)`, its rows divided over the devices that hold `whole`.
 
     Args:
-        function: gives row i of its result from row i of `rows`. It is compiled once if it is the
-            same object at each call.
-        whole: arrays that lie on each of them whole, as a replicated state does.
+        function: computes row i of its result from row i of `rows`. It is compiled once if each
+            call gives the same object.
+        whole: arrays that every device holds in full, such as a replicated state.
         rows: arrays [N, …], or None; the last row is repeated up to a multiple of the devices.
-        rest: what they all need, such as a key.
+        rest: further arguments, the same for all rows, such as a key.
 
     Returns:
         A host array [N, …].
@@ -140,7 +140,7 @@ def _pmapped(function, in_axes, devices, **static):
     mapped = jax.pmap(
         mapped, axis_name=DATA_AXIS, in_axes=(0, *in_axes), out_axes=(None, None), devices=devices
     )
-    # pmap wants an argument that is mapped, and a data set is on every device whole.
+    # pmap needs one mapped argument, and a data set is on every device in full.
     return functools.partial(mapped, np.arange(len(devices)))
 
 
@@ -150,7 +150,7 @@ def pmap_train_step(
     prior_sample: PriorSample,
     devices: Sequence[jax.Device] | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """`train_step` under `jax.pmap`; the arguments are the global ones, the state is not stacked.
+    """`train_step` under `jax.pmap`, with global arguments and a state that is not stacked.
 
     `jax.pmap` is in maintenance: prefer `jit` over a mesh.
 

@@ -1,6 +1,6 @@
-"""The paper's pictures: each function takes a trained state and what is `Given`, and draws one.
+"""The paper's pictures: each function draws one from a trained state and what is `Given`.
 
-A state that lies on several devices is drawn by all of them: `parallel.by_rows`.
+All devices that hold the state take part: `parallel.by_rows`.
 """
 
 from typing import Any, NamedTuple
@@ -16,27 +16,30 @@ from aae_jax.priors import sample_prior, swiss_roll_axis
 from aae_jax.train_state import (
     TrainState,
     chain_starts,
+    classify,
     decode,
+    embed,
     encode,
     generate,
     reconstruct,
     to_unit,
 )
 
-_BLOCK = 10_000  # training images that are searched at a time
+_BLOCK = 10_000  # training images searched at a time
 _GAP = 1  # pixels between two images of a grid
-_WIDEST = 8  # times its height that an image is drawn
-_LARGEST = 100  # inches: what matplotlib saves has fewer than 2^16 pixels a side
+_WIDEST = 8  # the largest width of an image, in units of its height
+_LARGEST = 100  # inches a side: matplotlib saves fewer than 2^16 pixels
 _MOST_MARGINALS = 64  # dimensions of the code that are shown
+_FEW = 30  # points of a curve: fewer are marked
 
 
 class Given(NamedTuple):
-    """What a figure may show beside the state."""
+    """What a figure may show in addition to the state."""
 
-    train_images: Any  # [N, H, W, C], those that the model was trained on; may be lazy
+    train_images: Any  # [N, H, W, C], the training images; may be lazy
     test: dict[str, np.ndarray]  # {"image": [N, H, W, C], "label": i32[N]}, hold-out images
     metrics: list[dict[str, Any]]  # the lines of metrics.jsonl
-    key: jax.Array  # for what is drawn at random
+    key: jax.Array  # for random draws
 
 
 def samples(state: TrainState, given: Given, rows: int = 8, columns: int = 8) -> Figure:
@@ -47,7 +50,7 @@ def samples(state: TrainState, given: Given, rows: int = 8, columns: int = 8) ->
         state: a trained state.
         given: training images, and a key.
         rows: of the grid.
-        columns: of samples, beside the last.
+        columns: of samples; one more shows the training images.
     """
     condition = _conditions(state, given, rows * columns)
     start = chain_starts(state, given.train_images)
@@ -69,7 +72,7 @@ def reconstructions(state: TrainState, given: Given, rows: int = 5, columns: int
     Args:
         state: a trained state.
         given: test images, and a key for the posterior.
-        rows, columns: of pairs; fewer where there are not as many images.
+        rows, columns: of pairs; fewer if there are fewer images.
     """
     test = given.test
     columns = min(columns, len(test["image"]))
@@ -93,7 +96,7 @@ def _reconstruct(state, images, label, condition, key):
 
 
 def _conditions(state, given, num_rows):
-    """Of hold-out examples drawn at random, for a decoder that takes conditions."""
+    """Conditions of random hold-out examples, if the decoder takes conditions."""
     if not state.spec.model.condition_in_decoder:
         return None
     own = given.test["condition"]
@@ -102,9 +105,9 @@ def _conditions(state, given, num_rows):
 
 
 def code_marginals(state: TrainState, given: Given) -> Figure:
-    """Histogram of each dimension of the codes of hold-out images, over samples of the prior.
+    """Histograms of the codes of hold-out images over samples of the prior, for each dimension.
 
-    Of the first 64 dimensions where there are more.
+    Only the first 64 dimensions are shown.
     """
     z = by_rows(encode, state, (given.test["image"],), given.key)
     std = z.std(axis=0)
@@ -112,7 +115,7 @@ def code_marginals(state: TrainState, given: Given) -> Figure:
     dim = min(z.shape[1], _MOST_MARGINALS)
     columns = min(dim, 4)
     rows = -(-dim // columns)
-    figure = Figure(figsize=(2.4 * columns, 1.8 * rows + 0.5))
+    figure = Figure(figsize=(2.4 * columns, 1.9 * rows + 0.5), layout="constrained")
     limit = np.abs(prior).max()
     # Codes beyond the samples of the prior are counted in the outermost bins.
     z = np.clip(z, -limit, limit)
@@ -125,17 +128,18 @@ def code_marginals(state: TrainState, given: Given) -> Figure:
         axes.hist(
             z[:, index], bins, density=True, histtype="step", color="tab:blue", label="codes q(z)"
         )
-        axes.set_title(f"dimension {index + 1}: std {std[index]:.2f}", fontsize=8)
-        axes.tick_params(labelsize=7)
+        axes.set_title(f"dimension {index + 1}: std {std[index]:.2f}", fontsize=9)
+        axes.tick_params(labelsize=9)
         axes.set_yticks([])
-    figure.axes[0].legend(fontsize=6, loc="upper left")
-    figure.tight_layout()
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, fontsize=9, ncols=2 if columns > 1 else 1, loc="outside upper center")
     return figure
 
 
 def training_curves(state: TrainState, given: Given) -> Figure:
-    """Losses, the discriminator's accuracies, the code's moments against the prior's, and whatever
-    else the phases give: what the table below does not name, by its first word.
+    """Losses, the discriminator's accuracies, the moments of codes and prior, and further metrics.
+
+    Metrics that the table below does not name are grouped by their first word.
     """
     del state
     metrics = given.metrics
@@ -147,7 +151,7 @@ def training_curves(state: TrainState, given: Given) -> Figure:
             "discriminator/accuracy_on_prior", "discriminator/accuracy_on_codes",
         ],
         "variational bound on −log p(x), nats": ["loss/elbo", "elbo/reconstruction"],
-        "its other terms, nats": ["elbo/entropy", "elbo/cross_entropy"],
+        "the bound's other terms, nats": ["elbo/entropy", "elbo/cross_entropy"],
         "standard deviation": ["code/std", "prior/std"],
         "kurtosis": ["code/kurtosis", "prior/kurtosis"],
         "mean": ["code/mean", "prior/mean"],
@@ -159,18 +163,20 @@ def training_curves(state: TrainState, given: Given) -> Figure:
             groups.setdefault(name.partition("/")[0], []).append(name)
     groups = {title: names for title, names in groups.items() if names}
     rows = -(-len(groups) // 3)
-    figure = Figure(figsize=(10, 2.75 * rows))
+    figure = Figure(figsize=(9, 3 * rows), layout="constrained")
     every = np.ravel(figure.subplots(rows, 3))
+    # A line of one point would not be seen.
+    style = {"linewidth": 1, "marker": "o" if len(steps) < _FEW else "", "markersize": 3}
     for axes, (title, names) in zip(every, groups.items()):
         for name in names:
-            axes.plot(steps, [line[name] for line in metrics], linewidth=1, label=name)
+            axes.plot(steps, [line[name] for line in metrics], label=name, **style)
         axes.set_title(title, fontsize=9)
-        axes.tick_params(labelsize=7)
-        axes.set_xlabel("training step", fontsize=7)
-        axes.legend(fontsize=7)
+        axes.tick_params(labelsize=8)
+        axes.set_xlabel("training step", fontsize=8)
+        # Below the axes, where it hides no line.
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
     for axes in every[len(groups) :]:
         axes.set_axis_off()
-    figure.tight_layout()
     return figure
 
 
@@ -181,26 +187,35 @@ def codes(state: TrainState, given: Given) -> Figure:
     spec = state.spec
     drawn = label if spec.model.label_in_discriminator else None
     prior_z = np.asarray(sample_prior(spec, given.key, len(z), drawn).z)
-    limit = 1.05 * np.abs(prior_z).max()
+    extent = np.abs(prior_z).max()
+    # Codes farther than twice the prior's extent would shrink all others: they are only counted.
+    limit = 1.05 * min(max(extent, np.abs(z).max()), 2 * extent)
+    outside = int((np.abs(z) > limit).any(axis=1).sum())
+    titles = (
+        f"codes of hold-out images{f' ({outside} outside)' if outside else ''}",
+        "samples of the prior",
+    )
     by_label = colormaps["tab10"].with_extremes(under="0.5")  # −1: unlabelled
-    figure = Figure(figsize=(9.6, 5))
-    for axes, points, title in zip(
-        figure.subplots(1, 2), (z, prior_z), ("codes of hold-out images", "samples of the prior")
-    ):
+    size = _point_size(len(z))
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    for axes, points, title in zip(figure.subplots(1, 2), (z, prior_z), titles):
         colours: dict[str, Any] = {"color": "0.5"}
         if points is z or drawn is not None:
             colours = {"c": label, "cmap": by_label, "vmin": -0.5, "vmax": spec.num_classes - 0.5}
-        dots = axes.scatter(*points.T, s=2, linewidths=0, **colours)
+        dots = axes.scatter(*points.T, s=size, linewidths=0, **colours)
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
-        axes.set_title(title, fontsize=9)
-        axes.tick_params(labelsize=7)
+        axes.set_title(title, fontsize=10)
+        axes.tick_params(labelsize=9)
         if points is z:
-            legend = axes.legend(
-                *dots.legend_elements(), fontsize=6, title="label", loc="upper right"
-            )
-            legend.get_title().set_fontsize(6)
-    figure.tight_layout()
+            handles, labels = dots.legend_elements()
+    legend = {"title": "label", "fontsize": 9, "title_fontsize": 9, "ncols": min(len(labels), 12)}
+    figure.legend(handles, labels, loc="outside lower center", columnspacing=1, **legend)
     return figure
+
+
+def _point_size(number):
+    """The area of each of so many points, in points²; few points are larger."""
+    return float(np.clip(20_000 / number, 2, 20))
 
 
 def percentiles(state: TrainState, given: Given, size: int = 20) -> Figure:
@@ -215,8 +230,9 @@ def percentiles(state: TrainState, given: Given, size: int = 20) -> Figure:
 
 
 def components(state: TrainState, given: Given, num_components: int = 3, size: int = 12) -> Figure:
-    """Fig. 4b: for the first components of the mixture, the decoder over the Gaussian percentiles
-    along their axes: outwards to the right, across downwards.
+    """Fig. 4b: the decoder over the Gaussian percentiles along the axes of mixture components.
+
+    The radial axis points right, the tangential axis down.
     """
     del given
     prior = state.spec.prior
@@ -263,22 +279,79 @@ def style(state: TrainState, given: Given, rows: int = 10) -> Figure:
     return figure
 
 
-def walk(state: TrainState, given: Given, rows: int = 5, stops: int = 6, frames: int = 12) -> list:
-    """The videos of sections 3.2 and 4: a closed walk through the codes, as pictures of uint8.
+def classes(state: TrainState, given: Given, columns: int = 8) -> Figure:
+    """A row for each class or cluster: its image with style 0, styles of the prior, test images.
 
-    Between draws of the prior the code moves on a great circle, so that its length stays that of
-    a draw. With labels in the decoder each row is one walk and each column a label (Fig. 5);
-    without, each image walks by itself (Fig. 6).
+    Args:
+        state: a trained state whose algorithm classifies.
+        given: test images, and a key.
+        columns: of styles, the same in all rows, and of test images, the first of each class.
+    """
+    spec = state.spec
+    num_labels = spec.num_labels
+    drawn = np.asarray(sample_prior(spec, given.key, columns).z)
+    z = np.concatenate([np.zeros_like(drawn[:1]), drawn])
+    styles = by_rows(
+        decode, state, (np.tile(z, (num_labels, 1)), np.repeat(np.arange(num_labels), len(z)))
+    ).reshape(num_labels, len(z), *spec.image_shape)
+    p = by_rows(classify, state, (given.test["image"],))
+    in_class, images = p.argmax(axis=1), np.ones((num_labels, columns, *spec.image_shape))
+    for index in range(num_labels):
+        rows = np.flatnonzero(in_class == index)[:columns]
+        images[index, : len(rows)] = to_unit(jnp.asarray(given.test["image"][rows]))
+    parts = [_tile(part) for part in (styles[:, :1], styles[:, 1:], images)]
+    figure, axes = _new_figure(2 * columns + 1, num_labels, spec)
+    _show(axes, np.concatenate(parts, axis=1))
+    for end in np.cumsum([part.shape[1] for part in parts])[:2]:
+        axes.axvline(end + _GAP / 2 - 0.5, color="tab:red", linewidth=2)
+    axes.set_title("style 0, styles of the prior, test images; each row one class", fontsize=9)
+    return figure
+
+
+def map_of_classes(state: TrainState, given: Given) -> Figure:
+    """Test images on a 2-D map, coloured by label, and the centres of classes or clusters.
+
+    Args:
+        state: a trained state whose algorithm has a map.
+        given: test images.
+    """
+    in_class = by_rows(classify, state, (given.test["image"],)).argmax(axis=1)
+    places = by_rows(embed, state, (given.test["image"],))
+    label, num_classes = np.asarray(given.test["label"]), state.spec.num_classes
+    by_label = colormaps["tab10"].with_extremes(under="0.5")  # −1: unlabelled
+    figure = Figure(figsize=(6, 5.4))
+    axes = figure.subplots()
+    colours: dict[str, Any] = {"cmap": by_label, "vmin": -0.5, "vmax": num_classes - 0.5}
+    size = _point_size(len(places))
+    dots = axes.scatter(places[:, 0], places[:, 1], s=size, linewidths=0, c=label, **colours)
+    centres = np.array([places[in_class == index].mean(axis=0) for index in np.unique(in_class)])
+    axes.plot(*centres.T, "x", color="black", markersize=6)
+    axes.set_aspect("equal")
+    axes.tick_params(labelsize=9)
+    handles, names = dots.legend_elements()
+    beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+    axes.legend(handles, names, fontsize=9, title="label", title_fontsize=9, **beside)
+    axes.set_title("hold-out images by label; crosses: centres of the classes", fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+def walk(state: TrainState, given: Given, rows: int = 5, stops: int = 6, frames: int = 12) -> list:
+    """The videos of sections 3.2 and 4: a closed walk through the codes.
+
+    Between draws from the prior the code moves on a great circle, so that its length stays that of
+    a draw. With labels in the decoder, each row is one walk and each column a label (Fig. 5).
+    Without labels, each image has its own walk (Fig. 6).
 
     Args:
         state: a trained state with a Gaussian prior.
         given: a key.
-        rows: of the grid; without labels it has as many columns.
+        rows: of the grid; without labels the grid has as many columns.
         stops: draws that each walk passes.
         frames: from one stop to the next.
 
     Returns:
-        Arrays uint8[height, width, C], one a frame.
+        Arrays uint8[height, width, C], one per frame.
     """
     labelled = state.spec.model.label_in_decoder
     num_walks = rows if labelled else rows * rows
@@ -333,7 +406,7 @@ def _slerp(start, end, share):
 
 
 def _nearest(state, images, train_images):
-    """The training image nearest to each image; the training images may be lazy."""
+    """The nearest training image to each image; the training images may be lazy."""
     images = jax.device_put(images.reshape(len(images), -1), state.step.sharding)
     best, rows = np.full(len(images), np.inf), np.zeros(len(images), int)
     for start in range(0, len(train_images), _BLOCK):
@@ -345,7 +418,7 @@ def _nearest(state, images, train_images):
 
 
 def _offsets(images, block):
-    """Squared distances [B, N] of a block to images [N, P], less each image's squared norm."""
+    """Squared distances [B, N] of a block to images [N, P], minus each image's squared norm."""
     block = to_unit(block).reshape(len(block), -1)
     product = jnp.matmul(block, images.T, precision=jax.lax.Precision.HIGHEST)
     return (block**2).sum(axis=1, keepdims=True) - 2 * product
@@ -354,8 +427,8 @@ def _offsets(images, block):
 def _tile(images):
     """Images [rows, columns, H, W, C] as one picture with white lines between them.
 
-    Where C is neither 1, grey, nor 3, red, green and blue, an image is its channels in grey, side by
-    side.
+    C is 1 for grey and 3 for RGB. For any other C, an image is shown as its channels in grey, side
+    by side.
     """
     images = np.clip(images, 0, 1)
     rows, columns, height, width, channels = images.shape
@@ -369,7 +442,7 @@ def _tile(images):
 
 
 def _new_figure(columns, rows, spec, scale=0.55):
-    """Axes for so many images, `scale` inches high each."""
+    """A figure and axes for a grid of images, each `scale` inches high."""
     height, width, channels = spec.image_shape
     wide = width / height * (1 if channels in (1, 3) else channels)
     figure = Figure(
@@ -384,7 +457,7 @@ def _new_figure(columns, rows, spec, scale=0.55):
 
 
 def _show(axes, grid):
-    """A picture with pixels of [0, 1]; one channel is grey, white on black as MNIST is shown."""
+    """Shows a picture with pixels in [0, 1]; one channel is grey, with 1 as white, as for MNIST."""
     grey = grid.shape[-1] == 1
     axes.imshow(
         grid[..., 0] if grey else grid, cmap="gray", vmin=0, vmax=1, interpolation="nearest"

@@ -14,13 +14,13 @@ Encoder = Callable[..., jax.Array]  # (x f[B, H, W, C], eta f[B, E] | None) → 
 
 
 class Posterior(NamedTuple):
-    """One choice of q(z|x); a user's own is another value.
+    """One choice of q(z|x); a user may add others.
 
     Attributes:
-        num_outputs: (spec) → how many outputs the encoder has.
+        num_outputs: (spec) → the number of outputs of the encoder.
         sample: (spec, encoder, x f[B, H, W, C], row_keys key[B] or None) → z f[B, D]; without keys
             the mean.
-        noise_dim: (spec) → size of η, the encoder's second input; None: it has none.
+        noise_dim: (spec) → the size of η, the encoder's second input; None: there is none.
     """
 
     num_outputs: Callable[[Spec], int]
@@ -31,13 +31,13 @@ class Posterior(NamedTuple):
 def deterministic(
     spec: Spec, encoder: Encoder, x: jax.Array, row_keys: jax.Array | None
 ) -> jax.Array:
-    """The encoder's output is the code; the only randomness in q(z) is the data's."""
+    """The encoder's output is the code; all randomness in q(z) comes from the data."""
     del spec, row_keys
     return encoder(x, None)
 
 
 def gaussian(spec: Spec, encoder: Encoder, x: jax.Array, row_keys: jax.Array | None) -> jax.Array:
-    """z_i ~ N(μ_i(x), σ_i(x)²), reparametrised as μ + σ·noise; the mean without keys."""
+    """z_i ~ N(μ_i(x), σ_i(x)²), reparametrised as μ + σ·noise; without keys the mean."""
     del spec
     mean, log_var = mean_and_log_var(encoder(x, None))
     if row_keys is None:

@@ -19,7 +19,9 @@ class PriorSample(NamedTuple):
     """Draws from the prior, the positive samples of the discriminator."""
 
     z: jax.Array  # f[B, D]
-    label: jax.Array  # i32[B]; the component that a row was drawn from, −1: the full prior
+    # i32[B], the component that each row was drawn from; −1: the full prior. Of models that draw a
+    # class or cluster beside the code (`Algorithm.num_labels`), that class.
+    label: jax.Array
 
 
 class Prior(NamedTuple):
@@ -27,16 +29,16 @@ class Prior(NamedTuple):
 
     Attributes:
         sample: (spec, key, label i32[B]) → z f[B, D]; label −1 draws from the full prior.
-        log_prob: (spec, z f[B, D]) → f[B] nats, or None where there is no formula.
-        component_log_prob: (spec, z f[B, D]) → log p(z | label) f[B, num_classes], or None where
-            the prior has no components or no formula.
-        cross_entropy: (spec, mean f[B, D], std f[B, D]) → E[−log p(z)] f[B] nats under a Gaussian,
-            or None where only draws of z tell.
-        has_components: (spec.prior) → whether a label selects a part.
-        code_dim: the only dimension that it has, or None for any.
-        is_bounded: whether its density is zero outside a part of the space.
-        takes_function: whether `prior.function` says what it is.
-        figures: those that show how it is laid out (`aae_jax.figures`).
+        log_prob: (spec, z f[B, D]) → f[B] nats; None if there is no formula.
+        component_log_prob: (spec, z f[B, D]) → log p(z | label) f[B, num_classes]; None if there
+            are no components or there is no formula.
+        cross_entropy: (spec, mean f[B, D], std f[B, D]) → E[−log p(z)] f[B] nats under a Gaussian;
+            None if it can only be estimated from draws of z.
+        has_components: (spec.prior) → whether a label selects a component.
+        code_dim: the only code dimension that the prior supports, or None for any.
+        is_bounded: whether the density is zero outside a bounded region.
+        takes_function: whether `prior.function` defines the prior.
+        figures: the figures that show the layout of the prior (`aae_jax.figures`).
     """
 
     sample: Callable[[Spec, jax.Array, jax.Array], jax.Array]
@@ -75,10 +77,10 @@ def uniform_log_prob(spec: Spec, z: jax.Array) -> jax.Array:
 
 
 def gaussian_mixture(spec: Spec, key: jax.Array, label: jax.Array) -> jax.Array:
-    """Figs 2b and 4a: as many 2-D Gaussians as classes, like petals around the origin.
+    """Figs 2b and 4a: one 2-D Gaussian per class, like petals around the origin.
 
-    Component i has its mean at `radius` in the direction 2πi / num_classes, `radial_std` along that
-    direction and `tangential_std` across it.
+    The mean of component i lies at `radius` in the direction 2πi / num_classes. Its standard
+    deviation is `radial_std` along that direction and `tangential_std` across it.
     """
     component_key, noise_key = jax.random.split(key)
     component = _fill(component_key, label, spec.num_classes)
@@ -91,7 +93,7 @@ def gaussian_mixture(spec: Spec, key: jax.Array, label: jax.Array) -> jax.Array:
 
 
 def gaussian_mixture_component_log_prob(spec: Spec, z: jax.Array) -> jax.Array:
-    """log N of every component, in the frame in which its covariance is diagonal."""
+    """log N of every component, in the frame where the component's covariance is diagonal."""
     cos, sin = _direction(jnp.arange(spec.num_classes), spec.num_classes, z.dtype)
     along = z[:, :1] * cos + z[:, 1:] * sin - spec.prior.radius
     across = z[:, 1:] * cos - z[:, :1] * sin
@@ -101,7 +103,7 @@ def gaussian_mixture_component_log_prob(spec: Spec, z: jax.Array) -> jax.Array:
 
 
 def gaussian_mixture_log_prob(spec: Spec, z: jax.Array) -> jax.Array:
-    """The mixture's exact log density; the components weigh the same."""
+    """The mixture's exact log density; components have equal weights."""
     components = gaussian_mixture_component_log_prob(spec, z)
     return jax.nn.logsumexp(components, axis=1) - math.log(spec.num_classes)
 
@@ -121,7 +123,7 @@ def swiss_roll(spec: Spec, key: jax.Array, label: jax.Array) -> jax.Array:
 def swiss_roll_axis(spec: Spec, u: jax.Array) -> jax.Array:
     """Points f[B, 2] of the roll's axis at u f[B] in [0, 1] from its inner to its outer end.
 
-    Radius and angle grow with √u, so that equal steps of u are nearly equal lengths.
+    Radius and angle grow with √u, so that equal steps in u have nearly equal lengths.
     """
     root = jnp.sqrt(u)
     angle = 2 * jnp.pi * spec.prior.turns * root
@@ -130,7 +132,7 @@ def swiss_roll_axis(spec: Spec, u: jax.Array) -> jax.Array:
 
 
 def swiss_roll_component_log_prob(spec: Spec, z: jax.Array) -> jax.Array:
-    """log p(z | label) by quadrature: each part of the axis as 200 equal Gaussians."""
+    """log p(z | label) by quadrature, with 200 equal Gaussians for each part of the axis."""
     num_points = 200
     u = (jnp.arange(spec.num_classes * num_points) + 0.5) / (spec.num_classes * num_points)
     axis = swiss_roll_axis(spec, u.astype(z.dtype)).reshape(spec.num_classes, num_points, 2)
@@ -143,7 +145,7 @@ def swiss_roll_component_log_prob(spec: Spec, z: jax.Array) -> jax.Array:
 
 
 def user(spec: Spec, key: jax.Array, label: jax.Array) -> jax.Array:
-    """The user's own function, with the label if it takes one."""
+    """The user's function, with the label if it takes one."""
     arguments = (key, label.shape[0]) + ((label,) if spec.prior.has_components else ())
     return in_one_line("prior.function", spec.prior.function, *arguments)
 
@@ -185,34 +187,39 @@ def sample_prior(
     Args:
         spec: which prior, and the code's dimension.
         key: a PRNG key, or a seed.
-        batch_size: B, how many to draw.
+        batch_size: B, the number of draws.
         label: i32[B] or a scalar, the component to draw each row from; −1, or None for all rows,
-            draws from the full prior.
+            draws from the full prior. Of models with classes or clusters of their own
+            (`Algorithm.num_labels`) None draws them uniformly.
 
     Returns:
         `PriorSample(z f[B, D], label i32[B])`.
 
     Raises:
-        UserError: a label is given and the prior has no components, or the user's own function
-            returns another shape.
+        UserError: a label is given and the prior has no components, or the user's function returns
+            the wrong shape.
     """
     check_count("batch_size", batch_size)
-    if label is not None and not spec.prior.has_components:
+    own_labels, key = spec.algorithm.num_labels is not None, as_key(key)
+    if label is not None and not (spec.prior.has_components or own_labels):
         raise UserError(f"a label is given, but prior {spec.prior.name!r} has no components")
-    label = as_labels(-1 if label is None else label, batch_size, spec.num_classes)
+    if label is None and own_labels:
+        label_key = jax.random.fold_in(key, 1)
+        label = jax.random.randint(label_key, (batch_size,), 0, spec.num_labels)
+    label = as_labels(-1 if label is None else label, batch_size, spec.num_labels)
     field = _field(spec)
-    z = in_one_line(field, spec.prior.distribution.sample, spec, as_key(key), label)
+    z = in_one_line(field, spec.prior.distribution.sample, spec, key, label)
     expected = (batch_size, spec.model.code_dim)
     if getattr(z, "shape", None) != expected:
         raise UserError(
-            f"{field} returns shape {getattr(z, 'shape', type(z).__name__)}: "
-            f"[batch_size, model.code_dim] is {expected}"
+            f"{field} returns shape {getattr(z, 'shape', type(z).__name__)}: it must be "
+            f"[batch_size, model.code_dim], {expected}"
         )
     return PriorSample(z.astype(spec.model.param_dtype), label)
 
 
 def check_prior(spec: Spec) -> None:
-    """Draws from the prior once, with and without labels, before anything is trained.
+    """Tests draws from the prior, with and without labels, before anything is trained.
 
     Raises:
         UserError: a draw has the wrong shape or is not finite.
@@ -224,16 +231,17 @@ def check_prior(spec: Spec) -> None:
     for label in labels:
         z = sample_prior(spec, key, 1_000, label).z
         if not jnp.isfinite(z).all():
-            raise UserError(f"{_field(spec)} gives {z[~jnp.isfinite(z)][0]}: codes must be finite")
+            found = z[~jnp.isfinite(z)][0]
+            raise UserError(f"{_field(spec)} returns {found}: codes must be finite")
 
 
 def _field(spec):
-    """The config's field that says what the prior is."""
+    """The config's field that defines the prior."""
     return "prior.function" if spec.prior.distribution.takes_function else "prior.name"
 
 
 def _fill(key, label, num_classes):
-    """Labels, with a uniform draw where there is none."""
+    """Labels, with a uniform draw in place of −1."""
     drawn = jax.random.randint(key, label.shape, 0, num_classes)
     return jnp.where(label < 0, drawn, label)
 

@@ -1,4 +1,4 @@
-"""One run in several processes: how they join, agree, and share the work of the host."""
+"""One run in several processes: how they join, agree on values, and share the host's work."""
 
 import contextlib
 import functools
@@ -18,7 +18,7 @@ from aae_jax.errors import PeerLost, UserError
 
 _PREPARATION_SECONDS = 4 * 3600  # downloads and prepares the data
 
-# What errors of collectives speak of where it is the other side that is gone.
+# Words in the errors of collectives that mean that another process is gone.
 _COMMUNICATION = (
     "gloo", "nccl", "unavailable", "connection", "deadline_exceeded", "heartbeat", "socket", "peer",
 )  # fmt: skip
@@ -29,18 +29,18 @@ def initialize(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> None:
-    """Joins the processes of a run, before anything is computed; does nothing where there is one.
+    """Joins the processes of a run before anything is computed; does nothing for a single process.
 
-    Without arguments it joins those that srun, Open MPI's mpirun or a TPU pod started, as
+    Without arguments it joins the processes that srun, Open MPI's mpirun or a TPU pod started, as
     `jax.distributed.initialize()` finds them.
 
     Args:
         coordinator_address: "host:port" of process 0.
-        num_processes: how many there are.
-        process_id: which of them this is, from 0.
+        num_processes: the number of processes.
+        process_id: this process's number, from 0.
 
     Raises:
-        UserError: only some of the three are given, or they make no sense.
+        UserError: only some of the three are given, or they are invalid.
     """
     given = {
         "--coordinator_address": coordinator_address,
@@ -52,8 +52,8 @@ def initialize(
         return
     if 0 < len(missing) < len(given):
         raise UserError(
-            f"{' and '.join(missing)} missing: {', '.join(given)} go together, or are all left "
-            "out under srun, mpirun and on TPU pods"
+            f"{' and '.join(missing)} missing: give all of {', '.join(given)}, or none of them "
+            "under srun, mpirun and on TPU pods"
         )
     if coordinator_address is not None and num_processes is not None and process_id is not None:
         host, _, port = coordinator_address.rpartition(":")
@@ -72,25 +72,25 @@ def initialize(
     try:
         jax.distributed.initialize(coordinator_address, num_processes, process_id)
     except ValueError as error:
-        # libtpu is installed, and there is no pod.
+        # libtpu is installed, but there is no pod.
         if missing and "coordinator_address should be defined" in str(error):
             return
         raise
-    except RuntimeError as error:  # JAX's own among them
+    except RuntimeError as error:  # JAX's own errors are RuntimeErrors
         raise UserError(
             f"process {process_id} can't join the others at {coordinator_address} "
             f"({str(error).splitlines()[0][:100]}): is the address that of process 0, and its port free?"
         ) from error
     finally:
-        # JAX would note SIGTERM and go on; `terminal.Signals` stops all processes together.
+        # JAX would only note SIGTERM; `terminal.Signals` stops all processes together.
         signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
 
 
 def _started_together() -> bool:
-    """Whether one of the launchers that `jax.distributed` knows may have started several processes.
+    """Whether a launcher that `jax.distributed` knows may have started several processes.
 
-    It is asked no more than that: on one machine it would take time, and an interactive SLURM
-    shell (one task) would be left with one of its GPUs.
+    `jax.distributed` is not called otherwise: it takes time on one machine, and it would leave an
+    interactive SLURM shell (one task) with one of its GPUs.
     """
     env = os.environ
     if "SLURM_STEP_NODELIST" in env and _number_in_environment("SLURM_NTASKS") > 1:
@@ -110,38 +110,38 @@ def _started_together() -> bool:
 
 
 def _number_in_environment(name):
-    """1 where the variable is not set or empty."""
+    """The number in an environment variable; 1 if it is not set or empty."""
     value = os.environ.get(name, "").strip() or "1"
     if not value.isdigit():
-        raise UserError(f"the environment variable {name} is {value!r}: it must be a whole number")
+        raise UserError(f"the environment variable {name} is {value!r}: it must be an integer")
     return int(value)
 
 
 def check_devices() -> None:
-    """Refuses to go on where JAX finds no device, or not the one that JAX_PLATFORMS asks for."""
+    """Raises if JAX finds no device, or not the one that JAX_PLATFORMS asks for."""
     try:
         jax.devices()
-    except (RuntimeError, AssertionError) as error:  # by where in JAX it is noticed
+    except (RuntimeError, AssertionError) as error:  # depends on where JAX notices it
         reason = " ".join(str(error).split())[:150]
         reason = f" ({reason})" if reason else ""
         asked = jax.config.jax_platforms  # type: ignore[attr-defined]
         if not asked:
             raise UserError(f"JAX finds no device to compute on{reason}") from error
         raise UserError(
-            f"JAX_PLATFORMS is {asked!r}, and JAX can't use such a device here{reason}: unset it, set "
-            "it to 'cpu', or install the driver and the JAX for it"
+            f"JAX_PLATFORMS is {asked!r}, but JAX can't use such a device here{reason}: unset it, "
+            "set it to 'cpu', or install the driver and the JAX for it"
         ) from error
 
 
 def is_first() -> bool:
-    """Whether this process writes files and prints; process 0 does."""
+    """Whether this is process 0, the only one that writes files and prints."""
     return jax.process_index() == 0
 
 
 def all_reduce_max(values: Sequence[float]) -> jax.Array | np.ndarray:
-    """The largest value that any process gives, for each of several.
+    """The maximum over all processes, for each of several values.
 
-    A collective, which is not waited for: every process must call it at the same point.
+    A collective operation: every process must call it at the same point. It does not block.
 
     Args:
         values: K numbers.
@@ -165,12 +165,12 @@ def _largest(values, sharding):
 
 
 def broadcast_from_first(tree: Any) -> Any:
-    """What the first process gives, on all of them; host arrays of equal shapes."""
+    """The first process's host arrays, on all processes; shapes must agree."""
     return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
 
 
 def gather_to_host(tree: Any) -> Any:
-    """Host copies of arrays, of which some may be split over processes; a collective."""
+    """Host copies of arrays, which may be split over processes; a collective operation."""
 
     def gather(leaf):
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
@@ -182,12 +182,12 @@ def gather_to_host(tree: Any) -> Any:
 
 @contextlib.contextmanager
 def first_before_others() -> Iterator[None]:
-    """The first process runs the body before the others: it may prepare files that all read."""
+    """Lets the first process run the body before the others, to prepare files that all read."""
     try:
         if not is_first():
             _wait_for_all()
         yield
-    finally:  # where it fails, the others may find out by themselves
+    finally:  # if it fails, the others must not wait for ever
         if is_first():
             _wait_for_all()
 
@@ -196,7 +196,7 @@ _barriers = itertools.count()
 
 
 def _wait_for_all() -> None:
-    """A barrier of the coordination service: a collective would give up after half a minute."""
+    """A barrier of the coordination service; a collective would time out after half a minute."""
     if jax.process_count() > 1:
         from orbax.checkpoint import multihost  # takes seconds to import
 
@@ -209,26 +209,26 @@ def _wait_for_all() -> None:
 
 @contextlib.contextmanager
 def report_lost_peer() -> Iterator[None]:
-    """Says in one line that a collective failed; with one process there is none that could.
+    """Reports a failed collective in one line; does nothing for a single process.
 
-    Gloo and NCCL notice at once when a process dies. A machine that vanishes from the network is
-    missed by JAX's heartbeat, which ends the process after 100 seconds with a message of its own.
+    Gloo and NCCL notice at once when a process dies. If a machine vanishes from the network, JAX's
+    heartbeat ends the process after 100 seconds with its own message.
     """
     try:
         yield
-    except (jax.errors.JaxRuntimeError, ValueError) as error:  # by how far the dispatch had come
+    except (jax.errors.JaxRuntimeError, ValueError) as error:  # depends on the dispatch's progress
         text = str(error).lower()
         told = isinstance(error, UserError) or jax.process_count() == 1
         if told or not any(word in text for word in _COMMUNICATION):
             raise
         raise PeerLost(
             f"another process of this run has died ({str(error).splitlines()[0][:100]}): start all "
-            f"{jax.process_count()} again, and they go on from the last checkpoint"
+            f"{jax.process_count()} again, and they resume from the last checkpoint"
         ) from error
 
 
 def local_copy(tree: Any) -> Any:
-    """Replicated arrays as arrays on one device of this process, to compute with apart."""
+    """Copies of replicated arrays on one device of this process, for its own computations."""
 
     def copy(leaf):
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):

@@ -1,7 +1,7 @@
 """The names that a config may use, each short for an import path.
 
-The only place that knows the built-in algorithms, networks, posteriors, priors, losses and data
-sources by name. A user's own are import paths too, and go the same way.
+Only this module knows the built-in algorithms, networks, posteriors, priors, losses and data
+sources by name. A user's own are import paths, resolved in the same way.
 """
 
 import importlib
@@ -17,6 +17,7 @@ ALGORITHMS = {
     "gan": "aae_jax.algorithms.gan:GAN",
     "gmmn": "aae_jax.algorithms.gmmn:GMMN",
     "gmmn_autoencoder": "aae_jax.algorithms.gmmn:GMMN_AUTOENCODER",
+    "semi_supervised": "aae_jax.algorithms.semi_supervised:SEMI_SUPERVISED",
     "cae": "aae_jax.algorithms.contractive:CONTRACTIVE_AUTOENCODER",
     "stacked_cae": "aae_jax.algorithms.contractive:STACKED_CONTRACTIVE_AUTOENCODER",
     "rbm": "aae_jax.algorithms.dbn:RESTRICTED_BOLTZMANN_MACHINE",
@@ -46,8 +47,8 @@ RECONSTRUCTIONS = {
     "squared_error": "aae_jax.losses:SQUARED_ERROR",
     "bernoulli": "aae_jax.losses:BERNOULLI",
 }
-# Each with the fields of the config's section `data` that no other source takes. A name that is not
-# here is a builder of tensorflow-datasets.
+# Each with the fields of the config's section `data` that only some sources take. Any other name is
+# a builder of tensorflow-datasets.
 SOURCES = {
     "digits": ("aae_jax.data.digits:load", ()),
     "mnist": ("aae_jax.data.mnist:load", ()),
@@ -58,15 +59,15 @@ BUILDERS = ("aae_jax.data.tfds_images:load", ("resize",))
 
 
 def resolve(field: str, value: Any, names: dict[str, str]) -> Any:
-    """What a config's field means: a name of `names`, an import path, or the value itself.
+    """The value of a config's field, given a name, an import path, or the value itself.
 
     Args:
         field: its name in the config, for the message.
-        value: a name, "package.module:VALUE", or anything that is no string.
+        value: a name, "package.module:VALUE", or any value that is not a string.
         names: one of the tables above.
 
     Raises:
-        UserError: there is no such name, or nothing at the import path.
+        UserError: the name is unknown, or the import path names nothing.
     """
     if not isinstance(value, str):
         return value
@@ -80,12 +81,12 @@ def resolve(field: str, value: Any, names: dict[str, str]) -> Any:
     )
 
 
-# What import paths have named so far, so that a value can be called as the user called it.
+# The values imported so far by path, so that messages can use the user's own path.
 _NAMED: dict[str, Any] = {}
 
 
 def import_path(field: str, path: str) -> Any:
-    """What "package.module:name" names, for a config's `field`."""
+    """The value that "package.module:name" names; `field` is the config's, for messages."""
     module, _, attribute = path.partition(":")
     if not module or not attribute:
         raise UserError(f"{field} is {path!r}: write 'package.module:name'")
@@ -93,14 +94,14 @@ def import_path(field: str, path: str) -> Any:
         _NAMED[path] = getattr(importlib.import_module(module), attribute)
     except UserError:
         raise
-    except Exception as error:  # a module of the user's may raise whatever it likes
+    except Exception as error:  # the user's module may raise anything
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise UserError(f"{field} is {path!r}, which can't be imported: {reason}") from error
     return _NAMED[path]
 
 
 def name_of(value: Any, names: dict[str, str]) -> str:
-    """How a config would name a value: by its name, or by the import path that it came by."""
+    """A value's name in a config: its registered name, or the import path that it came from."""
     if isinstance(value, str):
         return repr(value)
     for name, path in names.items():
@@ -110,7 +111,7 @@ def name_of(value: Any, names: dict[str, str]) -> str:
 
 
 def path_of(value: Any) -> str:
-    """Module and name of a function or a class; of other values, those of their type."""
+    """Module and name of a function or a class; for other values, of their type."""
     if not hasattr(value, "__qualname__"):
         value = type(value)
     return f"{value.__module__}:{value.__qualname__}"

@@ -1,4 +1,4 @@
-"""The sections of a config that never reach a compiled function, and a whole config, checked."""
+"""The checked sections of a config that never reach a compiled function, and the whole config."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ RUNNERS = ("jit", "pmap")
 
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
-    """Where the images come from; the shape and the classes are checked against them."""
+    """The source of the images; shape and number of classes are checked against the data."""
 
     name: str  # "digits", "mnist", "tfd", "files", or a builder of tensorflow-datasets
     image_shape: tuple[int, ...]
@@ -25,7 +25,7 @@ class DataSpec:
     path: str | None = None  # "files": arrays, a table or a directory of images
     data_dir: str | None = None  # where tensorflow-datasets keeps prepared data
     manual_dir: str | None = None  # the original files, to prepare them without a network
-    # Other builders of tensorflow-datasets: which of their splits, or slices of them.
+    # Other builders of tensorflow-datasets: their splits, or slices of splits.
     train_split: str = "train[:90%]"
     validation_split: str = "train[90%:]"
     test_split: str = "test"
@@ -33,13 +33,13 @@ class DataSpec:
     drop_black: bool = False  # "tfd": leave out the images that are all black
     # How many training images keep their label, balanced over the classes; None: all of them.
     num_labelled: int | None = None
-    # How often an epoch visits an image that keeps its label, the others being visited once; None:
-    # once too.
+    # How often an epoch visits an image that keeps its label; all others are visited once. None:
+    # once as well.
     labelled_repeats: int | None = None
     standardise: bool = False  # every pixel to mean 0 and std 1 over the training images
     # "files" and other builders: images of other sizes and kinds are converted to `image_shape`.
     resize: bool = False
-    label_column: str | None = None  # "files": of a .csv; None: the one called label, class, …
+    label_column: str | None = None  # "files": of a .csv; None: the column called label, class, …
     condition_dim: int = 0  # "files": K of the `conditions` f[N, K] beside the examples; 0: none
 
     def __post_init__(self) -> None:
@@ -52,7 +52,7 @@ class DataSpec:
         if ("path" in own) != bool(self.path):
             raise UserError(
                 f"data.name is {self.name!r} and data.path is {self.path!r}: 'files' needs a path, "
-                "and the other data sets take none"
+                "the other data sets take none"
             )
         if self.resize and (len(self.image_shape) != 3 or self.image_shape[2] not in (1, 3)):
             raise UserError(
@@ -65,7 +65,7 @@ class DataSpec:
                 value = getattr(self, field)
                 if field not in own and value != defaults[field]:
                     raise UserError(
-                        f"data.{field} is {value!r}: it is of {source!r}, not of {self.name!r}"
+                        f"data.{field} is {value!r}: it is for {source!r}, not {self.name!r}"
                     )
         if self.fold is not None and not 1 <= self.fold <= 5:
             raise UserError(f"data.fold is {self.fold}: it must be 1 … 5, or None for all five")
@@ -76,16 +76,16 @@ class DataSpec:
             if not self.num_labelled:
                 raise UserError(
                     f"data.labelled_repeats is {self.labelled_repeats} and data.num_labelled "
-                    f"{self.num_labelled}: it is for where some images keep their label"
+                    f"{self.num_labelled}: it needs images that keep their label"
                 )
 
 
 @dataclasses.dataclass(frozen=True)
 class ParallelSpec:
-    """Over which devices each batch is split, and how: see `aae_jax.parallel`."""
+    """The devices over which each batch is split, and how: see `aae_jax.parallel`."""
 
     runner: str = "jit"  # over a mesh of the devices; or "pmap", in one process
-    num_devices: int | None = None  # None: all; to train, as many as the batch divides over
+    num_devices: int | None = None  # None: all; for training, as many as the batch divides over
 
     def __post_init__(self) -> None:
         check_types(self, "parallel")
@@ -96,15 +96,15 @@ class ParallelSpec:
 
 @dataclasses.dataclass(frozen=True)
 class RunSpec:
-    """How often the training loop comes back to the host, and when it ends."""
+    """How often the training loop returns to the host, and when it ends."""
 
     steps_per_dispatch: int = 100
     checkpoint_every: int = 1_000
-    # Whether images are read from the host while training instead of lying on the device; None:
-    # where they would take more than half of its memory.
+    # Whether images are streamed from the host while training, instead of lying on the device;
+    # None: if they would take more than half of its memory.
     stream: bool | None = None
-    # The most steps of this training and of those that it starts from, for trying things out;
-    # schedules end with them. None: `train.num_steps` of each.
+    # The maximal number of steps of this training and of those that it starts from, for trials;
+    # schedules end with it. None: `train.num_steps` of each.
     max_steps: int | None = None
 
     def __post_init__(self) -> None:
@@ -117,14 +117,14 @@ class RunSpec:
 
 @dataclasses.dataclass(frozen=True)
 class AnnealedSpec:
-    """How long chains of annealed importance sampling are, and how many: see `aae_jax.annealed`."""
+    """Number and length of the chains of annealed importance sampling: see `aae_jax.annealed`."""
 
     num_chains: int = 16  # for each image
     num_temperatures: int = 500  # from the start to the posterior; one transition at each
-    # Steps of a transition. Many temperatures with few steps are better than the other way round:
+    # Leapfrog steps of a transition. Many temperatures with few steps are better than the reverse:
     # docs/likelihood.md has numbers.
     num_leapfrog: int = 3
-    acceptance: float = 0.8  # at which step sizes aim
+    acceptance: float = 0.8  # the acceptance rate that step sizes are adapted to
     block_size: int = 64  # images that are run together; memory grows with it
 
     def __post_init__(self) -> None:
@@ -144,8 +144,8 @@ class AnnealedScoring(AnnealedSpec):
     """The config's section `evaluation.annealed`: see `aae_jax.likelihood.score_annealed`."""
 
     block_size: int = 16  # images that are run together: a signal waits for the end of a block
-    num_images: int | None = None  # test images that are scored, the first of them; None: none
-    num_validation: int = 64  # images that σ is fitted to, the first of them
+    num_images: int | None = None  # the first test images, which are scored; None: none
+    num_validation: int = 64  # the first validation images, to which σ is fitted
     sigma: float | None = None  # None: the best for the validation images
 
     def __post_init__(self) -> None:
@@ -162,9 +162,9 @@ class EvaluationSpec:
     """The Parzen protocol of Table 1: see `aae_jax.evaluation`."""
 
     num_samples: int = 10_000
-    num_validation: int | None = 1_000  # images that choose σ, the first of them; None: all
-    # The grid that σ is chosen from; None: Goodfellow's for pixels in [0, 1], and for other numbers
-    # twenty from 0.03 to 3 times their standard deviation.
+    num_validation: int | None = 1_000  # the first validation images, which choose σ; None: all
+    # The grid from which σ is chosen. None: Goodfellow's for pixels in [0, 1]; for other numbers,
+    # twenty values from 0.03 to 3 times their standard deviation.
     sigmas: tuple[float, ...] | None = None
     annealed: AnnealedScoring = AnnealedScoring()  # the limit of many samples
 
@@ -177,7 +177,7 @@ class EvaluationSpec:
             return
         if not self.sigmas:
             raise UserError(
-                "evaluation.sigmas is empty: give the grid that σ is chosen from, or None"
+                "evaluation.sigmas is empty: give the grid from which σ is chosen, or None"
             )
         for sigma in self.sigmas:
             check_positive("evaluation.sigmas", sigma, self.sigmas, least=1e-15, most=1e15)
@@ -188,8 +188,8 @@ class Settings:
     """A whole config, checked."""
 
     seed: int
-    num_seeds: int  # trainings in one program, of seeds seed, seed + 1, …
-    start_from: str | None  # the workdir or the config of the run that this one goes on from
+    num_seeds: int  # trainings in one program, with seeds seed, seed + 1, …
+    start_from: str | None  # the workdir or the config of the run that this one starts from
     spec: Spec
     data: DataSpec
     parallel: ParallelSpec

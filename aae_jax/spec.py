@@ -1,9 +1,9 @@
-"""What to build and how to train it: frozen, hashable, checked before anything compiles.
+"""The static description of a model and its training: frozen, hashable, and checked when made.
 
 A `Spec` is the static part of a `TrainState`. It is made by hand, `Spec(image_shape=(28, 28, 1))`,
-or from a config by `spec_from_config`. Where a field takes a name, it also takes an import path
-"package.module:name" or the value itself (`aae_jax.registry`). All but `prior.name` then hold the
-value, so that a name and its value make equal specs.
+or from a config by `spec_from_config`. A field that takes a name also takes an import path
+"package.module:name" or the value itself (`aae_jax.registry`). All such fields except `prior.name`
+then hold the value, so that a name and its value make equal specs.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ COMPUTE_DTYPES = ("float32", "float64", "bfloat16")
 
 
 def _resolve(instance, section, field, names, kind, is_kind):
-    """Replaces a name or an import path by its value, and checks what that is."""
+    """Replaces a name or an import path by its value, and checks the value."""
     given = getattr(instance, field)
     value = registry.resolve(f"{section}{field}", given, names)
     if not is_kind(value):
@@ -53,34 +53,34 @@ def _has(*names):
 class ModelSpec:
     """The networks. Defaults: the paper's footnote 1, MNIST."""
 
-    # Factories of Flax modules: "mlp", "conv", "package.module:factory" (`aae_jax.networks`); of the
-    # discriminator also "mlp_spread".
+    # Factories of Flax modules: "mlp", "conv", "package.module:factory" (`aae_jax.networks`); for
+    # the discriminator also "mlp_spread".
     encoder: Any = "mlp"
     decoder: Any = "mlp"
     discriminator: Any = "mlp"
     # q(z|x): "deterministic", "gaussian", "universal", or an import path (`aae_jax.posteriors`).
-    # None: what the algorithm takes.
+    # None: the algorithm's default.
     posterior: Any = None
     noise_dim: int = 100  # of η, the encoder's second input; posterior "universal" only
-    # "squared_error", "bernoulli", or the import path of (x_hat, x) → f[B]. None: what the
-    # algorithm takes.
+    # "squared_error", "bernoulli", or the import path of (x_hat, x) → f[B]. None: the algorithm's
+    # default.
     reconstruction: Any = None
     code_dim: int = 8
-    # The encoder's output is multiplied, and what decoder and discriminator see of z is divided, by
-    # this; None: 1. With the prior's std the networks start at its scale and need not grow to it.
+    # Multiplies the encoder's output and divides the input z of decoder and discriminator; None: 1.
+    # With the prior's std, the networks start at the prior's scale and need not grow to it.
     code_scale: float | None = None
-    # Of "mlp".
+    # Hidden widths of "mlp".
     encoder_hidden: tuple[int, ...] = (1000, 1000)
     decoder_hidden: tuple[int, ...] = (1000, 1000)
     discriminator_hidden: tuple[int, ...] = (1000, 1000)
-    # Of "conv": the channels after each convolution of stride 2; the decoder's in reverse.
+    # "conv": the channels after each convolution of stride 2; in reverse for the decoder.
     conv_channels: tuple[int, ...] = (32, 64)
-    # Section 3.1, Fig. 3a. With a prior that has no components, the codes of every label are matched
-    # to all of it.
+    # Section 3.1, Fig. 3a. If the prior has no components, the codes of every label are matched to
+    # the full prior.
     label_in_discriminator: bool = False
     label_in_decoder: bool = False  # section 3.2, Fig. 3b
-    # The same for conditions, floats [B, condition_dim] beside the examples. The prior is the same
-    # for all of them: a discriminator that sees them matches q(z | condition) to all of p(z).
+    # Likewise for conditions, floats [B, condition_dim] beside the examples. All conditions share
+    # one prior: a discriminator that sees them matches q(z | condition) to the full p(z).
     condition_in_discriminator: bool = False
     condition_in_decoder: bool = False
     output: str = "sigmoid"  # last layer of the decoder; "linear" for standardised pixels
@@ -116,8 +116,8 @@ class ModelSpec:
                 check_positive(f"model.{name}", width, shown=getattr(self, name))
         if "float64" in (self.param_dtype, self.compute_dtype) and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
             raise UserError(
-                "model.param_dtype or model.compute_dtype is 'float64', which JAX has switched "
-                "off: set the environment variable JAX_ENABLE_X64=1"
+                "model.param_dtype or model.compute_dtype is 'float64', which JAX disables by "
+                "default: set the environment variable JAX_ENABLE_X64=1"
             )
 
 
@@ -126,13 +126,13 @@ class PriorSpec:
     """The distribution imposed on the code: see `aae_jax.priors`. Lengths are in units of z."""
 
     name: Any = "gaussian"
-    # Of every dimension of the Gaussian; of the Gaussian around the swiss roll.
+    # Gaussian: the std of every dimension. Swiss roll: the std around its axis.
     std: float = 5.0
-    # From the origin to the mixture's means; to the outer end of the roll; to the sides of the box
-    # in which the uniform prior lies.
+    # Distance from the origin: of the mixture's means, of the swiss roll's outer end, or of the
+    # sides of the uniform prior's box.
     radius: float = 1.0
-    radial_std: float = 1.0  # mixture: of a component, away from the origin
-    tangential_std: float = 1.0  # mixture: of a component, across that
+    radial_std: float = 1.0  # mixture: std of a component along its direction from the origin
+    tangential_std: float = 1.0  # mixture: std of a component across that direction
     turns: float = 2.0  # swiss roll
     # "user": (key, batch_size) → z f[B, D], or (key, batch_size, label i32[B]) → z, label −1 for
     # the full prior. In a config its import path, "package.module:function".
@@ -150,7 +150,7 @@ class PriorSpec:
         if self.distribution.takes_function != (self.function is not None):
             raise UserError(
                 f"prior.name is {self.name!r} and prior.function is {self.function!r}: 'user' "
-                "needs a function, and the other priors take none"
+                "needs a function, the other priors take none"
             )
         if self.function is not None:
             self._check_function()
@@ -178,15 +178,15 @@ class PriorSpec:
 
 @dataclasses.dataclass(frozen=True)
 class TrainSpec:
-    """Length of the training and what a batch is."""
+    """The length of the training and its mini-batches."""
 
     num_steps: int = 5_000
     batch_size: int = 100
-    # Std of the Gaussian noise added to the images that the encoder sees while training, in the
-    # units of its input; the target of the reconstruction stays clean.
+    # Std of the Gaussian noise added to the encoder's input while training, in the input's units;
+    # the target of the reconstruction stays clean.
     input_noise: float = 0.0
-    # A trained model is used with exponential moving averages of its parameters, which forget a
-    # step by this factor with every later one; None: with the parameters as they are.
+    # Decay per step of the exponential moving averages of the parameters, which a trained model is
+    # used with; None: no averages.
     ema_decay: float | None = None
 
     def __post_init__(self) -> None:
@@ -200,7 +200,7 @@ class TrainSpec:
 
 
 def default_options(algorithm: Any) -> Any:
-    """An algorithm's options with their defaults; refuses an algorithm that is malformed."""
+    """An algorithm's options with their defaults; raises if the algorithm is malformed."""
     called = registry.name_of(algorithm, registry.ALGORITHMS)
     phases, options = algorithm.phases, algorithm.options
     if not isinstance(phases, tuple) or not all(map(_has("name", "trains", "loss"), phases)):
@@ -211,7 +211,7 @@ def default_options(algorithm: Any) -> Any:
     if not names or len(set(names)) < len(names):
         raise UserError(
             f"algorithm {called} has the phases {', '.join(names) or '(none)'}: it needs at least "
-            "one, each of a name of its own"
+            "one, and their names must differ"
         )
     is_class = isinstance(options, type) and dataclasses.is_dataclass(options)
     if not is_class or not options.__dataclass_params__.frozen:
@@ -226,16 +226,16 @@ class Spec:
     """Everything static about a model and its training step.
 
     Attributes:
-        image_shape: (height, width, channels); or the shape of examples that are no images.
+        image_shape: (height, width, channels), or the shape of other kinds of examples.
         num_classes: labels are 0 … num_classes − 1; −1 means unlabelled.
         condition_dim: K of the conditions f[B, K] beside the examples; 0: there are none.
         algorithm: an `aae_jax.Algorithm`; give its name ("aae", "vae", …), its import path
             "package.module:VALUE", or the value.
         model, prior, train: see the classes.
-        optimizer: one `OptimizerSpec` for each phase of the algorithm. Give a dict of those that
-            are not the phase's own. Kept as a sorted tuple of pairs, which can be hashed.
+        optimizer: one `OptimizerSpec` for each phase of the algorithm. Give a dict with those that
+            differ from the phase's own. It is stored as a sorted tuple of pairs, which is hashable.
         options: the algorithm's own hyper-parameters, an instance of its `options` class; None: the
-            defaults of that class.
+            class's defaults.
     """
 
     image_shape: tuple[int, ...]
@@ -279,7 +279,7 @@ class Spec:
 
     @property
     def algorithm_name(self) -> str:
-        """For messages: how a config would name the algorithm."""
+        """The algorithm's name in a config, for messages."""
         return registry.name_of(self.algorithm, registry.ALGORITHMS)
 
     def _complete_optimizer(self):
@@ -302,7 +302,7 @@ class Spec:
         model, code_dim = self.model, self.prior.distribution.code_dim
         if code_dim not in (None, model.code_dim):
             raise UserError(
-                f"prior.name is {self.prior.name!r}, which is {code_dim}-D: model.code_dim is "
+                f"prior.name is {self.prior.name!r}, which is {code_dim}-D, but model.code_dim is "
                 f"{model.code_dim}"
             )
         if model.reconstruction.on_logits and model.output != "sigmoid":
@@ -319,7 +319,7 @@ class Spec:
                 f"condition_dim is {self.condition_dim}, model.condition_in_decoder "
                 f"{model.condition_in_decoder} and model.condition_in_discriminator "
                 f"{model.condition_in_discriminator}: conditions need a network that takes them, and "
-                "that network needs conditions"
+                "such a network needs conditions"
             )
         for name in ("sample", "decode", "reconstruct"):
             function = getattr(self.algorithm, name)
@@ -332,7 +332,7 @@ class Spec:
                 )
 
     def _check_size(self):
-        """Before anything tries to allocate them; far above what any device holds."""
+        """Refuses layers too large for any device, before anything tries to allocate them."""
         model = self.model
         widest = max((*model.encoder_hidden, *model.decoder_hidden, *model.discriminator_hidden, 1))
         beside = self.num_classes + self.condition_dim
@@ -348,18 +348,39 @@ class Spec:
             )
         if self.train.batch_size * max(inputs, widest) >= 2**31:
             raise UserError(
-                f"train.batch_size is {self.train.batch_size}: a batch would be more than 2^31 "
-                "numbers in a layer"
+                f"train.batch_size is {self.train.batch_size}: a layer would have more than 2^31 "
+                "numbers for a batch"
             )
 
     @property
+    def phases(self) -> tuple[Any, ...]:
+        """The phases of a training step: those of the algorithm that apply."""
+        return tuple(phase for phase in self.algorithm.phases if phase.applies(self))
+
+    @property
+    def needs_labelled(self) -> bool:
+        """Whether a phase learns from rows with labels beside the batch."""
+        return any(phase.on_labelled for phase in self.phases)
+
+    @property
+    def num_labels(self) -> int:
+        """K: `decode` and `generate` take labels 0 … K − 1, where they take any."""
+        num_labels = self.algorithm.num_labels
+        return self.num_classes if num_labels is None else num_labels(self)
+
+    def decoder_takes(self, name: str) -> bool:
+        """Whether decoding a code takes a "label", or a "condition", beside it."""
+        own = name == "label" and self.algorithm.num_labels is not None
+        return own or getattr(self.model, f"{name}_in_decoder")
+
+    @property
     def num_pixels(self) -> int:
-        """Height × width × channels, or how many numbers an example has."""
+        """The number of values of an example: height × width × channels for images."""
         return math.prod(self.image_shape)
 
     @property
     def decoder_label_dim(self) -> int:
-        """How many numbers the decoder takes beside the code: classes, and then conditions."""
+        """The size of the decoder's second input: classes, then conditions."""
         model = self.model
         classes = self.num_classes if model.label_in_decoder else 0
         return classes + (self.condition_dim if model.condition_in_decoder else 0)

@@ -1,4 +1,4 @@
-"""All that a model is while it trains: arrays, plus the static spec that says what they mean."""
+"""The state of a model in training, arrays with a static spec, and the uses of a trained model."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ from aae_jax.keys import row_keys
 from aae_jax.optimizers import make_optimizer
 from aae_jax.spec import Spec
 
-_NUM_STARTS = 10_000  # training images where Markov chains begin: 31 MB of MNIST in float32
+_NUM_STARTS = 10_000  # training images from which Markov chains start: 31 MB of MNIST in float32
 
 
 @functools.partial(
@@ -45,8 +45,7 @@ class TrainState:
     params: networks.Params  # by network
     opt_state: dict[str, Any]  # by phase
     learning_rate_scale: dict[str, jax.Array]  # by phase, f[]; multiplies the schedule
-    # Moving averages over the training of the networks that a trained model is used with; None:
-    # `params` are used.
+    # Moving averages of the networks that a trained model uses; None: it uses `params`.
     ema_params: networks.Params | None
     pixel_mean: jax.Array | None  # f[H, W, C] or None: pixels are not standardised
     pixel_std: jax.Array | None  # f[H, W, C] or None
@@ -68,20 +67,19 @@ def create_train_state(
 
     Args:
         spec: what to build.
-        key: a PRNG key, or a seed; the parameters and all later randomness of the training come
-            from it.
-        pixel_mean: f[H, W, C], per-pixel mean of the training images scaled to [0, 1], where the
-            networks are to see standardised pixels (footnote 1, TFD).
+        key: a PRNG key, or a seed; the source of the parameters and of all later randomness.
+        pixel_mean: f[H, W, C], per-pixel mean of the training images scaled to [0, 1]; the networks
+            then see standardised pixels (footnote 1, TFD). None: they see pixels.
         pixel_std: f[H, W, C], their standard deviation; positive everywhere.
-        image_mean: f[H, W, C], per-pixel mean of the training images scaled to [0, 1], for networks
-            that start from it (`Network.init`), standardised or not; None: they start as drawn.
+        image_mean: f[H, W, C], per-pixel mean of the training images scaled to [0, 1], standardised
+            or not, for networks that start from it (`Network.init`). None: they start as drawn.
 
     Returns:
         A `TrainState` at step 0.
 
     Raises:
-        UserError: only one of mean and std is given, a sigmoid output is to produce standardised
-            pixels, or a network of the user's can't be used.
+        UserError: only one of mean and std is given, a sigmoid output would have to produce
+            standardised pixels, or a user's network can't be used.
     """
     if not isinstance(spec, Spec):
         raise UserError(f"spec is a {type(spec).__name__}: it must be an aae_jax.Spec")
@@ -100,7 +98,7 @@ def create_train_state(
         if pixel_mean is not None:
             image_mean = (image_mean - pixel_mean) / pixel_std  # type: ignore[operator]  # given as well
     params = networks.init(spec, params_key, image_mean)
-    for phase in spec.algorithm.phases:
+    for phase in spec.phases:
         if not isinstance(phase.trains, tuple) or not set(phase.trains) <= params.keys():
             raise UserError(
                 f"phase {phase.name!r} trains {phase.trains!r}: it must be a tuple of names among "
@@ -114,10 +112,10 @@ def create_train_state(
             phase.name: make_optimizer(dict(spec.optimizer)[phase.name], spec.train.num_steps).init(
                 {name: params[name] for name in phase.trains}
             )
-            for phase in spec.algorithm.phases
+            for phase in spec.phases
         },
         learning_rate_scale={
-            phase.name: jnp.ones((), spec.model.param_dtype) for phase in spec.algorithm.phases
+            phase.name: jnp.ones((), spec.model.param_dtype) for phase in spec.phases
         },
         ema_params=None,
         pixel_mean=pixel_mean,
@@ -128,7 +126,7 @@ def create_train_state(
 
 
 def with_new_averages(state: TrainState) -> TrainState:
-    """The state with averages that start from its parameters; of networks used after training."""
+    """The state with new averages, of the networks used after training, equal to its parameters."""
     used = {
         name: state.params[name]
         for name, built in networks.build(state.spec).items()
@@ -139,13 +137,13 @@ def with_new_averages(state: TrainState) -> TrainState:
 
 
 def take_networks(state: TrainState, params: networks.Params) -> TrainState:
-    """The state with some networks' parameters replaced, averages starting from them anew."""
+    """The state with some networks' parameters replaced, and with new averages."""
     state = state.replace(params={**state.params, **params})
     return state if state.ema_params is None else with_new_averages(state)
 
 
 def to_unit(images: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
-    """Examples in units of their own: uint8 is divided by 255, floats and bools stay."""
+    """Examples as floats: uint8 is divided by 255, floats and bools keep their values."""
     if images.dtype == jnp.uint8:
         return images.astype(dtype) / 255
     if not jnp.issubdtype(images.dtype, jnp.floating) and images.dtype != bool:
@@ -154,7 +152,7 @@ def to_unit(images: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
 
 
 def in_data_units(state: TrainState, images: jax.Array) -> jax.Array:
-    """Examples as numbers that decoded ones are compared with; standardised integers are counts."""
+    """Examples in the units of decoded ones; if pixels are standardised, integers are counts."""
     dtype = state.spec.model.param_dtype
     if state.pixel_mean is not None and jnp.issubdtype(images.dtype, jnp.signedinteger):
         return images.astype(dtype)
@@ -162,11 +160,11 @@ def in_data_units(state: TrainState, images: jax.Array) -> jax.Array:
 
 
 def to_inputs(state: TrainState, images: jax.Array) -> jax.Array:
-    """Images [B, H, W, C] (uint8, or floats in [0, 1]) as the networks see them.
+    """Images [B, H, W, C] (uint8, or floats in [0, 1]) in the networks' units.
 
     Raises:
-        UserError: another shape or type; known values that are not in [0, 1], where those that the
-            model was trained on were.
+        UserError: wrong shape or type; known values outside [0, 1], if the training images were
+            inside.
     """
     _check_state(state)
     images = as_array("images", images)
@@ -182,30 +180,31 @@ def _check_state(state):
 
 
 def beyond_unit(state: TrainState) -> float | None:
-    """How far examples may lie outside of [0, 1]; None: anywhere.
+    """How far examples may lie outside [0, 1]; None: any distance.
 
-    Models of pixels are not standardised, or have seen numbers whose variance is at most
-    mean · (1 − mean), as it is of all numbers in [0, 1] (Bhatia and Davis 2000). Of other numbers
-    that may hold too: they may lie outside, but not as far as pixels of 0 … 255 do.
+    Without standardisation, examples are pixels in [0, 1]. All numbers in [0, 1] have a variance of
+    at most mean · (1 − mean) (Bhatia and Davis 2000). If the training examples satisfy this bound,
+    they probably were pixels, so that 0 … 255 is refused. Other numbers may satisfy the bound too,
+    so that values moderately outside [0, 1] are allowed.
     """
     if state.pixel_mean is None:
         return SLACK
     if not (is_known(state.pixel_mean) and is_known(state.pixel_std)):
         return None
     mean, std = (np.asarray(v, np.float64) for v in (state.pixel_mean, state.pixel_std))
-    variance = np.where(std == 1, 0, std**2)  # 1 stands for pixels that never change
+    variance = np.where(std == 1, 0, std**2)  # 1 stands for constant pixels
     return 16.0 if (variance <= mean * (1 - mean) + 1e-5).all() else None
 
 
 def _to_images(state: TrainState, x: jax.Array) -> jax.Array:
-    """The inverse of `to_inputs`: f[B, H, W, C], pixels of [0, 1]."""
+    """The inverse of `to_inputs`: f[B, H, W, C], pixels in [0, 1]."""
     if state.pixel_mean is not None:
         x = x * state.pixel_std + state.pixel_mean  # type: ignore[operator]
     return x
 
 
 def inference_params(state: TrainState) -> networks.Params:
-    """The parameters that a trained model is used with: averages where there are any."""
+    """The parameters that a trained model uses: averages if there are any."""
     if state.ema_params is not None:
         return state.ema_params
     return {
@@ -216,7 +215,7 @@ def inference_params(state: TrainState) -> networks.Params:
 
 
 def _function(state, name):
-    """A function of the state's algorithm, refused in one line where it has none."""
+    """A function of the state's algorithm; raises if the algorithm lacks it."""
     _check_state(state)
     function = getattr(state.spec.algorithm, name)
     if function is None:
@@ -229,11 +228,11 @@ def _row_keys(key, num_rows):
 
 
 def _label_rows(spec, label, num_rows):
-    return None if label is None else as_labels(label, num_rows, spec.num_classes)
+    return None if label is None else as_labels(label, num_rows, spec.num_labels)
 
 
 def _conditions(spec, condition, num_rows):
-    """The argument of an algorithm's functions, which those for data without conditions lack."""
+    """The argument `condition`, which only the algorithms for data with conditions take."""
     if spec.model.condition_in_decoder:
         return {"condition": as_condition(spec, condition, num_rows)}
     if condition is not None:
@@ -246,18 +245,16 @@ def encode(state: TrainState, images: jax.Array, key: jax.Array | None = None) -
 
     Args, of this and the functions below:
         state: a trained state.
-        images: uint8, or floats in [0, 1], [B, H, W, C]; or examples of another shape and in units
-            of their own, as the model was trained on. Floats outside of [0, 1] are refused. Under
-            `jit` values are not seen: there they are encoded as they are, and the codes mean
-            nothing.
-        key: a PRNG key, or a seed, where the posterior is stochastic; without one its mean is
-            returned.
+        images: [B, H, W, C], uint8 or floats in [0, 1]; or examples of the shape and units that the
+            model was trained on. Floats outside [0, 1] are refused. Under `jit` values can't be
+            checked, and the codes of such images are meaningless.
+        key: a PRNG key, or a seed, for a stochastic posterior; without one its mean is returned.
 
     Returns:
         z: f[B, D].
 
     Raises:
-        UserError: the algorithm encodes nothing; the images have another shape or range.
+        UserError: the algorithm has no encoder; the images have the wrong shape or range.
     """
     encode, x = _function(state, "encode"), to_inputs(state, images)
     return encode(state.spec, inference_params(state), x, _row_keys(key, x.shape[0]))
@@ -274,25 +271,25 @@ def decode(
     Args:
         state: a trained state.
         z: f[N, D].
-        label: i32[N], a scalar, or f[N, K] of soft classes, for decoders that take one (section
-            3.2). Labels that are no class are refused; under `jit`, where they are not seen, they
-            are rows of zeros, as −1 is.
+        label: i32[N], a scalar, or f[N, K] for soft classes, for decoders that take one (section
+            3.2). A label outside the classes is refused. Under `jit`, where values can't be
+            checked, it counts as −1, no label.
         condition: f[N, K], or f[K] for all, for decoders that take one.
 
     Returns:
-        f[N, H, W, C], pixels of [0, 1].
+        f[N, H, W, C], pixels in [0, 1].
 
     Raises:
-        UserError: the decoder takes labels or conditions and none are given, or the other way
-            round; codes of another shape.
+        UserError: the decoder takes labels or conditions and none are given, or they are given and
+            it takes none; the codes have the wrong shape.
     """
     decode = _function(state, "decode")
     spec, z = state.spec, as_array("z", z)
     check_shape("z", z, (spec.model.code_dim,))
     check_range("z", z)
-    if label is not None and not spec.model.label_in_decoder:
+    if label is not None and not spec.decoder_takes("label"):
         raise UserError("a label is given, but model.label_in_decoder is False")
-    num_rows = z.shape[0]  # not len(z), which a symbolic number of rows does not have
+    num_rows = z.shape[0]  # not len(z), which a symbolic batch size lacks
     label, conditions = _label_rows(spec, label, num_rows), _conditions(spec, condition, num_rows)
     return _to_images(state, decode(spec, inference_params(state), z, label, **conditions))
 
@@ -304,7 +301,7 @@ def reconstruct(
     key: jax.Array | None = None,
     condition: jax.Array | None = None,
 ) -> jax.Array:
-    """`decode(encode(images))`, or what the algorithm does instead: f[B, H, W, C] in [0, 1]."""
+    """`decode(encode(images))`, or the algorithm's own reconstruction: f[B, H, W, C] in [0, 1]."""
     _check_state(state)
     reconstruct = state.spec.algorithm.reconstruct
     if reconstruct is None:
@@ -317,13 +314,38 @@ def reconstruct(
 
 
 def classify(state: TrainState, images: jax.Array) -> jax.Array:
-    """Classes f[B, K] of images [B, H, W, C], where the algorithm has any."""
+    """Probabilities f[B, K] of classes or clusters of images [B, H, W, C].
+
+    Args:
+        state: a trained state whose algorithm has classes, as "semi_supervised" has.
+        images: as in `encode`.
+
+    Raises:
+        UserError: the algorithm has no classes.
+    """
     classify = _function(state, "classify")
     return classify(state.spec, inference_params(state), to_inputs(state, images))
 
 
+def embed(state: TrainState, images: jax.Array) -> jax.Array:
+    """Places f[B, D] of images [B, H, W, C] on a map of classes and styles.
+
+    Args:
+        state: a trained state whose algorithm has a map, as "semi_supervised" with
+            `options.as_map` has.
+        images: as in `encode`.
+
+    Raises:
+        UserError: the algorithm has no map.
+    """
+    embed = _function(state, "embed")
+    if not state.spec.algorithm.has_map(state.spec):
+        raise UserError(f"this model of algorithm {state.spec.algorithm_name} has no map")
+    return embed(state.spec, inference_params(state), to_inputs(state, images))
+
+
 def chain_starts(state: TrainState, images: Any) -> Any | None:
-    """Training images for `start` below: the first 10,000, or None where no chain begins at them."""
+    """Training images for `start` below, the first 10,000; None if no chain starts from images."""
     return images[:_NUM_STARTS] if state.spec.algorithm.starts_from_images else None
 
 
@@ -335,18 +357,18 @@ def generate(
     condition: jax.Array | None = None,
     start: jax.Array | None = None,
 ) -> jax.Array:
-    """Samples of the model: f[num_samples, H, W, C], pixels of [0, 1].
+    """Samples of the model: f[num_samples, H, W, C], pixels in [0, 1].
 
     Args:
         state: a trained state.
         key: a PRNG key, or a seed.
         num_samples: how many to draw.
-        label: i32[num_samples], a scalar, or f[num_samples, K] of soft classes: the component of
-            the prior, and the decoder's label where it takes one; None for the full prior, and
-            labels drawn uniformly.
-        condition: f[num_samples, K], or f[K] for all, where the decoder takes one.
-        start: images [M, H, W, C] where Markov chains begin, for algorithms that sample by them;
-            None: they begin at noise.
+        label: i32[num_samples], a scalar, or f[num_samples, K] for soft classes: the component of
+            the prior, and the decoder's label if it takes one. None: the full prior, and labels
+            drawn uniformly.
+        condition: f[num_samples, K], or f[K] for all, if the decoder takes one.
+        start: images [M, H, W, C] from which Markov chains start, for algorithms that sample by
+            them; None: they start from noise.
     """
     _check_state(state)
     check_count("num_samples", num_samples)
@@ -363,7 +385,7 @@ def _generate(state, start, key, num_samples, label, **conditions):
 
 
 def trained_part(state: TrainState) -> TrainState:
-    """The parameters and pixel statistics that a trained model is used with, and nothing else."""
+    """The state reduced to the parameters and pixel statistics that a trained model uses."""
     _check_state(state)
     return state.replace(
         params=inference_params(state),
@@ -375,17 +397,17 @@ def trained_part(state: TrainState) -> TrainState:
 def sampler(
     state: TrainState, start: jax.Array | None = None, conditions: jax.Array | None = None
 ) -> jax.tree_util.Partial:
-    """The model as a function (key, n) → samples f[n, P], flat, pixels of [0, 1].
+    """The model as a function (key, n) → samples f[n, P], flat, pixels in [0, 1].
 
-    It is a pytree: jitted functions may take it as an argument, and those of equal specs share one
-    compiled program. It holds the parameters and pixel statistics that are used, and nothing else
-    of the state.
+    The function is a pytree: jitted functions may take it as an argument, and samplers of equal
+    specs share one compiled program. It holds only the parameters and pixel statistics that a
+    trained model uses.
 
     Args:
         state: a trained state.
         start: as in `generate`; `chain_starts` chooses some.
-        conditions: f[M, K] of which each sample takes one at random, where the decoder takes them:
-            those of the training examples, say.
+        conditions: f[M, K], if the decoder takes conditions; each sample takes one of them at
+            random. The conditions of the training examples are a good choice.
     """
     model = trained_part(state)
     start = None if start is None else to_inputs(state, start)

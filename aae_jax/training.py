@@ -1,4 +1,4 @@
-"""The training step, and many of them in one dispatch."""
+"""The training step, and many training steps in one dispatch."""
 
 import functools
 
@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from aae_jax import keys, networks
-from aae_jax.algorithms.base import Inputs, moments
+from aae_jax.algorithms.base import Inputs, Labelled, moments
 from aae_jax.arguments import as_condition, as_labels
-from aae_jax.data.order import EXAMPLE, batch_rows
+from aae_jax.data.order import EXAMPLE, LABELLED, batch_rows, labelled_batch_rows
 from aae_jax.errors import UserError
 from aae_jax.keys import fold_rows, row_keys, row_normal
 from aae_jax.optimizers import make_optimizer
@@ -25,43 +25,47 @@ def train_step(
     *,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One mini-batch: every phase of the algorithm in turn, each seeing what the last one updated.
+    """One training step on a mini-batch: all phases in turn, each on the parameters updated so far.
 
-    Each phase updates its own networks by its own optimiser (`aae_jax.algorithms`).
+    Each phase updates its own networks with its own optimiser (`aae_jax.algorithms`).
 
-    Pure: `jit`, `vmap` or `pmap` it, or shard its arguments, as you like.
+    The function is pure: `jit`, `vmap` or `pmap` it, or shard its arguments.
 
     Args:
-        state: the state before.
+        state: the state before the step.
         batch: `{"image": [B, H, W, C] uint8 or f32 in [0, 1], "label": i32[B], −1 unlabelled}`;
             without "label" all are unlabelled. With `spec.condition_dim` also "condition": f[B, K].
-            Known values that are out of range are refused; under `jit`, where they are not seen,
-            such a batch trains a model of other images.
+            For algorithms that learn from few labels also "labelled_image": [L, H, W, C] and
+            "labelled_label": i32[L], rows that have one.
+            Known values that are out of range are refused. Under `jit` values can't be checked, and
+            such a batch trains a model of wrong images.
         prior_sample: `PriorSample(z f[B, D], label i32[B])`, the positive samples.
         axis_name: the mapped axis over which the batch is split under `pmap`; gradients and
             metrics are averaged over it.
 
     Returns:
-        The state after (with `train.ema_decay` also the averages), and scalar metrics over the
-        whole batch: `loss/<phase>`, and what the phases give beside their losses.
+        The state after the step (with `train.ema_decay` also the averages), and scalar metrics over
+        the whole batch: `loss/<phase>`, and the phases' further metrics.
 
     Raises:
-        UserError: shapes don't fit; under `pmap`, a loss is no mean over rows.
+        UserError: shapes don't fit; or, under `pmap`, a loss is not a mean over rows.
     """
     spec = state.spec
     inputs = _inputs(state, batch, prior_sample, axis_name)
     x = inputs.x
     has_dropout = any(built.has_dropout for built in networks.build(spec).values())
     params, opt_state, metrics = dict(state.params), dict(state.opt_state), {}
-    for index, phase in enumerate(spec.algorithm.phases):
+    for index, phase in enumerate(spec.phases):
         own = inputs
         if has_dropout:
             own = inputs._replace(dropout_keys=fold_rows(inputs.dropout_keys, index))
+        labelled = inputs.labelled if phase.on_labelled else None
+        num_rows = x.shape[0] if labelled is None else labelled.label.shape[0]
         trained = {name: params[name] for name in phase.trains}
 
         def mean_loss(trained):
             found = phase.loss(spec, {**params, **trained}, own)
-            _check_loss(phase, found, x.shape[0], axis_name)
+            _check_loss(phase, found, num_rows, axis_name)
             loss, phase_metrics = found
             means = jax.tree.map(jnp.mean, phase_metrics)
             return loss.mean(), {f"loss/{phase.name}": loss.mean(), **means}
@@ -78,7 +82,7 @@ def train_step(
 
     ema_params = state.ema_params
     if ema_params is not None:
-        # A shorter memory at the start, which would otherwise weigh as much as all that follows.
+        # Shorter averages at the start: the first parameters would otherwise weigh too much.
         step = state.step.astype(x.dtype)
         decay = jnp.minimum(spec.train.ema_decay, (1 + step) / (10 + step))  # type: ignore[arg-type]
         newest = {name: params[name] for name in ema_params}
@@ -93,11 +97,11 @@ def check_algorithm(spec: Spec, axis_name: str | None = None) -> None:
     """Traces a training step, a sample and a code without computing anything.
 
     Args:
-        spec: what is to be trained.
-        axis_name: as in `train_step`, where it is to run under `pmap`.
+        spec: the model and its training.
+        axis_name: as in `train_step`, for training under `pmap`.
 
     Raises:
-        UserError: a network or a loss of the user's does not fit, or can't run under `pmap`.
+        UserError: a user's network or loss does not fit, or can't run under `pmap`.
     """
     batch_size, dtype = 2, spec.model.param_dtype
 
@@ -106,6 +110,8 @@ def check_algorithm(spec: Spec, axis_name: str | None = None) -> None:
         batch, prior_sample = {"image": image, "label": label}, PriorSample(z, label)
         if spec.condition_dim:
             batch["condition"] = jnp.zeros((len(image), spec.condition_dim))
+        if spec.needs_labelled:
+            batch |= {"labelled_image": image, "labelled_label": label}
         return train_step(state, batch, prior_sample, axis_name=axis_name)[0]
 
     def use(state, key, image):
@@ -134,13 +140,13 @@ def check_algorithm(spec: Spec, axis_name: str | None = None) -> None:
         shape = getattr(found, "shape", None)
         if shape != wanted and not (what == "encodes" and spec.algorithm.encode is None):
             raise UserError(
-                f"algorithm {spec.algorithm_name} {what} shape {shape} where {batch_size} are "
+                f"algorithm {spec.algorithm_name} {what} shape {shape} when {batch_size} are "
                 f"asked for: it must be {wanted}"
             )
 
 
 def _inputs(state, batch, prior_sample, axis_name):
-    """What the phases of this step share."""
+    """The inputs that all phases of this step share."""
     _check_examples("batch", batch)
     spec, x = state.spec, to_inputs(state, batch["image"])
     label = as_labels(batch.get("label", -1), len(x), spec.num_classes)
@@ -150,11 +156,11 @@ def _inputs(state, batch, prior_sample, axis_name):
     if not isinstance(prior_sample, PriorSample):
         raise UserError(
             f"prior_sample is a {type(prior_sample).__name__}: it must be a PriorSample, as "
-            "sample_prior gives it"
+            "sample_prior returns it"
         )
     if prior_sample.z.shape != (len(x), spec.model.code_dim):
         raise UserError(
-            f"prior_sample.z is {prior_sample.z.shape}: batch and code need "
+            f"prior_sample.z has shape {prior_sample.z.shape}: it must be [batch, model.code_dim], "
             f"{(len(x), spec.model.code_dim)}"
         )
     first_row = 0 if axis_name is None else jax.lax.axis_index(axis_name) * x.shape[0]
@@ -166,7 +172,30 @@ def _inputs(state, batch, prior_sample, axis_name):
     if spec.train.input_noise:
         noise = row_normal(noise_keys, spec.num_pixels, x.dtype)
         x_noisy = x + spec.train.input_noise * noise.reshape(x.shape)
-    return Inputs(x, x_noisy, label, posterior_keys, prior_sample, dropout_keys, condition)
+    labelled = _labelled(state, batch, axis_name) if spec.needs_labelled else None
+    return Inputs(
+        x, x_noisy, label, posterior_keys, prior_sample, dropout_keys, condition, labelled
+    )
+
+
+def _labelled(state, batch, axis_name):
+    """The labelled rows of a batch, with noise and dropout of their own."""
+    spec = state.spec
+    for name in LABELLED:
+        if name not in batch:
+            raise UserError(
+                f"batch has no {name!r}: algorithm {spec.algorithm_name} learns from rows with labels "
+                "beside it; train_steps takes them from a data set's 'labelled_rows'"
+            )
+    x = to_inputs(state, batch["labelled_image"])
+    label = as_labels(batch["labelled_label"], len(x), spec.num_classes)
+    first_row = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(x)
+    own_keys = row_keys(keys.stream(state.rng, keys.LABELLED_NOISE, state.step), len(x), first_row)
+    x_noisy = x
+    if spec.train.input_noise:
+        noise = row_normal(fold_rows(own_keys, 0), spec.num_pixels, x.dtype)
+        x_noisy = x + spec.train.input_noise * noise.reshape(x.shape)
+    return Labelled(x_noisy, label, fold_rows(own_keys, 1))
 
 
 def _check_examples(name, examples):
@@ -182,19 +211,19 @@ def _check_examples(name, examples):
 
 
 def _check_loss(phase, found, num_rows, axis_name):
-    """One number a row, or one for the batch; of the latter the mean over devices is another."""
+    """Raises unless a loss is one number per row, or one for the batch without `pmap`."""
     if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], dict):
-        raise UserError(f"the loss of phase {phase.name!r} must give (loss, metrics by name)")
+        raise UserError(f"the loss of phase {phase.name!r} must return (loss, metrics by name)")
     loss = jnp.asarray(found[0])
     if loss.shape not in ((num_rows,), ()):
         raise UserError(
             f"the loss of phase {phase.name!r} has shape {loss.shape}: it must be ({num_rows},), one "
-            "number a row, or () for the whole batch"
+            "number per row, or () for the whole batch"
         )
     if loss.shape == () and axis_name is not None:
         raise UserError(
-            f"the loss of phase {phase.name!r} is one number for the whole batch, and pmap averages "
-            "what each device finds for its share: use parallel.runner 'jit'"
+            f"the loss of phase {phase.name!r} is one number for the whole batch, but pmap "
+            "averages the losses of the devices' shares: use parallel.runner 'jit'"
         )
 
 
@@ -209,21 +238,23 @@ def train_steps(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Runs many training steps in one dispatch, shuffling and drawing the prior on the device.
 
-    All randomness follows from `state.rng` and the step, so splitting a run into calls of any
-    length changes nothing. Every example is visited once an epoch, or as often as `example_order`
-    names it; batches may straddle epochs.
+    All randomness follows from `state.rng` and the step, so a run may be split into calls of any
+    length. Every example is visited once per epoch, or as often as `example_order` lists it.
+    Batches may straddle epochs.
 
     Args:
-        state: the state before.
+        state: the state before the first step.
         dataset: `{"image": [N, H, W, C] uint8 or f32 in [0, 1], "label": i32[N]}`, on the device;
-            without "label" all are unlabelled; with "example_order": i32[M] too, which example is at each of an epoch's M places;
-            with "condition": f[N, K] where the model takes conditions. Values are not checked.
+            without "label" all are unlabelled. Optionally "example_order": i32[M], the example at
+            each of an epoch's M positions; "condition": f[N, K], if the model takes conditions; and
+            "labelled_rows": i32[M], the examples with a label, if the algorithm learns from few of
+            them. Values are not checked.
         num_steps: K; static.
         batch_sharding: how to split each batch over devices (`aae_jax.parallel`); static.
         axis_name: the mapped axis whose members each take their share of every batch (`pmap`).
 
     Returns:
-        The state after, and metrics f[K].
+        The state after the last step, and metrics f[K].
 
     Raises:
         UserError: the data set is empty or its size times the batch size is out of range.
@@ -232,12 +263,23 @@ def train_steps(
     if num_steps < 1:
         raise UserError(f"num_steps is {num_steps}: it must be positive")
 
+    rows = [batch_rows(state, dataset, num_steps)]
+    if state.spec.needs_labelled:
+        if "labelled_rows" not in dataset or "label" not in dataset:
+            raise UserError(
+                f"dataset has no 'labelled_rows' or no 'label': algorithm "
+                f"{state.spec.algorithm_name} needs both; np.flatnonzero(label >= 0) are the rows"
+            )
+        rows.append(labelled_batch_rows(state, dataset, num_steps))
+
     def body(state, rows):
-        rows = _own_rows(rows, axis_name)
-        batch = {name: dataset[name][rows] for name in EXAMPLE if name in dataset}
+        own, *labelled = _own_rows(rows, axis_name)
+        batch = {name: dataset[name][own] for name in EXAMPLE if name in dataset}
+        for chosen in labelled:
+            batch |= {name: dataset[where][chosen] for name, where in LABELLED.items()}
         return _draw_and_step(state, batch, batch_sharding, axis_name)
 
-    return jax.lax.scan(body, state, batch_rows(state, dataset, num_steps))
+    return jax.lax.scan(body, state, rows)
 
 
 @functools.partial(jax.jit, static_argnames=("batch_sharding", "axis_name"))
@@ -248,16 +290,16 @@ def train_batches(
     batch_sharding: jax.sharding.Sharding | None = None,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """`train_steps` for data that are streamed: the batches come from outside.
+    """`train_steps` for streamed data: the caller provides the batches.
 
     Args:
-        state: the state before.
+        state: the state before the first step.
         batches: `{"image": [K, B, H, W, C] uint8 or f32 in [0, 1], "label": i32[K, B]}`.
         batch_sharding: how each batch is split over devices (`aae_jax.parallel`); static.
         axis_name: the mapped axis whose members hold a share of every batch (`pmap`).
 
     Returns:
-        The state after, and metrics f[K].
+        The state after the last step, and metrics f[K].
     """
     return jax.lax.scan(
         lambda state, batch: _draw_and_step(state, batch, batch_sharding, axis_name), state, batches
@@ -265,7 +307,7 @@ def train_batches(
 
 
 def _own_rows(values, axis_name):
-    """Those of [B, …] that belong to this member of the mapped axis; all where there is none."""
+    """The rows of [B, …] that belong to this member of the mapped axis; without an axis, all."""
     if axis_name is None:
         return values
 
@@ -281,7 +323,7 @@ def _draw_and_step(state, batch, batch_sharding, axis_name):
     label = batch.get("label")
     if label is None:
         label = jnp.full(len(batch["image"]), -1)
-    if axis_name is not None:  # the prior sample is drawn for the whole batch, as on one device
+    if axis_name is not None:  # the prior is sampled for the whole batch, as on one device
         label = jax.lax.all_gather(label, axis_name, tiled=True)
     # "The positive samples fed for unlabeled examples come from the full mixture."
     selects = spec.model.label_in_discriminator and spec.prior.has_components

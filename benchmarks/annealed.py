@@ -1,13 +1,13 @@
-"""What annealed importance sampling costs, and how near its bounds come to each other.
+"""The cost of annealed importance sampling, and the distance between its bounds.
 
     python -m benchmarks.annealed [--images=64] [--chains=16] [--repeats=5] [--simulated=8] \\
         [--paths=16x100x10,16x333x3]
 
-The first table: seconds that a temperature adds, beside the bare decoder: as many values and
-gradients as its leapfrog steps take, on as many rows, in the same rounds; and beside the matrix
-products of those, at the machine's rate. The second: seconds an image by chains x temperatures x
-leapfrog steps, with the bracket's width on images that the decoder has made. The decoder has the layers of
-`experiments/mnist.py` (8-1000-1000-784, ReLU, sigmoid) and random weights.
+The first table gives the seconds of a temperature, and compares them, in the same rounds, with the
+bare decoder: the values and gradients of the leapfrog steps on as many rows, and their matrix
+products at the machine's rate. The second table gives seconds per image by chains x temperatures x
+leapfrog steps, with the bracket's width on images made by the decoder. The decoder has the layers
+of `experiments/mnist.py` (8-1000-1000-784, ReLU, sigmoid) and random weights.
 """
 
 import time
@@ -35,7 +35,7 @@ NUM_LEAPFROG = 10  # of the first table
 
 
 def decoder(key):
-    """Weights of He's scale, so that codes make pictures that differ."""
+    """A decoder with weights of He's scale, so that different codes make different pictures."""
     keys = jax.random.split(key, len(LAYERS) - 1)
     weights = [
         jax.random.normal(key, (fan_in, fan_out)) * np.sqrt(2 / fan_in)
@@ -53,7 +53,7 @@ def _decode(weights, z):
 
 @jax.jit
 def bare(decode, x, z):
-    """As many values and gradients as a transition's leapfrog steps take, on rows z [R, D]."""
+    """The values and gradients of a transition's leapfrog steps on rows z [R, D]."""
 
     def energy(z):
         return (((x - decode(z)) / SIGMA) ** 2).sum()

@@ -1,9 +1,9 @@
-"""What the devices of the MNIST model send each other in a training step: counted and compiled.
+"""The communication between devices in a training step of the MNIST model, counted and compiled.
 
 python -m benchmarks.communication
 
-Compiles the step for 8 fake CPU devices and adds up the all-reduces in the program, beside the
-gradients that data parallelism must add up.
+Compiles the step for 8 virtual CPU devices and adds up the all-reduces in the program. Compares
+them with the gradients that data parallelism must sum.
 """
 
 import math
@@ -26,7 +26,7 @@ _SIZES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2}
 
 
 def expected_bytes(state) -> dict[str, int]:
-    """The gradients of each phase: those of the networks that it trains."""
+    """The bytes of each phase's gradients, which are those of the networks that it trains."""
     sizes = {
         name: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
         for name, params in state.params.items()

@@ -1,10 +1,10 @@
-"""Images a second that the two ways of reading deliver, beside what a training step needs.
+"""Images per second of the two ways of reading, compared with the needs of a training step.
 
     python -m benchmarks.data [--data_dir=DIR] [--repeats=7]
 
-MNIST must be prepared there. "On the device": batches gathered from uint8 and scaled, as
-`train_steps` does it. "Streamed": decoded on the host and handed over in order; from the prepared
-records, and from a directory of as many PNG files.
+MNIST must be prepared in DIR. "On the device": batches gathered from uint8 and scaled, as in
+`train_steps`. "Streamed": decoded on the host and passed on in order, from the prepared records and
+from a directory of as many PNG files.
 """
 
 import os
@@ -26,7 +26,7 @@ from benchmarks import inputs, timing
 from benchmarks.report import Report
 from experiments import mnist
 
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Of tensorflow-datasets; None: its default.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Data of tensorflow-datasets; None: its default.")
 _REPEATS = flags.DEFINE_integer(
     "repeats", 7, "Rounds, in which everything is timed in turn.", lower_bound=1
 )
@@ -53,8 +53,10 @@ def loading(data_dir, repeats):
 
 
 def streamed(train):
-    """A function that reads 300 batches from a new stream, which ends there: nothing is read ahead
-    while another function is timed."""
+    """A function that reads 300 batches from a new stream, which then ends.
+
+    So no stream reads ahead while another function is timed.
+    """
 
     def read():
         stream = streaming.batches(train, jax.random.key(0), 0, STREAMED, BATCH)
@@ -64,7 +66,7 @@ def streamed(train):
 
 
 def from_directory(images, directory):
-    """The training split of as many PNG files, and how long they take to be listed and decoded."""
+    """The training split of as many PNG files, and the seconds to list and decode them."""
     import cv2
 
     for i, image in enumerate(np.asarray(images)):

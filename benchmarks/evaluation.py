@@ -1,14 +1,14 @@
-"""Seconds of `--mode=evaluate` and `--mode=figures` of a trained run, against what they must take.
+"""Seconds of `--mode=evaluate` and `--mode=figures` of a trained run, compared with their floor.
 
     python -m benchmarks.evaluation --workdir=runs/mnist --config=experiments/mnist.py \\
         [--repeats=3] [-- --config.seed=1 …]
 
-What follows `--` goes to the launcher: what the run was started with beside the config.
+Arguments after `--` go to the launcher: the flags of the run other than its config.
 
-Started as a user does, from the command to its end, the compiled programs kept from the round that is
-not counted. The floor, in the same rounds: a Python that imports what the launcher imports, reads
-data and checkpoint and ends; for the scores also the operations of distances and decoder at the
-rate of a float32 product.
+Times are those of a user, from the command to its end, with compiled programs kept from a first
+round that is not counted. The floor, in the same rounds, is a Python process that imports the
+launcher's modules, reads data and checkpoint and ends. For the scores, the floor includes the
+operations of distances and decoder at the rate of a float32 product.
 """
 
 import math
@@ -42,14 +42,14 @@ aae.load_state(sys.argv[1])
 
 
 def command(*arguments):
-    """A function that runs Python with these arguments to its end."""
+    """A function that runs Python with these arguments until it ends."""
     return lambda: subprocess.run(
         [sys.executable, *arguments], cwd=_ROOT, check=True, stdout=subprocess.DEVNULL
     )
 
 
 def operations(settings):
-    """Of the distances that are multiplied out where none is left out, and of the decoder twice."""
+    """The operations of all distances, none left out, and of the decoder in two passes over the samples."""
     dataset = data.load(settings.data)
     validation = dataset.validation["image"][: settings.evaluation.num_validation]
     params = jax.eval_shape(lambda: networks.init(settings.spec, jax.random.key(0)))

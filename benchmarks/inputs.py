@@ -1,4 +1,4 @@
-"""What is timed and studied: the MNIST model at some width, random images, MNIST itself."""
+"""Inputs of benchmarks and studies: the MNIST model at some width, random images, MNIST."""
 
 import gzip
 import os
@@ -25,19 +25,19 @@ def set_widths(config: "config_dict.ConfigDict", width: int) -> "config_dict.Con
 def random_dataset(
     num_images: int, image_shape: tuple[int, ...] = (28, 28, 1)
 ) -> dict[str, jax.Array]:
-    """Uniform pixels: what is in the images makes no difference to the time."""
+    """Uniform pixels; the images' content does not affect the time."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (num_images, *image_shape), dtype=np.uint8)
     return {"image": jnp.asarray(images), "label": jnp.zeros(num_images, jnp.int32)}
 
 
 def mnist_spec(data_dir: str | None = None, manual_dir: str | None = None) -> DataSpec:
-    """Where MNIST is: prepared in `data_dir`, or its four original files in `manual_dir`."""
+    """The spec of MNIST: prepared in `data_dir`, or from its original files in `manual_dir`."""
     return DataSpec("mnist", (28, 28, 1), 10, data_dir=data_dir, manual_dir=manual_dir)
 
 
 def original_mnist(directory: str) -> Dataset:
-    """MNIST's four original files, without tensorflow-datasets; split as `aae_jax.data.mnist` does."""
+    """MNIST from its four original files, without tensorflow-datasets; split as in `data.mnist`."""
 
     def split(name, rows):
         found = []
@@ -53,7 +53,7 @@ def original_mnist(directory: str) -> Dataset:
 
 
 def strokes(num_train: int, num_test: int) -> Dataset:
-    """Blurred strokes in the middle of 28 × 28 black pixels, where MNIST is not at hand."""
+    """A substitute for MNIST: blurred strokes in the middle of 28 × 28 black pixels."""
     rng = np.random.default_rng(0)
     side = np.arange(28)
 

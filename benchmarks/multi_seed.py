@@ -1,4 +1,4 @@
-"""What each seed costs: several seeds in one program, beside one alone.
+"""The cost of each seed: several seeds in one program, compared with one alone.
 
 python -m benchmarks.multi_seed [--repeats=7]
 """
@@ -21,7 +21,7 @@ STEPS, SEEDS = 20, (1, 2, 5)
 
 
 def costs(config, repeats):
-    """Rows (name, ms a step and seed): one state alone, then by the number of seeds."""
+    """Rows (name, ms per step and seed): one state alone, then by the number of seeds."""
     spec = aae.spec_from_config(config)
     dataset = inputs.random_dataset(10_000, spec.image_shape)
     alone = aae.create_train_state(spec, jax.random.key(0))

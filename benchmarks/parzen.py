@@ -1,17 +1,19 @@
-"""The Parzen kernel beside the matrix product that it is made of, and beside other libraries.
+"""The Parzen kernel, compared with its matrix product and with other libraries.
 
     python -m benchmarks.parzen                            # rates, as shares of the product rate
     python -m benchmarks.parzen --mnist [--data_dir=DIR]   # MNIST's images instead of uniform numbers
 
-`python -m benchmarks.screening` times whole evaluations.
-PyTorch's rows appear where it is installed: `pip install torch==2.13.0`; its compiled rows need a
-C++ compiler. Work is 2·T·N·D for the distances and 2·(8·1000 + 1000·1000 + 1000·784) for each
-sample that is drawn from the decoder; exponentials and sums are not counted. A share is of the
-fastest float32 product of the same library, in the same round; those that are split into two
-bfloat16 products, as `parzen.add_samples` does with 8-bit pixels on some processors, count as one, so
-that shares above 1 are possible. With --mnist the work counts all 784 pixels too, of which the kernel
-leaves out the 116 that are 0 in every test image. The row in which samples are left out (`parzen.screening`)
-counts the work of all of them; of uniform numbers none can be left out.
+Whole evaluations: `python -m benchmarks.screening`.
+
+PyTorch's rows need PyTorch, `pip install torch==2.13.0`, and its compiled rows a C++ compiler.
+
+*Work* is 2·T·N·D operations for the distances and 2·(8·1000 + 1000·1000 + 1000·784) for each sample
+drawn from the decoder; exponentials and sums are not counted. With --mnist it includes all 784
+pixels, although the kernel leaves out the 116 that are 0 in every test image. *Share* is the share
+of the rate of the fastest float32 product of the same library, in the same round. Two bfloat16
+products, into which `parzen.add_samples` splits products of 8-bit pixels on some processors, count
+as one product, so that shares above 1 are possible. In the row of `parzen.screening`, the work of the
+samples that are left out counts too; of uniform numbers, none can be left out.
 """
 
 import functools
@@ -27,7 +29,7 @@ from benchmarks import inputs, pytorch, timing
 from benchmarks.report import Report
 
 _MNIST = flags.DEFINE_bool("mnist", False, "Score MNIST's test images, not uniform numbers.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Of tensorflow-datasets; None: its default.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Data of tensorflow-datasets; None: its default.")
 _REPEATS = flags.DEFINE_integer(
     "repeats", 7, "Rounds, in which everything is timed in turn.", lower_bound=1
 )
@@ -75,7 +77,7 @@ def jax_rows(x, samples):
 
     @functools.partial(jax.jit, static_argnames="bf16_split")
     def streamed(sampler, x, sigma, columns, bf16_split):
-        """What `log_likelihood_streamed` does, not traced anew in every call."""
+        """The computation of `log_likelihood_streamed`, traced only once."""
         stream = parzen.Stream(sampler, jax.random.key(1), SAMPLES)
         rounds = parzen.num_rounds(SAMPLES)
         sums = parzen.start(x, sigma)
@@ -85,7 +87,7 @@ def jax_rows(x, samples):
     columns, bf16_split = parzen.varying(x), parzen.can_bf16_split(x)
 
     def float32(sigma):
-        """`log_likelihood` where nothing is split."""
+        """`log_likelihood` without split products."""
         sums = parzen.add_samples(parzen.start(x, sigma), x, samples, sigma, columns)
         return parzen.finish(sums, x, SAMPLES, sigma)
 
@@ -133,7 +135,7 @@ def jax_rows(x, samples):
 
 
 def numpy_rows(x, samples):
-    """The product, and the same algorithm as the kernel."""
+    """The product, and the kernel's algorithm in NumPy."""
 
     def kernel(block, chunk):
         scale = np.float32(1 / (2 * SIGMA**2))
@@ -170,8 +172,8 @@ def numpy_rows(x, samples):
 def torch_rows(x, samples):
     """Products and kernels, eager and compiled, by the default library and by oneDNN.
 
-    Where `parzen` splits its products, PyTorch is given the same: numbers that are exact in
-    bfloat16, which oneDNN is told to multiply as such.
+    If `parzen` splits its products, PyTorch gets the same numbers, exact in bfloat16, and oneDNN
+    multiplies them in bfloat16.
     """
     import torch
 
@@ -297,7 +299,7 @@ def float64_scores(x, samples, sigma):
 
 
 def errors(x, samples, few=1_000):
-    """Of the first points' scores against float64, nats: rows (name, root mean square, of the mean)."""
+    """Errors of the first points' scores against float64, nats: rows (name, rms, of the mean)."""
     expected, sigma = float64_scores(x[:few], samples, SIGMA), jnp.array([SIGMA])
     table = []
     for name, bf16_split in (("one float32 product", False), ("two bfloat16 products", True)):

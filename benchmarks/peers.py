@@ -1,35 +1,35 @@
-"""A training step of the MNIST model beside the same step in PyTorch, and beside pythae's.
+"""A training step of the MNIST model, compared with the same step in PyTorch, and with pythae's.
 
     python -m benchmarks.peers [--batch_sizes=100,1000,10000] [--repeats=7]
 
-PyTorch's and pythae's rows appear where they are installed (`pip install torch==2.13.0
-pythae==0.1.2`); the compiled rows need a C++ compiler. Some five minutes on 2 cores. Other work on
-them spoils the comparison: PyTorch's threads wait for each other far more than XLA's.
+PyTorch's and pythae's rows need both packages (`pip install torch==2.13.0 pythae==0.1.2`), and the
+compiled rows a C++ compiler. The benchmark takes about five minutes on 2 cores. Other work on them
+spoils the comparison: PyTorch's threads wait for each other far more than XLA's.
 
 The PyTorch step is the algorithm of experiments/mnist.py: every step draws a batch, input noise and
-a prior sample; then come the three phases with an Adam each, and the averages. Before it is timed,
-three steps of every version from the parameters, batches, noise and prior samples of aae_jax must
-give the parameters and averages of `aae_jax.train_step`. To its advantage:
+a prior sample, and runs the three phases, each with its own Adam, and the averages. Before timing,
+three steps of every version, from the parameters, batches, noise and prior samples of aae_jax, must
+give the parameters and averages of `aae_jax.train_step`. The PyTorch step has these advantages:
 
-- codes of the updated encoder are computed once for discriminator and generator, the discriminator
-  sees prior sample and codes as one batch, and no gradient that is not used is computed;
-- learning rates stay as they start; metrics are not computed; batches are drawn with replacement,
-  where `train_steps` orders the epochs that a call touches anew;
-- numbers below the normal range are flushed to zero, as XLA does. Without that a discriminator that
-  is sure makes a step take several times as long.
+- It computes the codes of the updated encoder once for discriminator and generator. Its
+  discriminator sees prior sample and codes as one batch. It computes no unused gradients.
+- Learning rates are constant, and no metrics are computed. Batches are drawn with replacement,
+  while `train_steps` computes the order of each epoch.
+- Numbers below the normal range are flushed to zero, as in XLA. Otherwise a confident discriminator
+  makes a step several times slower.
 
 Eager rows use `torch.optim.Adam(fused=True)`. Compiled rows are the whole step as one graph, with
-Adam written out, since `torch.optim`'s breaks the graph; the draws, faster so, stay eager. The
-oneDNN rows multiply by oneDNN, forwards and backwards, with ReLU fused; the others by the library
-that PyTorch was built with.
+Adam written out, since `torch.optim`'s breaks the graph. The draws stay eager, which is faster. The
+oneDNN rows multiply by oneDNN, forwards and backwards, with ReLU fused. The others multiply by the
+library that PyTorch was built with.
 
-pythae's row is a step of its `AdversarialTrainer`, without its loader, losses' history and
+pythae's row is a step of its `AdversarialTrainer`, without its loader, history of losses and
 callbacks, on an `Adversarial_AE` with a deterministic posterior, networks of the same widths and
-fused Adam. That step is another one and has less to do: one forward pass, in which encoder and
-decoder descend half the adversarial loss plus the reconstruction's in one update, while the
-discriminator learns from the codes of the encoder before it; no input noise, a prior of std 1, no
-averages. Nor does it reuse: the discriminator sees the codes twice, and its gradient of the
-adversarial loss is computed and dropped.
+fused Adam. That step differs and does less: there is one forward pass, in which encoder and decoder
+descend half the adversarial loss plus the reconstruction loss in one update, while the
+discriminator learns from the codes of the encoder before the update. It has no input noise, a prior
+of std 1, and no averages. It also wastes work: the discriminator sees the codes twice, and its
+gradient of the adversarial loss is computed and dropped.
 """
 
 import functools
@@ -67,7 +67,7 @@ def make_state(batch_size):
 
 @functools.cache
 def onednn_dense(compiled):
-    """The same by oneDNN, with its gradients."""
+    """A dense layer by oneDNN, with its gradients."""
     import torch
 
     onednn = torch.ops.mkldnn._linear_pointwise
@@ -109,7 +109,7 @@ def onednn_dense(compiled):
 
 
 def torch_steps(state):
-    """Name → (step, what it updates), of every PyTorch version."""
+    """Name → (step, the tensors that it updates), for every PyTorch version."""
     import torch
 
     torch.compiler.reset()  # of another batch size
@@ -140,7 +140,7 @@ def torch_rows(state, images, steps, num_steps):
 
 
 def pythae_rows(state, images, num_steps):
-    """The same for pythae."""
+    """As `torch_rows`, for pythae."""
     python_logging.disable(python_logging.WARNING)  # pythae narrates
     import torch
     from pythae.data.datasets import BaseDataset

@@ -1,4 +1,4 @@
-"""PyTorch, where it is installed, set up to be compared with."""
+"""PyTorch, if it is installed, set up for comparisons."""
 
 import sys
 from types import ModuleType
@@ -17,7 +17,7 @@ def load() -> ModuleType | None:
 
 
 def versions(torch: ModuleType | None) -> dict[str, str]:
-    """Its line in the head of a report."""
+    """PyTorch's line in the head of a report."""
     if torch is None:
         return {}
     return {"torch": f"{torch.__version__}, {torch.get_num_threads()} threads"}

@@ -1,4 +1,4 @@
-"""The report of a script: what it ran on, its tables, and all of it again as one line of JSON."""
+"""The report of a script: the machine, the tables, and everything again as one line of JSON."""
 
 import json
 import math
@@ -43,16 +43,16 @@ def machine() -> dict[str, str]:
 
 
 class Report:
-    """Prints what a script finds as it finds it, and keeps it for the line at the end."""
+    """Prints a script's results as they come, and keeps them for the JSON line at the end."""
 
     def __init__(self, **versions: str):
-        """Prints the head: the machine, and versions of what the script compares with."""
+        """Prints the head: the machine, and the versions of other libraries."""
         logging.set_verbosity(logging.ERROR)  # JAX and orbax narrate
         self.found: dict[str, Any] = {}
         self.values({**machine(), **versions})
 
     def values(self, named: dict[str, Cell]) -> None:
-        """Prints names and values, one a line."""
+        """Prints names and values, one per line."""
         self._begin()
         width = max(map(len, named), default=0)
         for name, value in named.items():
@@ -65,7 +65,7 @@ class Report:
         Args:
             title: printed above; in the JSON line, the name of the rows.
             columns: names, each with its unit.
-            rows: as many cells each. Those of an iterator are printed as they come.
+            rows: one cell per column. Rows of an iterator are printed as they come.
         """
         self._begin()
         print(f"{title}\n{_line(columns)}", flush=True)
@@ -80,13 +80,13 @@ class Report:
         print(json.dumps(self.found, default=float))
 
     def _begin(self):
-        """An empty line before all but the head."""
+        """Prints an empty line, except before the head."""
         if self.found:
             print()
 
 
 def markdown(title: str, columns: tuple[str, ...], rows: Iterable[tuple[Cell, ...]]) -> None:
-    """Prints a table in Markdown; the rows of an iterator as they come."""
+    """Prints a table in Markdown; rows of an iterator are printed as they come."""
     print(f"\n{title}\n\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
     for row in rows:
         print(f"| {' | '.join(map(_shown, row))} |", flush=True)

@@ -1,10 +1,10 @@
-"""Milliseconds a training step against width, size of the code, batch and number of seeds.
+"""Milliseconds per training step by width, size of the code, batch and number of seeds.
 
     python -m benchmarks.scaling [--sweeps=width,code,batch,seeds] [--repeats=5]
 
-The MNIST model, one thing changed at a time. Beside each time the line that fits its sweep best
-(least squares of the relative error): a + b·(parameters), code size, examples of a batch or seeds
-in one program (vmap). Where the line misses, the cost bends.
+The MNIST model, with one quantity changed at a time: parameters, size of the code, examples of a
+batch, or seeds in one program (vmap). Each time is compared with the line a + b·x that fits its
+sweep best (least squares of the relative error). A cost that differs from its line is not linear.
 """
 
 import math
@@ -35,7 +35,7 @@ LEAST_SECONDS = 0.5  # of a timed call
 
 
 def step_of(sweep, value, dataset):
-    """A function of the number of steps, and what the fitted line is over."""
+    """A function of the number of steps, and the x of the fitted line."""
     config = mnist.get_config()
     seeds = 1
     if sweep == "width":
@@ -57,7 +57,7 @@ def step_of(sweep, value, dataset):
 
 
 def fitted(x, y):
-    """a and b of a + b·x, by the least squares of its relative error."""
+    """a and b of a + b·x, by least squares of the relative error."""
     design = np.stack([np.ones_like(x), x], axis=1) / y[:, None]
     return np.linalg.lstsq(design, np.ones_like(y), rcond=None)[0]
 

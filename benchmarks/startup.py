@@ -1,9 +1,9 @@
-"""Seconds from the command to the first training steps, of compilation, and of imports.
+"""Seconds from the command to the first training steps, and seconds of compilation and imports.
 
     python -m benchmarks.startup [--repeats=3]
 
-The launcher trains the digits for one dispatch (100 steps) with an empty and with a filled
-compilation cache. Compilation is that of `train_steps`, by width and by model, with no cache.
+The launcher trains the digits for one dispatch (100 steps), with an empty and with a filled
+compilation cache. Compilation times are for `train_steps`, by width and by model, without a cache.
 """
 
 import os
@@ -45,7 +45,7 @@ IMPORTS = (
 
 
 def first_steps(cache):
-    """Seconds until the launcher says that a first dispatch is done."""
+    """Seconds until the launcher reports the first dispatch."""
     environment = {name: v for name, v in os.environ.items() if "CACHE" not in name}
     with tempfile.TemporaryDirectory() as workdir:
         start = time.perf_counter()
@@ -64,7 +64,7 @@ def first_steps(cache):
 
 
 def imported(statement):
-    """Seconds of a Python that only does that."""
+    """Seconds of a Python process that runs only this import."""
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", statement], cwd=_ROOT, check=True)
     return time.perf_counter() - start

@@ -13,7 +13,7 @@ PRODUCT = 2_000, 784, 2_000  # rows × inner × columns of a product that runs a
 def seconds(
     function: Callable[[], object], clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """Time of one call, its arrays awaited."""
+    """The time of one call, until its arrays are ready."""
     start = clock()
     jax.block_until_ready(function())
     return clock() - start
@@ -24,10 +24,10 @@ def interleaved(
     repeats: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Times of several functions taken in turn, after one call each that is not counted.
+    """Times of several functions in turn, after one call each that is not counted.
 
-    These machines drift: only numbers from the same rounds can be compared. `time.process_time` counts
-    the seconds of all cores, which other work on the machine changes less.
+    Machines drift, so only numbers from the same rounds can be compared. `time.process_time` adds up
+    the seconds of all cores: other work on the machine changes these less.
     """
     for function in functions.values():
         seconds(function)
@@ -39,7 +39,7 @@ def interleaved(
 
 
 def median_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """Median, and half the range between the quartiles; None where there is one value."""
+    """The median, and half the range between the quartiles; None for a single value."""
     if len(values) == 1:
         return values[0], None
     low, middle, high = statistics.quantiles(values, n=4)
@@ -47,14 +47,14 @@ def median_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def repeat(function: Callable[..., object], times: int, *arguments: object) -> object:
-    """Calls a function that is too short to be timed alone; the last result."""
+    """Repeats a function that is too short to be timed alone; returns the last result."""
     for _ in range(times - 1):
         function(*arguments)
     return function(*arguments)
 
 
 def matrix_product(rows: int, inner: int, columns: int) -> Callable[[], object]:
-    """A float32 matrix product, to be timed beside what is made of products."""
+    """A float32 matrix product, as a reference for the times of other functions."""
     key = jax.random.key(0)
     a = jax.random.normal(key, (rows, inner), jnp.float32)
     b = jax.random.normal(key, (inner, columns), jnp.float32)

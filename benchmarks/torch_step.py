@@ -15,7 +15,7 @@ TOLERANCE = 2e-3
 
 
 def default_dense(x, weight, bias, activation):
-    """A layer by the library that PyTorch was built with."""
+    """A dense layer by the library that PyTorch was built with."""
     import torch
 
     y = torch.nn.functional.linear(x, weight, bias)
@@ -67,7 +67,7 @@ def layers_of(network, device="cpu"):
 
 
 def make(state, dense, compiled, device="cpu"):
-    """The training step in PyTorch, which starts at `state`.
+    """The training step in PyTorch, which starts from `state`.
 
     Args:
         state: of an adversarial autoencoder with averages.
@@ -76,8 +76,8 @@ def make(state, dense, compiled, device="cpu"):
         device: where its tensors are.
 
     Returns:
-        `step(x, x_noisy, prior_z)`, of f[B, P], f[B, P], f[B, D], which updates in place; and
-        what it updates, {"params": …, "ema_params": …}, of lists by network.
+        `step(x, x_noisy, prior_z)`, of f[B, P], f[B, P], f[B, D], which updates in place; and the
+        tensors that it updates, {"params": …, "ema_params": …}, lists by network.
     """
     import torch
     from torch.nn import functional
@@ -152,14 +152,14 @@ def drawing(state, images, step):
 
 
 def check(state, images, steps, device="cpu"):
-    """Takes `CHECKED` steps with everything.
+    """Takes `CHECKED` steps with every version.
 
     Returns:
-        Name → how far the parameters of a network, or their averages, are from those of
-        `aae_jax.train_step`, as a share of how far they went; the largest.
+        Name → the difference from `aae_jax.train_step` of a network's parameters or averages, as a
+        share of their change; the largest over networks.
 
     Raises:
-        AssertionError: a share is over `TOLERANCE`.
+        AssertionError: a share is above `TOLERANCE`.
     """
     import torch
 

@@ -1,14 +1,13 @@
-"""A training step of the MNIST model beside its parts, and the share of a run spent outside it.
+"""A training step of the MNIST model compared with its parts, and a run's share outside the steps.
 
     python -m benchmarks.train_step [--batch_sizes=100,1000,10000] [--repeats=7]
 
-A part is a matrix product that the step can't do without, or an optimiser's update, compiled and
-timed alone at the shapes of the step, in the same rounds as the step. Their sum is the roofline:
-what the step would take if nothing else cost anything and every part ran as fast as it does alone.
-Products: each network's forward pass once where its parameters and input are the same (the codes of
-the updated encoder serve the discriminator and the generator), and of the backward passes what the
-trained parameters need. Left out of the roofline: activations, losses, noise, shuffling, the
-gathering of the batch.
+A part is a necessary matrix product or an optimiser's update, compiled and timed alone at the
+shapes of the step, in the same rounds as the step. The sum of the parts is the roofline: the time
+of a step without any other work, if every part ran as fast as alone. Products include each
+network's forward pass once for the same parameters and input (discriminator and generator share the
+codes of the updated encoder), and the backward products that the trained parameters need. Not
+included are activations, losses, noise, shuffling, and gathering the batch.
 """
 
 import contextlib
@@ -35,7 +34,9 @@ from benchmarks import inputs, timing, work
 from benchmarks.report import Report
 from experiments import digits, mnist
 
-_BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["100", "1000", "10000"], "Of the table.")
+_BATCH_SIZES = flags.DEFINE_list(
+    "batch_sizes", ["100", "1000", "10000"], "Batch sizes of the table."
+)
 _REPEATS = flags.DEFINE_integer(
     "repeats", 7, "Rounds, in which everything is timed in turn.", lower_bound=1
 )
@@ -49,7 +50,7 @@ REPEATS_OF_A_PART = 10
 
 
 class Part(NamedTuple):
-    """Something that a step does `count` times."""
+    """A computation that a step runs `count` times."""
 
     count: int
     work: float  # operations, of a product
@@ -116,7 +117,7 @@ def parts(state):
 
 
 def roofline(batch_size, repeats):
-    """One batch size: rows of the parts, and the step beside their sum and the machine's rates."""
+    """Rows for one batch size: the parts, and the step with their sum and the machine's rates."""
     config = mnist.get_config()
     config.train.batch_size = batch_size
     spec = aae.spec_from_config(config)
@@ -173,7 +174,7 @@ def roofline(batch_size, repeats):
 
 
 def outside():
-    """A run of the launcher's training loop against the same steps in `train_steps` alone.
+    """Compares a run of the launcher's training loop with the same steps in `train_steps` alone.
 
     The digits' images with the MNIST widths: the loop's own work (metrics, TensorBoard, progress,
     checkpoints) does not depend on the images.

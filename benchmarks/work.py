@@ -1,4 +1,4 @@
-"""What a training step has to compute and to move: counted, not timed."""
+"""The operations and the memory traffic of a training step, counted, not timed."""
 
 import collections
 
@@ -46,12 +46,12 @@ def products(spec, batch_size):
 
 
 def operations(spec, batch_size):
-    """Of all products of one step."""
+    """The operations of all products of one step."""
     return sum(2 * m * k * n * count for (m, k, n), count in products(spec, batch_size).items())
 
 
 def traffic(state):
-    """Bytes that the updates and averages of one step read and write."""
+    """The bytes that the updates and averages of one step read and write."""
     size = {name: sum(v.nbytes for v in jax.tree.leaves(p)) for name, p in state.params.items()}
     updated = sum(size[name] for phase in state.spec.algorithm.phases for name in phase.trains)
     averaged = sum(size[name] for name in state.ema_params or ())

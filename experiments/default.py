@@ -1,6 +1,6 @@
-"""Every field that a config has, with the paper's choices for MNIST where it makes them.
+"""Every field of a config, with the paper's choices for MNIST as defaults where the paper has them.
 
-The other configs start from here. On the command line any field can be overridden:
+The other configs start from this one. Any field can be overridden on the command line:
 `--config.train.num_steps=100`.
 """
 
@@ -11,7 +11,7 @@ FINE_SIGMAS = tuple(round(0.1 + 0.005 * i, 3) for i in range(31))
 
 
 class ByPhase(config_dict.ConfigDict):
-    """A section for each phase, which is there as soon as it is named, in a config or by a flag."""
+    """A section for each phase, created when a config or a flag first names it."""
 
     def __getitem__(self, phase):
         if phase not in self:
@@ -28,8 +28,10 @@ def get_config() -> config_dict.ConfigDict:
     # Or "vae", "decoder_finetuning", "gan", "gmmn", "gmmn_autoencoder", "autoencoder", "cae",
     # "stacked_cae", "rbm", "dbn", "gsn", or an import path "package.module:VALUE": docs/extending.md.
     config.algorithm = "aae"
-    config.options = config_dict.ConfigDict()  # fields of the algorithm that are not its defaults
-    # Where the algorithm goes on from another run: its --workdir, or its config, which is then
+    config.options = (
+        config_dict.ConfigDict()
+    )  # fields of the algorithm that differ from its defaults
+    # For algorithms that start from another run: its --workdir, or its config, which is then
     # trained first.
     config.start_from = config_dict.placeholder(str)
 
@@ -41,18 +43,18 @@ def get_config() -> config_dict.ConfigDict:
     config.data.path = config_dict.placeholder(str)  # arrays, a table or a directory of images
     config.data.data_dir = config_dict.placeholder(str)  # prepared data; None: tfds's default
     config.data.manual_dir = config_dict.placeholder(str)  # the original files, to prepare offline
-    # Of other builders; mnist, tfd and files have splits of their own: docs/data.md.
+    # Other builders only; mnist, tfd and files have their own splits: docs/data.md.
     config.data.train_split = "train[:90%]"
     config.data.validation_split = "train[90%:]"
     config.data.test_split = "test"
-    config.data.fold = config_dict.placeholder(int)  # of tfd, 1 … 5; None: all five are scored
-    config.data.drop_black = False  # of tfd: leave out its 130 black images
-    config.data.num_labelled = config_dict.placeholder(int)  # training images; None: all
-    config.data.labelled_repeats = config_dict.placeholder(int)  # an epoch, of these; None: one
+    config.data.fold = config_dict.placeholder(int)  # tfd: 1 … 5; None: all five are scored
+    config.data.drop_black = False  # tfd: leave out its 130 black images
+    config.data.num_labelled = config_dict.placeholder(int)  # images with labels; None: all
+    config.data.labelled_repeats = config_dict.placeholder(int)  # visits per epoch; None: one
     config.data.standardise = False
-    config.data.resize = False  # of files and builders: convert images of other sizes and kinds
-    config.data.label_column = config_dict.placeholder(str)  # of a .csv; None: label, class, …
-    config.data.condition_dim = 0  # K of the conditions [N, K] in files; 0: they are not read
+    config.data.resize = False  # files and builders: convert images of other sizes and kinds
+    config.data.label_column = config_dict.placeholder(str)  # .csv files; None: label, class, …
+    config.data.condition_dim = 0  # files: K of the conditions [N, K]; 0: none are read
 
     config.model = config_dict.ConfigDict()
     # "mlp", "conv", or the import path of a factory; the discriminator also "mlp_spread".
@@ -63,13 +65,13 @@ def get_config() -> config_dict.ConfigDict:
     config.model.posterior = config_dict.placeholder(str)
     # "squared_error", "bernoulli", or the import path of (x_hat, x) → f[B]; None: the algorithm's.
     config.model.reconstruction = config_dict.placeholder(str)
-    config.model.noise_dim = 100  # of η, where the posterior is universal
+    config.model.noise_dim = 100  # of η; "universal" only
     config.model.code_dim = 8
-    config.model.code_scale = config_dict.placeholder(float)  # of encoder outputs to z; None: 1
+    config.model.code_scale = config_dict.placeholder(float)  # encoder output to z; None: 1
     config.model.encoder_hidden = (1000, 1000)
     config.model.decoder_hidden = (1000, 1000)
     config.model.discriminator_hidden = (1000, 1000)
-    config.model.conv_channels = (32, 64)  # of "conv": after each stride of 2
+    config.model.conv_channels = (32, 64)  # "conv": channels after each stride of 2
     config.model.label_in_discriminator = False  # section 3.1, Fig. 3a
     config.model.label_in_decoder = False  # section 3.2, Fig. 3b
     config.model.condition_in_discriminator = False
@@ -82,13 +84,13 @@ def get_config() -> config_dict.ConfigDict:
     # Or "uniform", "gaussian_mixture", "swiss_roll", "user", or the import path of a Prior.
     config.prior.name = "gaussian"
     config.prior.std = 5.0
-    config.prior.radius = 1.0  # of the mixture's means, of the roll; half a side of the uniform box
-    config.prior.radial_std = 1.0  # of the mixture
-    config.prior.tangential_std = 1.0  # of the mixture
-    config.prior.turns = 2.0  # of the roll
-    config.prior.function = config_dict.placeholder(str)  # of "user": "package.module:function"
+    config.prior.radius = 1.0  # of the mixture's means or the roll; half a side of the uniform box
+    config.prior.radial_std = 1.0  # mixture
+    config.prior.tangential_std = 1.0  # mixture
+    config.prior.turns = 2.0  # swiss roll
+    config.prior.function = config_dict.placeholder(str)  # "user": "package.module:function"
 
-    # By phase, the fields of `OptimizerSpec` that are not the phase's own (aae_jax/algorithms):
+    # By phase, fields of `OptimizerSpec` that differ from the phase's own (aae_jax/algorithms):
     # --config.optimizer.generator.learning_rate=1e-3.
     config.optimizer = ByPhase()
 
@@ -103,31 +105,31 @@ def get_config() -> config_dict.ConfigDict:
     config.parallel.num_devices = config_dict.placeholder(int)  # None: all that divide a batch
 
     config.run = config_dict.ConfigDict()
-    config.run.steps_per_dispatch = 100  # then metrics are written and signals are heeded
+    config.run.steps_per_dispatch = 100  # also the interval of metrics, and of checks for signals
     config.run.checkpoint_every = 1_000  # steps
-    config.run.stream = config_dict.placeholder(bool)  # images from the host; None: if they must
-    config.run.max_steps = config_dict.placeholder(int)  # of this run and of those it starts from
+    config.run.stream = config_dict.placeholder(bool)  # images from the host; None: if necessary
+    config.run.max_steps = config_dict.placeholder(int)  # of this run and those it starts from
 
     config.evaluation = config_dict.ConfigDict()
     config.evaluation.num_samples = 10_000
     config.evaluation.num_validation = 1_000  # images that choose σ
-    # None: Goodfellow's grid, or one that fits numbers outside of [0, 1].
+    # None: Goodfellow's grid, or a grid for numbers outside [0, 1].
     config.evaluation.sigmas = config_dict.placeholder(tuple)
-    # The limit of endlessly many samples, by annealed importance sampling: docs/likelihood.md.
+    # The limit of many samples, by annealed importance sampling: docs/likelihood.md.
     config.evaluation.annealed = config_dict.ConfigDict()
-    config.evaluation.annealed.num_images = config_dict.placeholder(int)  # of the test; None: none
-    config.evaluation.annealed.num_validation = 64  # images that σ is fitted to
-    config.evaluation.annealed.sigma = config_dict.placeholder(float)  # None: the best for them
+    config.evaluation.annealed.num_images = config_dict.placeholder(int)  # test images; None: none
+    config.evaluation.annealed.num_validation = 64  # images to which σ is fitted
+    config.evaluation.annealed.sigma = config_dict.placeholder(float)  # None: fitted
     config.evaluation.annealed.num_chains = 16  # for each image
     config.evaluation.annealed.num_temperatures = 500
     config.evaluation.annealed.num_leapfrog = 3  # steps of a transition
     config.evaluation.annealed.acceptance = 0.8
-    config.evaluation.annealed.block_size = 16  # images that are run together
+    config.evaluation.annealed.block_size = 16  # images run together
     return config
 
 
 def change_optimizer(config: config_dict.ConfigDict, phase: str, **fields) -> None:
-    """Sets fields of a phase's optimiser, leaving those that were set before."""
+    """Sets fields of a phase's optimiser; fields set earlier stay."""
     with config.unlocked():
         config.optimizer[phase].update(fields)
 
@@ -135,8 +137,8 @@ def change_optimizer(config: config_dict.ConfigDict, phase: str, **fields) -> No
 def use_mixture(config: config_dict.ConfigDict) -> None:
     """Figs 2b, 2d, 4a: ten petals around the origin.
 
-    The figures show elongated components that point outwards and touch at their inner ends, as
-    means at radius 1.4 with stds 0.5 and 0.1 do.
+    The paper's figures show elongated components that point outwards and touch at their inner ends.
+    Means at radius 1.4 with stds 0.5 and 0.1 look like this.
     """
     config.prior.name = "gaussian_mixture"
     config.prior.radius = 1.4
@@ -145,7 +147,7 @@ def use_mixture(config: config_dict.ConfigDict) -> None:
 
 
 def use_swiss_roll(config: config_dict.ConfigDict) -> None:
-    """Fig. 4c: two turns, with a Gaussian around the axis that leaves the turns apart."""
+    """Fig. 4c: two turns, with a Gaussian around the axis narrow enough to separate the turns."""
     config.prior.name = "swiss_roll"
     config.prior.radius = 3.0
     config.prior.turns = 2.0
@@ -153,10 +155,10 @@ def use_swiss_roll(config: config_dict.ConfigDict) -> None:
 
 
 def use_adversarial_rates(config: config_dict.ConfigDict) -> None:
-    """Adversarial rates five times the reconstruction's, where the match to the prior comes first.
+    """Adversarial learning rates five times the reconstruction's, for a close match to the prior.
 
-    With the rates of the 8-D code the reconstruction lays out the classes first, and they then lock
-    into petals that are not theirs, labels or not.
+    With the rates of the 8-D code, the reconstruction lays out the classes first. They then lock
+    into the wrong petals, with or without labels.
     """
     change_optimizer(config, "reconstruction", learning_rate=2e-4)
     change_optimizer(config, "discriminator", learning_rate=1e-3)
@@ -164,9 +166,9 @@ def use_adversarial_rates(config: config_dict.ConfigDict) -> None:
 
 
 def use_floors(config: config_dict.ConfigDict) -> None:
-    """Adversarial rates end at 0.3 of theirs, the reconstruction's at a twentieth.
+    """Adversarial learning rates end at 0.3 of their start, the reconstruction's at a twentieth.
 
-    Where all fall to zero together, what is left to match stays.
+    If all rates fall to zero together, the rest of the mismatch to the prior stays.
     """
     change_optimizer(config, "reconstruction", floor=0.05)
     change_optimizer(config, "discriminator", floor=0.3)
@@ -180,7 +182,7 @@ def use_vae(config: config_dict.ConfigDict) -> None:
 
 
 def check_variant(variant: str, variants: tuple[str, ...]) -> None:
-    """Refuses an argument of a config that does not exist."""
+    """Raises if a config's argument is unknown."""
     if variant not in variants:
         raise ValueError(
             f"the config's argument is {variant!r}: it must be one of {', '.join(variants)}"

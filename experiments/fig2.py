@@ -1,22 +1,23 @@
-"""Fig. 2: what an adversarial and a variational autoencoder make of a 2-D code.
+"""Fig. 2: the 2-D codes of an adversarial and of a variational autoencoder.
 
     python launch.py --config=experiments/fig2.py:a    # adversarial, 2-D Gaussian; also Fig. 2e
     python launch.py --config=experiments/fig2.py:b    # adversarial, mixture of 10 2-D Gaussians
     python launch.py --config=experiments/fig2.py:c    # variational, 2-D Gaussian
     python launch.py --config=experiments/fig2.py:d    # variational, mixture of 10 2-D Gaussians
 
-On 2 CPU cores 3 to 5 minutes each (c, d: 2); a ends about 0.05 of the prior's std from the prior, with
-4.6 % empty cells and half a squared error of 14.6. docs/gallery.md has the pictures and the numbers.
+On 2 CPU cores 3 to 5 minutes each (c, d: 2). Panel a ends at 0.047 of the prior's std from the
+prior, with 4.6 % empty cells and half a squared error of 14.6 (means of seeds 0 to 2).
+docs/gallery.md has the pictures and all numbers.
 
-In panel a the discriminator learns five times as fast as the generator, which about halves the
-distance to the prior at the same reconstruction error; a generator at 1e-3 costs the
-reconstruction. Its first units start where the prior's samples lie: with biases of 0 it sees
-directions alone, and q(z) keeps rays with gaps between them (RESULTS.md). Where the adversarial
-rates fall to zero with the reconstruction's, what is left is never matched: they stop at 0.3 of
-theirs, the reconstruction's at a twentieth, and the averaged parameters are used.
+Panel a: the discriminator's learning rate is five times the generator's. This about halves the
+distance to the prior at the same reconstruction error; a generator rate of 1e-3 would increase that
+error. The discriminator's first units start at samples of the prior: with biases of 0 it sees only
+directions, and q(z) keeps rays with gaps between them (RESULTS.md). The adversarial rates stop at
+0.3 of their start and the reconstruction's at a twentieth: if all fell to zero, the rest of the
+mismatch would stay. Averaged parameters are used.
 
-The petals of panel b need the generator's 1e-3 all the same, and a slower reconstruction: with the
-rates of panel a they are not found (distance 0.62 instead of 0.05).
+Panel b needs the generator's 1e-3, and a slower reconstruction: with the rates of panel a, the
+petals are not found (distance 0.62 instead of 0.05).
 """
 
 from experiments import default
@@ -25,7 +26,7 @@ VARIANTS = ("a", "b", "c", "d")
 
 
 def get_config(panel="a"):
-    """MNIST with a 2-D code; no label is used but to colour the picture."""
+    """MNIST with a 2-D code; labels only colour the picture."""
     default.check_variant(panel, VARIANTS)
     config = default.get_config()
     config.model.code_dim = 2
@@ -41,7 +42,7 @@ def get_config(panel="a"):
         default.use_adversarial_rates(config)
     if panel in "cd":
         default.use_vae(config)
-        # With std 5 the codes are still growing towards it after 8,000 steps (3.5): the same model
-        # at another scale, sooner trained, and so the fairer comparison.
+        # With std 5 the codes still grow after 8,000 steps (std 3.5). Std 1 is the same model at
+        # another scale, trains sooner, and makes a fairer comparison.
         config.prior.std = 1.0
     return config

@@ -3,13 +3,14 @@
     python launch.py --config=experiments/fig4.py:a    # mixture; also Fig. 4b
     python launch.py --config=experiments/fig4.py:c    # swiss roll; also Fig. 4d
 
-On 2 CPU cores 6 to 8 minutes each; docs/gallery.md has the pictures and the numbers.
+On 2 CPU cores 6 to 8 minutes each. docs/gallery.md has the pictures and the numbers.
 
-10,000 labelled and 40,000 unlabelled MNIST images. For the roll an epoch visits each labelled image four
-times, so that every other image of a batch is labelled: visited once, 20 of 100 leave 5 % of the
-hold-out codes in other labels' tenths. The rest of the curve is `--config.data.num_labelled=50000` (all;
-with `labelled_repeats=1` for the roll), and 1000 with `--config.data.labelled_repeats=40`, without which
-two labelled images a step are outvoted.
+The data are 10,000 labelled and 40,000 unlabelled MNIST images. For the roll, an epoch visits each
+labelled image four times, so that half of a batch is labelled. With single visits, 20 of 100 are
+labelled, and 5 % of the hold-out codes lie in other labels' tenths. The other points of the curve
+are `--config.data.num_labelled=50000` (all; for the roll with `labelled_repeats=1`), and 1000 with
+`--config.data.labelled_repeats=40`; without the repeats, the two labelled images of a step have too
+little weight.
 """
 
 from experiments import default

@@ -1,16 +1,16 @@
-"""Fig. 5: the label goes to the decoder, and the code keeps the style (section 3.2).
+"""Fig. 5: the decoder gets the label, and the code keeps the style (section 3.2).
 
     python launch.py --config=experiments/fig5.py:a    # MNIST
     python launch.py --config=experiments/fig5.py:b    # SVHN
 
-On 2 CPU cores about 5 minutes for panel a; docs/gallery.md has the picture and the numbers.
+On 2 CPU cores about 5 minutes for panel a. docs/gallery.md has the picture and the numbers.
 
-The discriminator is told the label too, as in Fig. 3a, so that the codes of each label are matched to
-the whole prior. With the label in the decoder alone, as in Fig. 3b
-(`--config.model.label_in_discriminator=False`), q(z) comes as near to p(z) while every label keeps a
-region of its own, and the images do not follow the label: 44 % of generated cells were read as it.
-The discriminator learns five times as fast as the encoder, and the prior has std 1: with equal
-rates, or with std 5, the codes are matched far less well.
+The discriminator gets the label too, as in Fig. 3a, so that the codes of each label match the full
+prior. If only the decoder gets the label, as in Fig. 3b
+(`--config.model.label_in_discriminator=False`), q(z) is as close to p(z), but every label keeps its
+own region, and images do not follow the label: 44 % of generated cells were recognised as their
+label. The discriminator's learning rate is five times the encoder's, and the prior has std 1: with
+equal rates, or with std 5, the match to the prior is far worse.
 """
 
 from experiments import default

@@ -6,20 +6,21 @@
     python launch.py --config=experiments/mnist.py:vae          # the same architecture, Eq. 3
     python launch.py --config=experiments/mnist.py:smooth       # the first, then its decoder alone
 
-On 2 CPU cores, a run on each, 10 to 15 minutes to 331.0 nats (mean of seeds 0 to 4), and another 3
-to 7 for `smooth` to 340.2 (340.5, 341.2, 339.9, 341.5, 338.1); the paper has 340. RESULTS.md says
-what was tried.
+Scores: 331.0 nats (mean of seeds 0 to 4); `smooth` 340.2 (340.5, 341.2, 339.9, 341.5, 338.1). The
+paper has 340. Time on 2 CPU cores, one run on each: 10 to 15 minutes, and another 3 to 7 for
+`smooth`. RESULTS.md describes what was tried.
 
-`smooth` trains the first where it is not there, and goes on from it (or from another run,
-`--config.start_from=DIR`): the encoder stays, and the decoder learns 8,000 more batches, of 200, from
-codes with Gaussian noise of std 1, a fifth of the prior's. Ten thousand samples lie further apart
-than a sharp decoder can tell; the mean of the images around a code covers more.
+`smooth` starts from the first config, which is trained if it is missing, or from another run
+(`--config.start_from=DIR`). The encoder is not trained further. The decoder trains on 8,000 more
+batches of 200, from codes with Gaussian noise of std 1, a fifth of the prior's. Ten thousand
+samples are farther apart than the details of a sharp decoder. The mean of the images around a code
+covers more.
 
-Where the paper is silent: Adam; 24 epochs in batches of 100; Gaussian noise of std 0.3 on the images
-that the encoder sees, against which the match to the prior decays with longer training. The
-discriminator learns five times as fast as the encoder, and both go on with 0.3 of their rates while the
-reconstruction's falls to a twentieth: where all fall to zero the match is lost again. Samples are
-those of the averaged parameters. σ is chosen among 0.1, 0.105, … 0.25, since Goodfellow's grid has
+Choices where the paper is silent: Adam; 24 epochs in batches of 100; Gaussian noise of std 0.3 on
+the encoder's input, without which the match to the prior decays in longer training. The
+discriminator's learning rate is five times the encoder's. Both stay at 0.3 of their start while the
+reconstruction's falls to a twentieth: if all fell to zero, the match would be lost again. Samples
+come from averaged parameters. σ is chosen among 0.1, 0.105, … 0.25, since Goodfellow's grid has
 only 0.129, 0.167 and 0.215 there.
 """
 
@@ -31,7 +32,7 @@ VARIANTS = ("deterministic", "gaussian", "universal", "vae", "smooth")
 
 
 def get_config(variant="deterministic"):
-    """`experiments/default.py` with 24 epochs, input noise, and rates of its own."""
+    """`experiments/default.py` with 24 epochs, input noise, and other learning rates."""
     default.check_variant(variant, VARIANTS)
     config = default.get_config()
     config.train.num_steps = 12_000

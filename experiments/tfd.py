@@ -4,14 +4,14 @@
     python launch.py --config=experiments/tfd.py:fold=3                        # one fold's scores
 
 "Data points are subtracted by the mean and divided by the standard deviation along each input
-dimension across the whole training set"; the output is linear, and samples are mapped back to
-[0, 1] before they are shown or scored.
+dimension across the whole training set". The output is linear. Samples are mapped back to [0, 1]
+before they are shown or scored.
 
-Rates are lower than for MNIST: 2,304 standardised pixels, most of them correlated, move a hidden
-unit many times further for the same change of its weights, and at 1e-3 the reconstruction stays
-near that of a single component. Their floors and the averaged parameters are those of MNIST; both
-were chosen on FER2013's faces, TFD not being at hand (RESULTS.md). 20,000 steps are 20 epochs of
-TFD's unlabelled images.
+Learning rates are lower than for MNIST: an example has 2,304 standardised, mostly correlated
+pixels, so that a change of weights moves a hidden unit many times farther. At 1e-3, the
+reconstruction stays near that of a single component. The floors of the rates and the averaged
+parameters are MNIST's; both were chosen on FER2013's faces, because TFD was not available
+(RESULTS.md). 20,000 steps are 20 epochs of TFD's unlabelled images.
 """
 
 from ml_collections import config_dict

@@ -4,9 +4,9 @@
     python launch.py --config=experiments/fig5.py:b --config.data.name=files \\
         --config.data.path=colour.mat
 
-For where SVHN is not at hand. As there, the labelled digit is in the middle, parts of others stand at
-its sides, and colours, contrast and noise differ from image to image; the digits themselves are
-MNIST's, so numbers from it are not SVHN's.
+A substitute when SVHN is not available. As in SVHN, the labelled digit is in the middle, parts of
+other digits are at its sides, and colours, contrast and noise differ from image to image. The
+digits are MNIST's, so results are not comparable with SVHN's.
 """
 
 import cv2
@@ -18,8 +18,8 @@ from aae_jax import data
 from benchmarks import inputs
 
 _OUTPUT = flags.DEFINE_string("output", None, "The .mat file to write.", required=True)
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Of tensorflow-datasets; None: its default.")
-_NUM_IMAGES = flags.DEFINE_integer("num_images", 20_000, "How many.", lower_bound=1)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Data of tensorflow-datasets; None: its default.")
+_NUM_IMAGES = flags.DEFINE_integer("num_images", 70_000, "The first of MNIST's.", lower_bound=1)
 
 
 def street_number(random, digits, index):
@@ -45,8 +45,12 @@ def street_number(random, digits, index):
 def main(argv):
     del argv
     logging.set_verbosity(logging.ERROR)
-    mnist = data.load(inputs.mnist_spec(_DATA_DIR.value)).train
-    digits, label = np.asarray(mnist["image"])[..., 0], mnist["label"][: _NUM_IMAGES.value]
+    mnist = data.load(inputs.mnist_spec(_DATA_DIR.value))
+    splits = mnist.train, mnist.folds[0].validation, mnist.folds[0].test
+    digits, label = (
+        np.concatenate([np.asarray(split[name]) for split in splits]) for name in ("image", "label")
+    )
+    digits, label = digits[..., 0], label[: _NUM_IMAGES.value]
     random = np.random.RandomState(0)
     images = np.stack([street_number(random, digits, i) for i in range(len(label))])
     # SVHN's files hold [H, W, C, N], and 10 for the digit 0.

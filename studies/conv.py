@@ -1,12 +1,12 @@
-"""A convolutional autoencoder beside the perceptron, on colour images of 32×32.
+"""Compares a convolutional autoencoder with the perceptron, on colour images of 32×32.
 
     python -m studies.colour_digits --output=colour.mat
     python -m studies.conv --data=colour.mat --workdir=runs/conv [--num_steps=4000]
 
-Both are trained by `experiments/fig5.py:b` (labels in decoder and discriminator) for the same number
-of steps. "conv": encoder and decoder are convolutional; the discriminator of the codes is the
-perceptron's. A classifier of real images, told no colours, reads generated ones. Training that was
-cut goes on in `--workdir`.
+Both are trained by `experiments/fig5.py:b` (labels in decoder and discriminator) for the same
+number of steps. "conv" has a convolutional encoder and decoder, and the perceptron's discriminator
+of codes. A classifier, trained on real images without colours, classifies generated images. An
+interrupted training resumes in `--workdir`.
 """
 
 import os
@@ -26,7 +26,7 @@ from studies import runs
 
 _DATA = flags.DEFINE_string("data", None, "The file of colour_digits.", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Gets a run for each model.", required=True)
-_NUM_STEPS = flags.DEFINE_integer("num_steps", 4_000, "Of each training.", lower_bound=1)
+_NUM_STEPS = flags.DEFINE_integer("num_steps", 4_000, "Steps of each training.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds, in which both are timed.", lower_bound=1)
 
 NETWORKS = "mlp", "conv"
@@ -43,7 +43,7 @@ COLUMNS = (
 
 
 def make_config(networks):
-    """Panel b of Fig. 5 on the colour digits, cut to a few steps."""
+    """Panel b of Fig. 5 on the colour digits, with few steps."""
     config = fig5.get_config("b")
     config.data.name = "files"
     config.data.path = os.path.abspath(_DATA.value)
@@ -53,10 +53,10 @@ def make_config(networks):
 
 
 def contrast(images):
-    """Images as f32[N, H·W] without their colours, which the labels do not depend on.
+    """Images as f32[N, H·W] without their colours, on which labels do not depend.
 
-    Pixels along the colour axis in which an image differs most from its background, the median
-    colour; the ink is positive.
+    Pixels are projected onto the colour axis in which an image differs most from its background,
+    the median colour. The ink is positive.
     """
     num_images, channels = len(images), images.shape[-1]
     x = inputs.flat(images).reshape(num_images, -1, channels)
@@ -68,7 +68,7 @@ def contrast(images):
 
 
 def step_times(trained, repeats):
-    """Seconds a step of each model, timed in turn."""
+    """Seconds per step of each model, timed in turn."""
     functions = {}
     for name, run in trained.items():
         train = {key: jnp.asarray(value) for key, value in run.dataset.train.items()}

@@ -3,9 +3,9 @@
     python -m studies.frontier --workdir=runs/mnist-smooth --workdir=runs/mnist \\
         [--num_samples=10_000_000] [--figure=frontier.png]
 
-The protocol of Table 1 at every power of ten, on the samples of `--mode=evaluate`: σ is chosen on
-validation images with the same number of samples, and all test images are scored with it. Fewer
-samples are the first of more.
+The protocol of Table 1 at every power of ten, on the samples of `--mode=evaluate`. For each number
+of samples, validation images choose σ, and all test images are scored. Smaller numbers use the
+first of the samples.
 """
 
 import dataclasses
@@ -22,7 +22,9 @@ from aae_jax import figures
 from benchmarks.report import Report
 from studies import runs
 
-_WORKDIRS = flags.DEFINE_multi_string("workdir", None, "Of a finished run; may be repeated.")
+_WORKDIRS = flags.DEFINE_multi_string(
+    "workdir", None, "Directory of a finished run; may be repeated."
+)
 _NUM_SAMPLES = flags.DEFINE_integer(
     "num_samples", 10_000_000, "Most samples; rounded down to a power of ten.", lower_bound=1_000
 )
@@ -52,8 +54,8 @@ def scores(run, sizes):
 
 
 def draw(curves, path):
-    """Nats over the number of samples, a line a run; the paper's two numbers as points."""
-    figure = matplotlib.figure.Figure(figsize=(5.5, 3.6))
+    """Draws nats over the number of samples, one line per run, with the paper's two numbers."""
+    figure = matplotlib.figure.Figure(figsize=(6.5, 4.2))
     axes = figure.subplots()
     for workdir, rows in curves.items():
         axes.errorbar(
@@ -64,7 +66,8 @@ def draw(curves, path):
             markersize=4,
             label=os.path.basename(os.path.normpath(workdir)),
         )
-    axes.plot([10_000, 10_000_000], [340, 427], "kx", label="the paper's Table 1")
+    style = {"marker": "x", "color": "black", "s": 80, "zorder": 3}  # above the curves
+    axes.scatter([10_000, 10_000_000], [340, 427], **style, label="the paper's Table 1")
     axes.set_xscale("log")
     axes.set_xlabel("samples")
     axes.set_ylabel("test log-likelihood, nats")

@@ -1,8 +1,8 @@
-"""The adversarial autoencoder's game with more freedom: what `studies.matching` compares.
+"""Variants of the adversarial autoencoder's game, which `studies.matching` compares.
 
-`GAME` is an algorithm of three phases as `aae_jax.algorithms.adversarial` has them; its options
-change the discriminator, its loss, and how many codes it sees. `GAME_TWICE` and `GAME_FOUR_TIMES` update the
-discriminator more often. With default options the losses are those of "aae".
+`GAME` has the three phases of `aae_jax.algorithms.adversarial`. Its options change the
+discriminator, its loss, and the number of codes that it sees. `GAME_TWICE` and `GAME_FOUR_TIMES`
+update the discriminator more often. With default options, the losses equal those of "aae".
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from aae_jax.keys import fold_rows, row_normal
 
 @dataclasses.dataclass(frozen=True)
 class GameOptions:
-    """What is changed of the game; lengths are in units of the prior's std unless said."""
+    """The options of the game; lengths are in units of the prior's std unless stated otherwise."""
 
     rows: int | None = None  # of a batch, that reconstruction and generator see; None: all
     loss: str = "logistic"  # or "hinge", "squares"
@@ -39,8 +39,8 @@ class GameOptions:
 class SpreadMLP(nn.Module):
     """An MLP whose first units do not all turn on at the origin.
 
-    Biases of 0 make a ReLU network of z homogeneous: it tells directions apart, and distances only as
-    far as its biases have been learnt.
+    Biases of 0 make a ReLU network homogeneous: it separates directions, but distances only through
+    biases that it learns.
     """
 
     hidden: tuple[int, ...]
@@ -76,7 +76,7 @@ def _first_init(unit):
 
 
 def make_networks(spec):
-    """Those of the adversarial autoencoder, decoder and discriminator with units and kinks."""
+    """The adversarial autoencoder's networks; decoder and discriminator with units and kinks."""
     made, options = autoencoder.with_discriminator(spec), spec.options
     for name, unit, kinks in (
         ("decoder", options.decoder_unit, options.decoder_kinks),
@@ -105,20 +105,20 @@ def _see(spec, z, keys):
 
 
 def prior_std(spec):
-    """Of a Gaussian, and of a mixture about its root mean square a dimension."""
+    """The prior's std; for a mixture, about the root mean square of a dimension."""
     if spec.prior.name == "gaussian":
         return spec.prior.std
     return math.sqrt((spec.prior.radius**2 + spec.prior.radial_std**2) / 2)
 
 
 def reconstruction(spec, params, inputs):
-    """That of "aae", on its rows."""
+    """The reconstruction phase of "aae", on its rows."""
     loss, metrics = adversarial.reconstruction(spec, params, _own_rows(spec, inputs))
     return loss.mean(), metrics
 
 
 def discriminator(spec, params, inputs):
-    """The prior's samples against the codes of the whole batch."""
+    """The discriminator phase: samples of the prior against the codes of the whole batch."""
     options = spec.options
     z = autoencoder.encode(spec, params, inputs.x_noisy, inputs.row_keys)
     prior_z = _see(spec, inputs.prior_sample.z, fold_rows(inputs.row_keys, 1))
@@ -146,7 +146,7 @@ def discriminator(spec, params, inputs):
 
 
 def generator(spec, params, inputs):
-    """The encoder's side, on its rows."""
+    """The generator phase, on its rows."""
     inputs = _own_rows(spec, inputs)
     z = autoencoder.encode(spec, params, inputs.x_noisy, inputs.row_keys)
     z = _see(spec, z, fold_rows(inputs.row_keys, 3))

@@ -1,10 +1,10 @@
-"""Errors of scikit-learn's KernelDensity against float64 NumPy, beside those of `parzen`.
+"""Errors of scikit-learn's KernelDensity and of `parzen` against float64 NumPy.
 
     python -m studies.kernel_density [--manual_dir=DIR]
 
-Uniform points in growing dimension; with the four original MNIST files in DIR, also 200 test images
-under the first 10,000 training images. KernelDensity with its defaults (atol=0, rtol=0), and with a
-leaf size of N, for which its tree is one leaf and nothing is bounded.
+The data are uniform points in growing dimension and, with the four original MNIST files in DIR, 200
+test images under the first 10,000 training images. KernelDensity runs with its defaults (atol=0,
+rtol=0), and with a leaf size of N, for which its tree is one leaf and uses no bounds.
 """
 
 import numpy as np
@@ -29,7 +29,7 @@ def reference(x, samples, sigma):
 
 
 def compare(name, x, samples, sigma):
-    """A row: the true mean, and the mean error of each estimator."""
+    """One row: the true mean, and the mean error of each estimator."""
     truth = reference(x, samples, sigma)
     errors = [
         KernelDensity(bandwidth=sigma, **options).fit(samples).score_samples(x) - truth

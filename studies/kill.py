@@ -1,11 +1,11 @@
-"""Kills runs with SIGKILL at random moments, and compares what they end with to an unkilled run.
+"""Kills runs with SIGKILL at random moments, and compares their results with an unkilled run's.
 
 python -m studies.kill --kills=50
 
-The digits with few steps and a checkpoint every twenty of them. A series of kills hits one workdir
-until its run ends by itself; some wait for a checkpoint under way (orbax's temporary directory) and
-hit inside it. After each series parameters, `metrics.jsonl`, `results.json` (times
-apart) and the names of the figures must be those of the unkilled run, bit for bit.
+The runs train the digits for few steps, with a checkpoint every twenty. A series of kills hits one
+workdir until its run finishes. Some kills wait for a checkpoint being written (orbax's temporary
+directory) and hit inside it. After each series, parameters, `metrics.jsonl`, `results.json` (except
+times) and the names of the figures must equal the unkilled run's, bit for bit.
 """
 
 import collections
@@ -26,7 +26,7 @@ from benchmarks.report import Report
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _KILLS = flags.DEFINE_integer("kills", 50, "How many.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the moments.")
 
 STEPS, DISPATCH, EVERY = 400, 10, 20
 OVERRIDES = (
@@ -38,7 +38,7 @@ OVERRIDES = (
     "--config.model.discriminator_hidden=(64,)",
     "--config.evaluation.num_samples=20_000",
 )
-# The phases of a run, and how many seconds after the begin of one a kill comes at the latest.
+# The phases of a run, and the latest moment of a kill, in seconds after the start of the phase.
 PHASES = {
     "starting": 5.0,
     "training": 0.5,
@@ -46,12 +46,12 @@ PHASES = {
     "scoring": 0.5,
     "drawing": 1.0,
 }
-# What a run prints at the begin of a phase.
-_SAYS = {"training": r"^(step |going on)", "scoring": r"^scoring", "drawing": r"^drawing"}
+# The line that a run prints at the start of a phase.
+_SAYS = {"training": r"^(step |resuming)", "scoring": r"^scoring", "drawing": r"^drawing"}
 
 
 class Run:
-    """A run under way in `workdir`, and where it is."""
+    """A running training in `workdir`, and its phase."""
 
     def __init__(self, workdir: pathlib.Path):
         self.workdir = workdir
@@ -68,7 +68,7 @@ class Run:
         return self._process.poll() is not None
 
     def is_writing(self) -> bool:
-        """Whether a checkpoint has begun and not ended."""
+        """Whether a checkpoint is being written."""
         return any((self.workdir / "checkpoints").glob("*orbax-checkpoint-tmp*"))
 
     def saved(self) -> int:
@@ -77,7 +77,7 @@ class Run:
         return max((int(name) for name in names if name.isdigit()), default=0)
 
     def phase(self) -> str:
-        """Where it is; a checkpoint's writing goes on beside the training."""
+        """The current phase; checkpoints are written while training continues."""
         if self.is_writing():
             return "checkpoint write"
         said = self.output()
@@ -87,7 +87,7 @@ class Run:
         return "starting"
 
     def kill(self) -> bool:
-        """False where it had ended before."""
+        """Kills the run; False if it had ended before."""
         self._process.send_signal(signal.SIGKILL)
         return self._process.wait() == -signal.SIGKILL
 
@@ -97,10 +97,10 @@ class Run:
 
 
 def run_until(workdir: pathlib.Path, target: str, step: int, delay: float) -> tuple[str, Run]:
-    """Starts a run and kills it `delay` seconds into a phase; (where it was, the run).
+    """Starts a run and kills it `delay` seconds into a phase; returns (its phase, the run).
 
-    In training, that is once a checkpoint of `step` or later is there. The phase is "over" where
-    the run has ended before.
+    In training, the delay starts once there is a checkpoint of `step` or later. The phase is "over"
+    if the run has ended before.
     """
     run = Run(workdir)
     # In a run that is taken up, a phase may be behind it: then the next one is hit.
@@ -118,7 +118,7 @@ def run_until(workdir: pathlib.Path, target: str, step: int, delay: float) -> tu
 
 
 def outcome(workdir: pathlib.Path) -> dict[str, object]:
-    """All that must not depend on kills."""
+    """All results that must not depend on kills."""
     import orbax.checkpoint as ocp  # read without the package
 
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -147,9 +147,9 @@ def _digest(arrays) -> str:
 
 
 def resumed_from(said: str) -> str:
-    """What the start after a kill went on from, by what it printed."""
+    """The point from which the run resumed after a kill, from its output."""
     for pattern, shown in (
-        (r"^going on from step (\d+)", "step {}"),
+        (r"^resuming from step (\d+)", "step {}"),
         (r"^training is finished: (\d+) steps", "step {}, trained"),
     ):
         if found := re.search(pattern, said, re.MULTILINE):
@@ -158,7 +158,7 @@ def resumed_from(said: str) -> str:
 
 
 def draw_moments(draw: random.Random, kills: int) -> list[tuple[str, int, float]]:
-    """Arguments of `run_until` for the kills of one run, in the order of its phases."""
+    """The arguments of `run_until` for the kills of one run, in the order of its phases."""
     place = {phase: i for i, phase in enumerate(PHASES)}
     place["checkpoint write"] = place["training"]  # either may come first
     targets = sorted(draw.choices(list(PHASES), k=kills), key=place.get)
@@ -166,7 +166,7 @@ def draw_moments(draw: random.Random, kills: int) -> list[tuple[str, int, float]
 
 
 def series(workdir, moments, expected):
-    """Kills one run at each moment until it ends; [(where, resumed from)] and what differs."""
+    """Kills one run at each moment until it ends; [(phase, resumed from)], and differing names."""
     hits = []
     for moment in moments:
         phase, run = run_until(workdir, *moment)
@@ -175,7 +175,7 @@ def series(workdir, moments, expected):
         if phase == "over":
             break
         hits.append((phase, None))
-    # A kill may come before a start has said what it goes on from: the next one says it.
+    # A kill may come before the run prints where it resumes: the next start prints it.
     run = Run(workdir)
     run.finish()
     hits = [(phase, found or resumed_from(run.output())) for phase, found in hits]
@@ -202,7 +202,7 @@ def main(argv):
             for phase, origin in hits:
                 done += 1
                 table[phase][origin] += 1
-                print(f"kill {done}: {phase}, went on from {origin}", flush=True)
+                print(f"kill {done}: {phase}, resumed from {origin}", flush=True)
             wrong += differing
             print(f"  → {'differs in ' + ', '.join(differing) if differing else 'identical'}")
     rows = [
@@ -213,7 +213,7 @@ def main(argv):
         )
         for phase in PHASES
     ]
-    report.table("kills", ("killed while", "kills", "went on from"), rows)
+    report.table("kills", ("killed while", "kills", "resumed from"), rows)
     report.values({"all kills": done, "differing": ", ".join(sorted(set(wrong))) or "nothing"})
     report.end()
     if wrong:

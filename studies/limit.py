@@ -1,18 +1,17 @@
-"""The likelihood of trained models with endlessly many samples, beside the Parzen window's.
+"""The likelihood of trained models in the limit of many samples, compared with the Parzen window's.
 
     python -m studies.limit --workdir=runs/mnist --workdir=runs/mnist-smooth --output=DIR \\
         [--row=gan:DIR/gan-0-last.npz --mnist_dir=DIR] [--num_images=1_000] [--sigma=0.125] \\
         [--num_temperatures=500] [--num_chains=16] [--num_samples=1_000_000]
 
-Models are finished runs, or parameters that `studies.table1` has saved. Each is scored on the first
-test images, with the σ that is best for 64 validation images, and with `--sigma`: by annealed
-importance sampling, and by a Parzen window with the same σ of 1,000 to `--num_samples` samples. Both
-bounds of the likelihood are given too, on images that the model itself has made: no others have an
-upper bound.
+Models are finished runs, or parameters saved by `studies.table1`. Each is scored on the first test
+images, with the best σ for 64 validation images and with `--sigma`: by annealed importance
+sampling, and by a Parzen window of 1,000 to `--num_samples` samples with the same σ. Both bounds of
+the likelihood are given too, on images simulated from the model: other images have no upper bound.
 
 `--output` gets all numbers (results.json), the curves with their limits (limit.png), and for each
-model a picture of test images and of what the decoder can make of them (NAME.png): the first sixteen, the
-sixteen that it misses most, and below each the decoded draws from the posterior that weigh most.
+model a picture (NAME.png) of the first sixteen test images and the sixteen with the lowest
+likelihood, each above the decoded draw from its posterior with the largest weight.
 """
 
 import json
@@ -25,22 +24,25 @@ import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
 from absl import app, flags, logging
-from PIL import Image
 
 import aae_jax as aae
 from aae_jax import annealed, figures, likelihood, parzen
 from benchmarks.report import machine, markdown
 from studies import runs
 
-_WORKDIRS = flags.DEFINE_multi_string("workdir", [], "Of a finished run; may be repeated.")
+_WORKDIRS = flags.DEFINE_multi_string(
+    "workdir", [], "Directory of a finished run; may be repeated."
+)
 _ROWS = flags.DEFINE_multi_string("row", [], "ROW:FILE, of Table 1; may be repeated.")
-_MNIST_DIR = flags.DEFINE_string("mnist_dir", None, "Of the rows: the four original gz files.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Of the rows: of tensorflow-datasets.")
+_MNIST_DIR = flags.DEFINE_string("mnist_dir", None, "For rows: the four original gz files.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "For rows: data of tensorflow-datasets.")
 _OUTPUT = flags.DEFINE_string("output", None, "Directory of results.json and pictures.")
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 1_000, "Test images.", lower_bound=1)
 _SIGMA = flags.DEFINE_float("sigma", 0.125, "The same for all models.", lower_bound=1e-6)
 _CHAINS = flags.DEFINE_integer("num_chains", 16, "For each image.", lower_bound=2)
-_TEMPERATURES = flags.DEFINE_integer("num_temperatures", 500, "Of a chain.", lower_bound=1)
+_TEMPERATURES = flags.DEFINE_integer(
+    "num_temperatures", 500, "Temperatures of a chain.", lower_bound=1
+)
 _BLOCK = flags.DEFINE_integer("block_size", 64, "Images that are run together.", lower_bound=1)
 _NUM_SAMPLES = flags.DEFINE_integer(
     "num_samples", 1_000_000, "Most of the Parzen window; rounded down to a power of ten."
@@ -55,12 +57,12 @@ COLUMNS = (
 
 
 def names():
-    """Of the models that are asked for: those of workdirs and, for rows, of files."""
+    """The names of the models: of workdirs and, for rows, of files."""
     files = [row.partition(":")[2] for row in _ROWS.value]
     found = [os.path.basename(os.path.normpath(workdir)) for workdir in _WORKDIRS.value]
     found += [os.path.splitext(os.path.basename(file))[0] for file in files]
     if not found:
-        raise aae.UserError("no model is asked for: give --workdir or --row")
+        raise aae.UserError("no model is given: give --workdir or --row")
     for name in found:
         if found.count(name) > 1:
             raise aae.UserError(f"two models are called {name!r}: their results would be one")
@@ -68,7 +70,7 @@ def names():
 
 
 def models():
-    """(name, state, folds) of each model that is asked for."""
+    """(name, state, folds) of each model."""
     name = iter(names())
     for workdir in _WORKDIRS.value:
         run = runs.load(workdir)
@@ -139,24 +141,22 @@ def row(name, found, seconds):
 
 
 def draw_posterior(name, state, x, draws, nats):
-    """Test images above the decoded draws that weigh most: the first, and the most unlikely ones."""
+    """Draws test images, the first and the least likely, above their decoded draws."""
     shape = state.spec.image_shape[:2]
     best = np.asarray(draws.log_weight).argmax(axis=1)
     z = np.asarray(draws.z)[np.arange(len(best)), best]
-    chosen = [np.arange(min(16, len(x))), np.argsort(nats)[:16]]
-    lines = []
-    for rows in chosen:
+    chosen = {"first": np.arange(min(16, len(x))), "least likely": np.argsort(nats)[:16]}
+    strips = []
+    for which, rows in chosen.items():
         decoded = aae.decode(state, jnp.asarray(z[rows]))
-        for images in (x[rows], decoded):
+        for line, images in ((which, x[rows]), ("  decoded", decoded)):
             images = np.asarray(images).reshape(len(rows), *shape)
-            lines.append(images.transpose(1, 0, 2).reshape(shape[0], -1))
-        lines.append(np.ones((4, lines[-1].shape[1])))
-    picture = np.clip(255 * np.concatenate(lines[:-1]), 0, 255).astype(np.uint8)
-    Image.fromarray(picture).save(os.path.join(_OUTPUT.value, f"{name}.png"))
+            strips.append((line, images.transpose(1, 0, 2).reshape(shape[0], -1)))
+    runs.save_strips(os.path.join(_OUTPUT.value, f"{name}.png"), strips)
 
 
 def draw_curves(all_found):
-    """The Parzen window's means over the number of samples, each with its limit, at one σ."""
+    """Draws the Parzen window's means over the number of samples, with their limits, at one σ."""
     figure = matplotlib.figure.Figure(figsize=(6.5, 4.2))
     axes = figure.subplots()
     for index, (name, found) in enumerate(all_found.items()):

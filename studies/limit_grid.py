@@ -1,10 +1,10 @@
-"""The annealed likelihood of a trained model with a 2-D code, beside the integral over a grid of codes.
+"""Compares the annealed likelihood with the integral over a grid of codes, for a 2-D code.
 
     python -m studies.limit_grid --workdir=runs/fig2-a [--num_images=6] [--sigma=0.125] \\
         [--num_chains=16 --num_chains=64]
 
-The integral is taken in float64 over the prior's ±5 standard deviations: on a coarse grid first, then on a
-fine one in the cells that count. It is the truth that the estimate should have.
+The integral, in float64 over the prior's ±5 standard deviations, is computed on a coarse grid, then
+on a fine one in the cells that count. It is the true value of the estimate.
 """
 
 import sys
@@ -20,11 +20,13 @@ from aae_jax import annealed, likelihood
 from benchmarks.report import Report
 from studies import runs
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Of a finished run with a 2-D Gaussian code.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run with a 2-D Gaussian code.")
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 6, "Test images.", lower_bound=1)
-_SIGMA = flags.DEFINE_float("sigma", 0.125, "Of the noise.", lower_bound=1e-6)
+_SIGMA = flags.DEFINE_float("sigma", 0.125, "Std of the noise.", lower_bound=1e-6)
 _CHAINS = flags.DEFINE_multi_integer("num_chains", [16], "For each image; repeated.", lower_bound=2)
-_TEMPERATURES = flags.DEFINE_integer("num_temperatures", 500, "Of a chain.", lower_bound=1)
+_TEMPERATURES = flags.DEFINE_integer(
+    "num_temperatures", 500, "Temperatures of a chain.", lower_bound=1
+)
 flags.mark_flag_as_required("workdir")
 
 _CELL, _CELLS, _PARTS = 0.01, 600, 12  # of the prior's std; cells that count; parts of their sides
@@ -42,7 +44,7 @@ def log_joint(decode, x, sigma, u):
 
 
 def integrate(decode, x, sigma):
-    """log p(x) f64[T], and how far below the best the least of the cells that were refined lies."""
+    """log p(x) f64[T], and the distance in nats of the least refined cell below the best."""
     side = np.arange(-5, 5, _CELL) + _CELL / 2
     coarse = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
     height = log_joint(decode, x, sigma, coarse)

@@ -1,28 +1,30 @@
-"""What keeps q(z) from p(z) with a 2-D code: variants of Fig. 2a's game, and what each leaves to match.
+"""What keeps q(z) from p(z) with a 2-D code: variants of Fig. 2a's game and their mismatch.
 
     python -m studies.matching --output=DIR [--mnist_dir=DIR] [--panel=a] [--variant=before …] \\
         [--add='NAME: train.num_steps=4000, options.kinks=1.0' …] [--num_seeds=3] [--intervals=4]
 
-A variant is `experiments/fig2.py`'s config of before this study with changes, trained for all seeds in one program by the algorithm
-of `studies.games`. `--add` makes one more; it may start with the name of another: `NAME: OTHER, …`.
-`scale.PHASE=(0.5, 1, 2)` trains each seed with each of these multiples of a phase's rate, in the same
-program.
+A variant is the earlier config of `experiments/fig2.py` with changes, trained for all seeds in one
+program by the algorithm of `studies.games`. `--add` defines another variant, which may start from
+one: `NAME: OTHER, …`. `scale.PHASE=(0.5, 1, 2)` trains each seed with each of these multiples of a
+phase's learning rate, in the same program.
 
 After each of `--intervals` equal parts of a training, on codes of hold-out images (validation; test
-images at the end): the distance to the prior and empty cells, half the squared error, and
+images at the end), the study reports the distance to the prior, empty cells, half the squared
+error, and:
 
-- *left*: 2 ln 2 less the loss of a fresh discriminator, trained for `--fresh_steps` on frozen codes of
-  training images against the prior, in thousandths of a nat. It is at most twice the Jensen-Shannon
-  divergence of q(z) and p(z); a discriminator that sees no difference has 0.
-- *own*: the same of the game's own discriminator: near 0 while *left* is not, it has gone blind.
-- *r* and *slope* of the game's own logits as a function of the true log p/q (histograms of codes and of
-  the prior, smoothed by a tenth of the std), over cells of a grid, weighted by the prior; 1 and 1 would be
-  perfect, 0 and 0 are blind. *r fresh* is that of the fresh discriminator.
-- the norm of the gradients of reconstruction and generator on the encoder, over 1,000 images, and the
-  share of it in the gradient of 100 (1: no noise).
+- *left*: 2 ln 2 minus the loss of a new discriminator, trained for `--fresh_steps` on frozen codes
+  of training images against the prior, in thousandths of a nat. It is at most twice the
+  Jensen-Shannon divergence of q(z) and p(z). A discriminator that sees no difference has 0.
+- *own*: the same for the game's discriminator. If it is near 0 while *left* is not, the
+  discriminator has gone blind.
+- *r* and *slope* of the game's logits as a function of the true log p/q (histograms of codes and of
+  the prior, smoothed by a tenth of the std), over cells of a grid, weighted by the prior. 1 and 1
+  are perfect, 0 and 0 are blind. *r fresh* is the new discriminator's.
+- the norms of the gradients of reconstruction and generator on the encoder, over 1,000 images, and
+  their share in the gradient of 100 (1: no noise).
 
-`--output` gets results.json, codes and grids of each variant's first seed (npz), and matching.png with a row
-a variant.
+`--output` gets results.json, codes and grids of each variant's first seed (npz), and matching.png
+with one row per variant.
 """
 
 import ast
@@ -39,12 +41,11 @@ import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
-import optax
 from absl import app, flags
 from scipy.ndimage import gaussian_filter
 
 import aae_jax as aae
-from aae_jax import code_metrics, data, losses, multi_seed
+from aae_jax import code_metrics, data, multi_seed
 from aae_jax.algorithms import autoencoder
 from aae_jax.algorithms.base import Inputs
 from aae_jax.config import parse_config
@@ -56,21 +57,24 @@ from benchmarks import inputs
 from benchmarks.report import machine
 from experiments import fig2
 from studies import games
+from studies.fresh import fresh_discriminator, left
 
 _OUTPUT = flags.DEFINE_string("output", None, "Directory of the results.", required=True)
 _MNIST_DIR = flags.DEFINE_string("mnist_dir", None, "With the four original gz files.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Of tensorflow-datasets; None: its default.")
-_PANEL = flags.DEFINE_enum("panel", "a", ("a", "b"), "Of fig2.py.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Data of tensorflow-datasets; None: its default.")
+_PANEL = flags.DEFINE_enum("panel", "a", ("a", "b"), "Panel of fig2.py.")
 _VARIANT = flags.DEFINE_multi_string("variant", [], "A name among VARIANTS or of --add.")
 _ADD = flags.DEFINE_multi_string("add", [], "NAME: [OTHER,] FIELD=VALUE, …; trained too.")
 _ALL = flags.DEFINE_string("all", "", "FIELD=VALUE, …: a change of every variant.")
 _SEED = flags.DEFINE_integer("seed", 0, "The first.")
 _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 3, "Trained in one program.", lower_bound=1)
 _INTERVALS = flags.DEFINE_integer("intervals", 4, "Parts of a training.", lower_bound=1)
-_FRESH_STEPS = flags.DEFINE_integer("fresh_steps", 500, "Of batches of 1,000.", lower_bound=1)
-_WIDTH = flags.DEFINE_integer("width", None, "Of all hidden layers; None: the paper's.")
+_FRESH_STEPS = flags.DEFINE_integer(
+    "fresh_steps", 500, "Steps with batches of 1,000.", lower_bound=1
+)
+_WIDTH = flags.DEFINE_integer("width", None, "Width of all hidden layers; None: the paper's.")
 
-# What all variants start from: the configs before this study, after 8,000 steps.
+# The start of all variants: the configs before this study, with 8,000 steps.
 BEFORE = (
     "model.discriminator='mlp', train.ema_decay=None, optimizer.reconstruction.floor=None, "
     "optimizer.discriminator.floor=None, optimizer.generator.floor=None, "
@@ -121,7 +125,7 @@ def changes_of(text):
 
 
 def settings_of(name):
-    """A variant's settings, and the multiples of its phases' rates that are trained together."""
+    """A variant's settings, and the multiples of its phases' learning rates trained together."""
     config, scales, updates = fig2.get_config(_PANEL.value), {}, 1
     texts = BEFORE_BY_PANEL[_PANEL.value], VARIANTS[name], _ALL.value
     changes = functools.reduce(operator.or_, map(changes_of, texts))
@@ -150,42 +154,8 @@ def settings_of(name):
 # -- What is measured ----------------------------------------------------------------------------
 
 
-FRESH = games.SpreadMLP((256, 256), (), 1.0, 1.0, jnp.float32, jnp.float32)
-
-
-def fresh_discriminator(spec, z, key, num_steps, batch_size=1_000):
-    """Parameters of a discriminator in units of the prior's std, trained on codes z f[N, D]."""
-    std, optimizer = games.prior_std(spec), optax.adam(optax.cosine_decay_schedule(2e-3, num_steps))
-    params = FRESH.init(jax.random.fold_in(key, 0), jnp.zeros((1, z.shape[1])))
-
-    def loss(params, codes, prior_z):
-        found = losses.discriminator_loss(
-            FRESH.apply(params, prior_z / std), FRESH.apply(params, codes / std)
-        )
-        return found.mean()
-
-    def step(carry, index):
-        params, state = carry
-        prior_key, row_key = jax.random.split(jax.random.fold_in(key, 1 + index))
-        codes = z[jax.random.randint(row_key, (batch_size,), 0, len(z))]
-        prior_z = sample_prior(spec, prior_key, batch_size).z
-        updates, state = optimizer.update(jax.grad(loss)(params, codes, prior_z), state)
-        return (optax.apply_updates(params, updates), state), None
-
-    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), jnp.arange(num_steps))
-    return lambda z: FRESH.apply(params, z / std)
-
-
-def left(logit, z, prior_z):
-    """Thousandths of a nat that a discriminator is below a coin; and the share that it tells."""
-    prior_logits, code_logits = logit(prior_z), logit(z)
-    gain = 2 * jnp.log(2) - losses.discriminator_loss(prior_logits, code_logits).mean()
-    told = 0.5 * ((prior_logits > 0).mean() + (code_logits < 0).mean())
-    return 1_000 * gain, told
-
-
 def gradients(state, x, key):
-    """Norms on the encoder over all rows of x; shares of them in a hundred's; their cosine."""
+    """Norms of the encoder's gradients over all rows of x, shares for 100 rows, and cosine."""
     spec, found, means = state.spec, {}, {}
     phases = {phase.name: phase for phase in spec.algorithm.phases}
     for name in ("reconstruction", "generator"):
@@ -209,14 +179,14 @@ def gradients(state, x, key):
 
 
 def grid_of(spec):
-    """Middles f[CELLS², 2] of the grid's cells, in z."""
+    """The centres f[CELLS², 2] of the grid's cells, in z."""
     side = 3 * games.prior_std(spec) * (2 * (np.arange(CELLS) + 0.5) / CELLS - 1)
     return np.stack(np.meshgrid(side, side, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
 @functools.partial(jax.jit, static_argnames="fresh_steps")
 def measure(state, train_images, images, key, fresh_steps):
-    """Numbers of one member, its hold-out and training codes, and logits on the grid."""
+    """The measures of one member, its hold-out and training codes, and logits on the grid."""
     spec = state.spec
     keys = dict(zip(("prior", "floor", "fresh", "told", "directions"), jax.random.split(key, 5)))
     z = aae.encode(state, images)
@@ -260,7 +230,7 @@ def measure(state, train_images, images, key, fresh_steps):
 
 
 def true_log_ratio(spec, z, prior_z, smoothing=0.1):
-    """log p/q over the grid's cells, from histograms smoothed by so many stds; and p's weights."""
+    """log p/q over the grid's cells, from histograms smoothed by so many stds, and p's weights."""
     edges = 3 * games.prior_std(spec) * (2 * np.arange(CELLS + 1) / CELLS - 1)
     densities = []
     for sample in (prior_z, z):
@@ -272,7 +242,7 @@ def true_log_ratio(spec, z, prior_z, smoothing=0.1):
 
 
 def compared(logits, truth, weights):
-    """Weighted correlation of logits with the truth, and their slope as its function."""
+    """The weighted correlation of logits with the true log p/q, and their slope over it."""
     logits, truth = (np.asarray(v, np.float64) for v in (logits, truth))
     a, b = (v - weights @ v for v in (logits, truth))
     covariance = weights @ (a * b)
@@ -280,7 +250,7 @@ def compared(logits, truth, weights):
 
 
 def measure_all(state, train_images, images, prior_z):
-    """Numbers of all members, and the arrays of the first."""
+    """The measures of all members, and the arrays of the first."""
     by_member = []
     for index, member in enumerate(multi_seed.members(state)):
         # What does not matter here would be another program.
@@ -317,7 +287,7 @@ def members_of(scales):
 
 
 def run(name, dataset, prior_samples=1_000_000):
-    """Trains a variant; yields after each part what was measured."""
+    """Trains a variant; yields the measures after each part."""
     settings, scales = settings_of(name)
     spec, members = settings.spec, members_of(scales)
     keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 0) for seed, _ in members])
@@ -376,7 +346,7 @@ SHOWN = {
 
 
 def line(name, at, seeds):
-    """A row of the table: mean ± std over the seeds of one setting."""
+    """A row of the table, mean ± std over the seeds of one setting."""
     cells = [name, f"{at['step']:,}"]
     for measure_name, form in SHOWN.items():
         values = np.array([member[measure_name] for member in seeds])
@@ -389,7 +359,7 @@ HEAD = f"| {' | '.join(['variant', 'step', *SHOWN, 's'])} |\n{'|---' * (len(SHOW
 
 
 class Drawn(NamedTuple):
-    """A variant's row of the picture, of its first seed."""
+    """A variant's row of the picture, for its first seed."""
 
     arrays: dict[str, np.ndarray]
     label: np.ndarray
@@ -397,27 +367,27 @@ class Drawn(NamedTuple):
 
 
 def draw(path, drawn):
-    """A row a variant: hold-out codes by label; log p/q, as it is, as the game and a fresh one say."""
+    """Draws a row per variant: hold-out codes by label; log p/q, true and by two discriminators."""
     titles = {
         "truth": "true log p/q",
-        "own": "the game's discriminator",
-        "fresh": "a fresh discriminator",
+        "own": "game's discriminator",
+        "fresh": "new discriminator",
     }
-    figure = matplotlib.figure.Figure(figsize=(9, 2.3 * len(drawn)), layout="constrained")
-    for axes, (name, (arrays, label, edge)) in zip(
-        figure.subplots(len(drawn), 4, squeeze=False), drawn.items()
-    ):
-        axes[0].scatter(*arrays["z"].T, s=0.2, c=label, cmap="tab10")
-        axes[0].set(xlim=(-edge, edge), ylim=(-edge, edge), title="hold-out codes", ylabel=name)
-        for one, (key, title) in zip(axes[1:], titles.items()):
+    figure = matplotlib.figure.Figure(figsize=(8, 1.7 * len(drawn) + 0.3), layout="constrained")
+    every = figure.subplots(len(drawn), 4, squeeze=False)
+    for axes, (name, (arrays, label, edge)) in zip(every, drawn.items()):
+        axes[0].scatter(*arrays["z"].T, s=1, linewidths=0, c=label, cmap="tab10")
+        axes[0].set(xlim=(-edge, edge), ylim=(-edge, edge), ylabel=name)
+        for one, key in zip(axes[1:], titles):
             values = arrays[key].reshape(CELLS, CELLS).T
             extent = (-edge, edge, -edge, edge)
             shown = one.imshow(values, "RdBu_r", origin="lower", extent=extent, vmin=-1.5, vmax=1.5)
-            one.set(title=title)
         for one in axes:
             one.set(aspect="equal", xticks=(), yticks=())
-        figure.colorbar(shown, ax=axes[-1])
-    figure.savefig(path, dpi=80)
+    for one, title in zip(every[0], ("hold-out codes", *titles.values())):
+        one.set_title(title, fontsize=10)
+    figure.colorbar(shown, ax=every, shrink=0.6, label="log p/q, nats", extend="both")
+    figure.savefig(path, dpi=120)
 
 
 def main(argv):

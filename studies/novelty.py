@@ -2,12 +2,12 @@
 
     python -m studies.novelty --output=novelty [--data_dir=DIR] [--digits=0,1] [--num_steps=2000]
 
-For each digit: a model is trained without it, `aae.score` scores all MNIST test images, and the
-AUROC says how well a score tells the left-out digit from the other nine. "both" is the sum of the
-two parts, each standardised by its mean and standard deviation over the validation images of the
-other nine. No image of the left-out digit, and no label but the one that leaves it out, has part in
-anything before the AUROC. A digit's result is kept in --output, so that a killed study goes on. A digit
-takes about 80 s on one core.
+For each digit, a model is trained without it, `aae.score` scores all MNIST test images, and the
+AUROC measures how well a score separates the left-out digit from the other nine. "both" is the sum
+of the two scores, each standardised by its mean and standard deviation over the validation images
+of the other nine digits. Labels are used only to leave the digit out, and its images only for the
+AUROC. Each digit's result is kept in --output, so that a killed study resumes. A digit takes about
+80 s on one core.
 """
 
 import os
@@ -31,9 +31,9 @@ _BLOCK = 1_000  # images that are scored at a time
 
 
 def auroc(normal: np.ndarray, unusual: np.ndarray) -> float:
-    """The chance that an unusual example scores above a normal one; ties count a half.
+    """The probability that an unusual example scores above a normal one; ties count a half.
 
-    By the sum of ranks (Mann & Whitney 1947).
+    Computed from the sum of ranks (Mann & Whitney 1947).
 
     Args:
         normal: f[N], scores.
@@ -49,7 +49,7 @@ def auroc(normal: np.ndarray, unusual: np.ndarray) -> float:
 
 
 def standardised_sum(parts: aae.Scores, reference: aae.Scores) -> np.ndarray:
-    """Both parts in standard deviations of the reference's, added: f[N]."""
+    """The sum f[N] of both scores, each standardised by the reference's mean and std."""
     return sum(
         (value - known.mean()) / known.std()
         for value, known in (
@@ -72,7 +72,7 @@ def train_without(digit: int, train: data.Split, spec: aae.Spec, seeds: int) -> 
 
 
 def scores_of(state: aae.TrainState, images: np.ndarray) -> aae.Scores:
-    """`aae.score` in float64, without the maps of pixels."""
+    """`aae.score` in float64, without the errors by pixel."""
     score = jax.jit(lambda state, images: aae.score(state, images)._replace(by_pixel=()))
     found = [
         score(state, images[start : start + _BLOCK]) for start in range(0, len(images), _BLOCK)
@@ -81,7 +81,7 @@ def scores_of(state: aae.TrainState, images: np.ndarray) -> aae.Scores:
 
 
 def find(digit: int, dataset: data.Dataset, spec: aae.Spec, seeds: int) -> dict[str, list[float]]:
-    """AUROC by part, and half squared errors of validation images and of the left-out digit."""
+    """AUROC of each score, and half squared errors of validation images and the left-out digit."""
     state = train_without(digit, dataset.train, spec, seeds)
     validation = dataset.validation["image"][dataset.validation["label"] != digit]
     unusual = dataset.test["label"] == digit
@@ -124,7 +124,7 @@ def mean_and_std(values):
 
 
 def table(found_by_digit, digits):
-    """Printed rows, and the mean of all digits, whose spread is over seeds too."""
+    """Printed rows, and the mean over all digits, also with its spread over seeds."""
     all_found = []
     for digit, found in zip(digits, found_by_digit):
         all_found.append(found)
@@ -151,13 +151,15 @@ def main(argv):
 
 
 def define_flags():
-    """Not on import: tests import several scripts, whose flags have the same names."""
+    """Defines the flags; not on import, since tests import several scripts with equal flags."""
     all_digits = [str(digit) for digit in range(10)]
     flags.DEFINE_string("output", None, "Directory of the results, a file a digit.", required=True)
-    flags.DEFINE_string("data_dir", None, "Of tensorflow-datasets; None: its default.")
+    flags.DEFINE_string("data_dir", None, "Data of tensorflow-datasets; None: its default.")
     flags.DEFINE_list("digits", all_digits, "Which are left out.")
-    flags.DEFINE_integer("num_steps", 2_000, "Of each training.", lower_bound=1)
-    flags.DEFINE_integer("width", 500, "Of the two hidden layers of each network.", lower_bound=1)
+    flags.DEFINE_integer("num_steps", 2_000, "Steps of each training.", lower_bound=1)
+    flags.DEFINE_integer(
+        "width", 500, "Width of the two hidden layers of each network.", lower_bound=1
+    )
     flags.DEFINE_integer("seeds", 3, "How many models a digit.", lower_bound=1)
 
 

@@ -1,10 +1,10 @@
-"""Table 1's number for samples that no model drew: training images, and k-means centroids of them.
+"""Table 1's score for samples without a model: training images, and their k-means centroids.
 
     python -m studies.references [--data_dir=DIR]
 
-The protocol of `experiments/mnist.py`: 10,000 samples, σ by the first 1,000 validation images, all
-test images. The images are the first 10,000 of the training set; the centroids 10,000 of the 50,000
-training images (Lloyd's algorithm from random images).
+The protocol of `experiments/mnist.py`: 10,000 samples, σ chosen by the first 1,000 validation
+images, all test images. The images are the first 10,000 of the training set. The 10,000 centroids
+are those of the 50,000 training images (Lloyd's algorithm from random images).
 """
 
 import dataclasses
@@ -20,8 +20,10 @@ from benchmarks import inputs
 from benchmarks.report import Report
 from experiments import mnist
 
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Of tensorflow-datasets; None: its default.")
-_ITERATIONS = flags.DEFINE_integer("iterations", 20, "Of Lloyd's algorithm.", lower_bound=1)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Data of tensorflow-datasets; None: its default.")
+_ITERATIONS = flags.DEFINE_integer(
+    "iterations", 20, "Iterations of Lloyd's algorithm.", lower_bound=1
+)
 
 NUM_SAMPLES = 10_000
 

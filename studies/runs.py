@@ -1,4 +1,4 @@
-"""What studies ask of finished runs."""
+"""Shared functions of the studies for finished runs."""
 
 import gzip
 import os
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image, ImageDraw
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -42,7 +43,7 @@ def load(workdir: str) -> FinishedRun:
 
 
 def load_mnist(mnist_dir: str | None, data_dir: str | None = None) -> data.Dataset:
-    """The first 50,000 training images, the other 10,000 to validate, and the test images.
+    """The first 50,000 training images, the other 10,000 for validation, and the test images.
 
     Args:
         mnist_dir: with the four original gz files; None: through tensorflow-datasets.
@@ -78,11 +79,11 @@ def by_path(params: Any) -> dict[str, np.ndarray]:
 
 
 def load_row(row: str, path: str) -> tuple[TrainState, Settings]:
-    """A model of `experiments/table1.py` with the parameters that `studies.table1` has saved.
+    """A model of `experiments/table1.py` with parameters saved by `studies.table1`.
 
     Raises:
-        UserError: the file has no parameters of this row; its pixels were standardised, by numbers
-            that the file does not have.
+        UserError: the file does not have the row's parameters, or the row standardises pixels with
+            statistics that the file lacks.
     """
     settings = parse_config(table1.get_config(row))
     if settings.data.standardise:
@@ -119,7 +120,7 @@ def fit_classifier(dataset: data.Dataset, features: Callable[[np.ndarray], np.nd
 
 
 def cells_read_as_their_label(state: TrainState, classifier: Pipeline) -> float:
-    """Share of generated images in which a classifier reads the label that was asked for.
+    """The share of generated images that a classifier assigns to the requested label.
 
     A thousand styles z, each with every label.
     """
@@ -128,3 +129,18 @@ def cells_read_as_their_label(state: TrainState, classifier: Pipeline) -> float:
     label = np.tile(np.arange(num_classes), _ROWS_A_LABEL)
     cells = aae.decode(state, jnp.repeat(z, num_classes, axis=0), jnp.asarray(label))
     return classifier.score(np.asarray(cells), label)
+
+
+def save_strips(path: str, strips: list[tuple[str, np.ndarray]]) -> None:
+    """Saves pictures f[H, W] of [0, 1], one above the other, with their names on the left."""
+    gap = 4
+    margin = int(max(ImageDraw.Draw(Image.new("L", (1, 1))).textlength(n) for n, _ in strips)) + 8
+    width = margin + max(values.shape[1] for _, values in strips)
+    height = sum(values.shape[0] + gap for _, values in strips) - gap
+    whole = Image.new("L", (width, height), 255)
+    draw, top = ImageDraw.Draw(whole), 0
+    for name, values in strips:
+        whole.paste(Image.fromarray(np.clip(255 * values, 0, 255).astype(np.uint8)), (margin, top))
+        draw.text((2, top + values.shape[0] / 2), name, fill=0, anchor="lm")
+        top += values.shape[0] + gap
+    whole.save(path)

@@ -1,11 +1,11 @@
-"""How far a model with labels in its decoder separates content from style (section 3.2, Fig. 5).
+"""How well a model with labels in its decoder separates content from style (section 3.2, Fig. 5).
 
     python -m studies.style --workdir=runs/fig5-a [--other=runs/mnist]
 
-Content: a classifier trained on real images reads generated cells; the share in which it reads the
-label that was asked for. Style: a probe trained on the codes of training images predicts the labels
-of test images from their codes; chance is one over the number of classes. The same probe on the
-codes of a model without labels (`--other`) shows what a code holds that is not told the label.
+Content: the share of generated cells that a classifier, trained on real images, assigns to the
+requested label. Style: a probe, trained on the codes of training images, predicts the labels of
+test images from their codes; chance is one over the number of classes. The same probe on the codes
+of a model without labels (`--other`) shows how much of the label such codes hold.
 """
 
 import jax
@@ -26,7 +26,7 @@ _OTHER = flags.DEFINE_string("other", None, "A finished run on the same data, wi
 
 
 def probe(run):
-    """Accuracy on test codes of a linear and of a one-layer probe trained on training codes."""
+    """The accuracies on test codes of a linear and a one-layer probe, trained on training codes."""
     state, _, dataset = run
     key = jax.random.key(0)
     train_z, test_z = (

@@ -6,22 +6,21 @@
         [--set=gan:train.num_steps=60000 --set=gmmn:optimizer.mmd.learning_rate=1.0]
 
 The recipes are those of `experiments/table1.py`; `--set` changes a field of a row's config. After
-each of `--intervals` equal parts of a training the validation log-likelihood is logged: of 10,000
-samples, at the best σ, over the first 1,000 validation images. The table gives the test
-log-likelihood (all test images; σ from the same validation images) of the last parameters, and of
-those that were best on validation; with `--more_samples` that of the last parameters with so many
-samples as well.
+each of `--intervals` equal parts of a training, the validation log-likelihood is logged: 10,000
+samples, the best σ, the first 1,000 validation images. The table gives the test log-likelihood (all
+test images; σ from the same validation images) of the last parameters, and of the best parameters
+on validation images. `--more_samples` adds the score of the last parameters with so many samples.
 
-Models that sample by Markov chains begin them at training images. The row gsn gives a second line,
-`gsn_consecutive`: 10,000 states of one chain from the first test image, which counts, at σ = 0.2, as its
-authors score it. Chains cost most of the scoring: `--intervals=4` saves two thirds of that.
+Markov chains start at training images. The row gsn has a second line, `gsn_consecutive`, the
+protocol of its authors: 10,000 states of one chain from the first test image, which counts as a
+sample, at σ = 0.2. Chains take most of the scoring time: `--intervals=4` saves two thirds of it.
 
 `--mnist_dir` has the four original gz files; without it MNIST comes through tensorflow-datasets.
-`--max_seconds` ends the training of a row at the first interval that is over it; the row is scored
-all the same. `--output` gets, for each row and seed, the parameters (npz, by path) and 64 samples
-(npy) at the end and at the best, all numbers (results.json, after each row), and the first seed's
-samples of the rows that are there, one above the other (samples.png, and faces.png of the rows tfd_…,
-whose validation images are the first fold's).
+`--max_seconds` ends the training of a row at the first interval beyond it; the row is still scored.
+`--output` gets, for each row and seed, the parameters (npz, by path) and 64 samples (npy) at the
+end and at the best, all numbers (results.json, after each row), and samples of each row's first
+seed, one row above the other (samples.png; faces.png for the rows tfd_…, whose validation images
+are the first fold's).
 """
 
 import ast
@@ -39,7 +38,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from PIL import Image
 
 import aae_jax as aae
 from aae_jax import data, multi_seed
@@ -56,16 +54,16 @@ _ROWS = flags.DEFINE_multi_enum(
     "row", ["gan", "gmmn", "gmmn_pixels", "cae", "dbn", "gsn"], table1.VARIANTS, "Repeated."
 )
 _MNIST_DIR = flags.DEFINE_string("mnist_dir", None, "With the four original gz files.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Of tensorflow-datasets; None: its default.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Data of tensorflow-datasets; None: its default.")
 _MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "With TFD_48x48.mat, for the rows tfd_….")
 _OUTPUT = flags.DEFINE_string("output", None, "Directory of parameters, samples and results.json.")
 _SEED = flags.DEFINE_integer("seed", 0, "The first.")
 _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 3, "Trained in one program.", lower_bound=1)
 _STEPS_SCALE = flags.DEFINE_float(
-    "steps_scale", 1.0, "Of every training's length; schedules stay.", lower_bound=1e-6
+    "steps_scale", 1.0, "Scale of every training's length; schedules stay.", lower_bound=1e-6
 )
 _SET = flags.DEFINE_multi_string("set", [], "ROW:FIELD=VALUE, of a row's config; repeated.")
-_MAX_SECONDS = flags.DEFINE_float("max_seconds", None, "Of a row's training; None: no limit.")
+_MAX_SECONDS = flags.DEFINE_float("max_seconds", None, "Limit of a row's training; None: none.")
 _MORE_SAMPLES = flags.DEFINE_integer(
     "more_samples", None, "Scored too, besides 10,000; None: no others.", lower_bound=10_001
 )
@@ -94,14 +92,14 @@ PAPER = {
 
 
 class Best(NamedTuple):
-    """Of one seed, the parameters with the highest validation log-likelihood so far."""
+    """One seed's parameters with the highest validation log-likelihood so far."""
 
     validation: float
     state: aae.TrainState
 
 
 def load(row: str) -> data.Dataset:
-    """What a row is trained on and scored with."""
+    """The data on which a row is trained and scored."""
     if not row.startswith("tfd_"):
         return runs.load_mnist(_MNIST_DIR.value, _DATA_DIR.value)
     spec = settings_of(row).data
@@ -111,7 +109,7 @@ def load(row: str) -> data.Dataset:
 
 
 def settings_of(row: str) -> Settings:
-    """The recipe with `--set` and `--steps_scale`."""
+    """A row's settings, with `--set` and `--steps_scale`."""
     config = table1.get_config(row)
     config.train.num_steps = max(1, round(config.train.num_steps * _STEPS_SCALE.value))
     for change in _SET.value:
@@ -126,12 +124,12 @@ def settings_of(row: str) -> Settings:
 
 
 def sampler_of(state, dataset):
-    """The model as a function (key, n) → samples; chains begin at training images."""
+    """The model as a function (key, n) → samples; chains start at training images."""
     return aae.sampler(state, chain_starts(state, dataset.train["image"]))
 
 
 def consecutive_states(state, dataset, key, num_samples=10_000):
-    """A GSN's samples as its authors take them: one chain from the first test image, which counts."""
+    """A GSN's samples by its authors' protocol: one chain from the first test image, included."""
     first = dataset.test["image"][:1]
     options = dataclasses.replace(state.spec.options, burn_in=1, spacing=1, num_chains=1)
     chain = state.replace(spec=dataclasses.replace(state.spec, options=options))
@@ -141,7 +139,7 @@ def consecutive_states(state, dataset, key, num_samples=10_000):
 
 
 def validate(state, dataset, settings, key):
-    """Validation log-likelihood at its best σ, and that σ."""
+    """The validation log-likelihood at the best σ, and this σ."""
     spec = settings.evaluation
     images = dataset.validation["image"][: spec.num_validation]  # of the first fold
     sampler = sampler_of(state, dataset)
@@ -151,7 +149,7 @@ def validate(state, dataset, settings, key):
 
 
 def train(row, dataset, keys, log):
-    """Trains a row and what it starts from; yields (step, state of all seeds, metrics)."""
+    """Trains a row, after its earlier stage if any; yields (step, state of all seeds, metrics)."""
     settings = settings_of(row)
     mean, std = data.pixel_statistics(dataset.train["image"])
     statistics = (mean, std, mean) if settings.data.standardise else (None, None, mean)
@@ -176,7 +174,7 @@ def train(row, dataset, keys, log):
 
 
 def save(state, dataset, key, name):
-    """Parameters that the model is used with, by path, and 64 samples."""
+    """Saves the parameters of the trained model, by path, and 64 samples."""
     path = os.path.join(_OUTPUT.value, name)
     np.savez(f"{path}.npz", **runs.by_path(inference_params(state)))
     samples = jax.jit(lambda sampler: sampler(key, 64))(sampler_of(state, dataset))
@@ -184,7 +182,7 @@ def save(state, dataset, key, name):
 
 
 def run(row, dataset):
-    """Trains and scores one row: results by seed, and the curve, by name of what is scored."""
+    """Trains and scores one row; returns results by seed and curves, by the name of the score."""
     seeds = range(_SEED.value, _SEED.value + _NUM_SEEDS.value)
     keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 0) for seed in seeds])
     score_keys = [jax.random.fold_in(jax.random.key(seed), 1) for seed in seeds]
@@ -238,7 +236,7 @@ def run(row, dataset):
 
 
 def cell(by_seed, when):
-    """Each seed's nats ± their standard error (σ, step), and the mean ± std over the seeds."""
+    """Each seed's nats ± standard error (σ, step), and the mean ± std over the seeds."""
     found = [seed[when] for seed in by_seed if when in seed]
     if not found:
         return " | "
@@ -253,7 +251,7 @@ def cell(by_seed, when):
 
 
 def table(results):
-    """Markdown: the last parameters and those best on validation, beside the paper's number."""
+    """Markdown: scores of the last and the best parameters, with the paper's number."""
     scored = {"last": "last, by seed (σ, step)", "best": "best on validation"}
     if _MORE_SAMPLES.value:
         scored["more"] = f"last, {_MORE_SAMPLES.value:,} samples"
@@ -267,17 +265,17 @@ def table(results):
 
 
 def draw(directory, rows, seed, name, lines=2, columns=16):
-    """Samples of those rows that a directory has, one above the other, with a line between them."""
-    paths = [os.path.join(directory, f"{row}-{seed}-best.npy") for row in rows]
+    """Draws the samples of the rows in a directory, one above the other."""
     blocks = []
-    for path in filter(os.path.exists, paths):
-        images = np.load(path)[: lines * columns, :, :, 0]
-        height, width = images.shape[1:]
-        block = images.reshape(lines, columns, height, width).transpose(0, 2, 1, 3)
-        blocks += [np.ones((4, columns * width)), block.reshape(lines * height, -1)]
+    for row in rows:
+        path = os.path.join(directory, f"{row}-{seed}-best.npy")
+        if os.path.exists(path):
+            images = np.load(path)[: lines * columns, :, :, 0]
+            height, width = images.shape[1:]
+            block = images.reshape(lines, columns, height, width).transpose(0, 2, 1, 3)
+            blocks.append((row, block.reshape(lines * height, -1)))
     if blocks:
-        picture = np.clip(255 * np.concatenate(blocks[1:]), 0, 255).astype(np.uint8)
-        Image.fromarray(picture).save(os.path.join(directory, name))
+        runs.save_strips(os.path.join(directory, name), blocks)
 
 
 def main(argv):

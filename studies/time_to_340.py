@@ -1,11 +1,10 @@
-"""Seconds from the start of training to each round number of nats, up to the paper's 340.
+"""Seconds of training to each round number of nats, up to the paper's 340.
 
     python -m studies.time_to_340 [--data_dir=DIR] [--every=1000] [--seed=0]
 
 `experiments/mnist.py`, then `mnist.py:smooth`, scored by the protocol of Table 1 (10,000 samples, σ
-from validation images, all test images) after every so many steps. The clock starts before the
-compilation and stands still while it scores, which no training needs. The time is a record to be
-beaten: change the config, not the protocol.
+from validation images, all test images) after every `--every` steps. The clock starts before the
+compilation and stops while the model is scored.
 """
 
 import time
@@ -22,10 +21,10 @@ from benchmarks import inputs
 from benchmarks.report import Report
 from experiments import mnist
 
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Of tensorflow-datasets; None: its default.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Data of tensorflow-datasets; None: its default.")
 _EVERY = flags.DEFINE_integer("every", 1_000, "Steps between two scores.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the training.")
-_MAX_STEPS = flags.DEFINE_integer("max_steps", None, "Of each part, for trying it out.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the training.")
+_MAX_STEPS = flags.DEFINE_integer("max_steps", None, "Steps of each part, for trials.")
 
 TARGETS = (200, 250, 300, 310, 320, 330, 340)
 

@@ -1,4 +1,4 @@
-"""Eight fake devices for every test, fast compilation, and where the real data may lie."""
+"""Eight virtual devices for every test, fast compilation, and the directories of real data."""
 
 import os
 import pathlib
@@ -10,7 +10,7 @@ import jaxlib.version
 
 # Before JAX is imported. Programs of the tests are small: most of the time goes into compilation,
 # which takes a quarter as long without LLVM's optimiser and XLA's newer emitters.
-# Only for a jaxlib that is known to have these flags: XLA ends the process at one that it has not.
+# Only for a jaxlib that is known to have these flags: XLA ends the process at an unknown flag.
 FAST_COMPILATION = ""
 if jaxlib.version.__version__.startswith("0.10."):
     FAST_COMPILATION = (
@@ -36,11 +36,11 @@ import pytest
 
 from aae_jax import parzen
 
-# Of the runs that tests start: they share it, and leave the user's own alone.
+# The cache of the runs that tests start: they share it, and leave the user's own alone.
 _CACHE = tempfile.TemporaryDirectory()
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
-# A shell ignores it for what it starts in the background, and so would the runs that tests stop.
+# A shell ignores SIGINT for background processes, and the runs that tests stop would inherit this.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 assert len(jax.devices()) == 8  # from here on, whatever a test does to XLA_FLAGS
@@ -50,7 +50,7 @@ MNIST_FILES = ROOT.parent / "shared" / "data" / "mnist"
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_compiled_programs():
-    """Where they are many: each holds memory, in pieces of which Linux allows a process 65,530."""
+    """Each compiled program holds memory maps, of which Linux allows a process 65,530."""
     yield
     maps = pathlib.Path("/proc/self/maps")
     if not maps.exists() or len(maps.read_bytes().splitlines()) > 10_000:
@@ -66,7 +66,7 @@ def x64():
 
 @pytest.fixture(params=[False, True], ids=["float32", "bf16_split"])
 def bf16_split(request, monkeypatch):
-    """Whether the Parzen window splits products with 8-bit pixels, whatever this machine has."""
+    """Sets whether the Parzen window splits products with 8-bit pixels, on any machine."""
     monkeypatch.setattr(parzen.running, "_has_fast_bfloat16", lambda: request.param)
     return request.param
 

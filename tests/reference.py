@@ -1,4 +1,4 @@
-"""What the package computes, written again in float64 NumPy, without JAX.
+"""Reference implementations in float64 NumPy, without JAX.
 
 The adversarial autoencoder's training step with back-propagation by hand, a convolution, and the
 Parzen window.
@@ -18,7 +18,7 @@ def as_layers(params):
 
 
 def convolve(x, kernel, bias, stride):
-    """Padded so that the output has a stride-th of the sides: x [B, H, W, C] → [B, …, O]."""
+    """A convolution, padded so that sides are divided by the stride: x [B, H, W, C] → [B, …, O]."""
     height, width = (-(-side // stride) for side in x.shape[1:3])
     size = kernel.shape[0]
     pads = [(out - 1) * stride + size - side for out, side in zip((height, width), x.shape[1:3])]
@@ -47,7 +47,7 @@ def convolve_transposed(x, kernel, bias):
 
 
 def group_norm(x, num_groups, scale, bias, epsilon=1e-6):
-    """Wu & He 2018: each group of channels of an example to mean 0 and variance 1."""
+    """Wu & He 2018: scales each group of channels of an example to mean 0 and variance 1."""
     groups = x.reshape(len(x), -1, num_groups, x.shape[-1] // num_groups)
     mean, variance = (f(groups, axis=(1, 3), keepdims=True) for f in (np.mean, np.var))
     return ((groups - mean) / np.sqrt(variance + epsilon)).reshape(x.shape) * scale + bias

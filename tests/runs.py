@@ -1,4 +1,4 @@
-"""Small runs of whole experiments: their config, what they leave behind, and how to cut them."""
+"""Small runs of whole experiments: their configs, their files, and their interruption."""
 
 import json
 import os
@@ -20,7 +20,7 @@ LONG = {"evaluation.num_samples": 40_500}  # 6 rounds of 2,000 samples on each o
 
 
 def small_config(**overrides):
-    """The digits with few steps; names with dots are fields to override."""
+    """The digits with few steps; dotted names are fields to override."""
     config = digits.get_config()
     for network in ("encoder", "decoder", "discriminator"):
         config.model[f"{network}_hidden"] = (16, 16)
@@ -41,7 +41,7 @@ def small_config(**overrides):
 
 
 def finetuning_config(start_from, **overrides):
-    """What `experiments/mnist.py:smooth` is to `experiments/mnist.py`: the decoder learns on."""
+    """A second stage, as in `experiments/mnist.py:smooth`: only the decoder is trained."""
     fields = {
         "algorithm": "decoder_finetuning",
         "start_from": start_from,
@@ -106,7 +106,7 @@ def assert_same_training(workdir, expected):
 
 
 def assert_close(found, expected, tolerance):
-    """Nested results, lists of metrics: numbers to a tolerance, the rest exactly."""
+    """Compares nested results or lists of metrics: numbers to a tolerance, the rest exactly."""
     if isinstance(expected, dict):
         assert found.keys() == expected.keys()
         for name in expected:
@@ -122,11 +122,11 @@ def assert_close(found, expected, tolerance):
 
 
 class Killed(BaseException):
-    """Stands for a process that ends without a chance to save."""
+    """Simulates a process that ends without saving."""
 
 
 def interrupt(monkeypatch, at_write, how):
-    """Makes the n-th write of metrics a signal, or a death before it is written."""
+    """Replaces the n-th write of metrics by a signal, or by a death before the write."""
     original = records.MetricsLog.write
     count = 0
 
@@ -143,14 +143,14 @@ def interrupt(monkeypatch, at_write, how):
 
 
 def environment(devices=1, **variables):
-    """Of a child process: as here, with so many fake devices, which are slow."""
+    """The environment of a child process, with so many virtual devices."""
     flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
     flags.append(f"--xla_force_host_platform_device_count={devices}")
     return {**os.environ, "XLA_FLAGS": " ".join(flags), **variables}
 
 
 def command(*arguments):
-    """`launch.py` with arguments, to be run from any directory."""
+    """The command `launch.py` with arguments, for any directory."""
     return [sys.executable, str(ROOT / "launch.py"), *map(str, arguments)]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import aae_jax as aae
 from aae_jax import keys
-from aae_jax.algorithms import decoder_finetuning
+from aae_jax.algorithms import adversarial, decoder_finetuning, semi_supervised
 from aae_jax.data.order import epoch_rows
 
 SHAPE = (3, 4, 1)
@@ -27,7 +27,7 @@ def make_spec(
     image_shape=SHAPE,
     **train,
 ):
-    """A tiny spec; `model`, `prior` and `train` change fields of theirs."""
+    """A tiny spec; `model`, `prior` and `train` change fields of these sections."""
     train = {"num_steps": 20, "batch_size": 8, **train}
     model = {
         "code_dim": 2,
@@ -69,13 +69,13 @@ def refused(match):
     assert re.search(match, message), message
 
 
-# `aae.train_step` as it is run: op by op it takes seconds.
+# `aae.train_step`, jitted: op by op it takes seconds.
 train_step = jax.jit(aae.train_step)
 
 
 @functools.cache
 def start(spec, seed=0):
-    """The state at step 0; states don't change, so that tests share them."""
+    """The state at step 0, shared by tests, since states don't change."""
     return aae.create_train_state(spec, jax.random.key(seed))
 
 
@@ -94,7 +94,8 @@ def _draw(rng, step, spec, num_examples):
 
 def partly_labelled():
     dataset = make_dataset()
-    return {**dataset, "label": jnp.where(jnp.arange(20) < 12, -1, dataset["label"])}
+    label = jnp.where(jnp.arange(20) < 12, -1, dataset["label"])
+    return {**dataset, "label": label, "labelled_rows": jnp.arange(12, 20)}
 
 
 MIXTURE = {"name": "gaussian_mixture", "radius": 3.0, "radial_std": 1.0, "tangential_std": 0.3}
@@ -124,9 +125,16 @@ MODELS = {
     )
 }
 
+MODELS["aae, noise on the codes"] = {"options": adversarial.Options(code_noise=0.5)}
 MODELS["decoder_finetuning"] = {
     "algorithm": "decoder_finetuning",
     "options": decoder_finetuning.Options(code_noise=0.5),
+}
+
+MODELS["semi_supervised"] = {"algorithm": "semi_supervised"}
+MODELS["semi_supervised, clusters on a map"] = {
+    "algorithm": "semi_supervised",
+    "options": semi_supervised.Options(labels=False, num_clusters=4, as_map=True),
 }
 
 # The same program as on a mesh: each algorithm, posterior and way of using labels once.

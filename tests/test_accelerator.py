@@ -86,7 +86,7 @@ def test_sections_are_checked():
     [("deterministic", models.aae_spec()), ("smooth", models.smooth_spec())],
 )
 def test_models_are_those_of_the_config(variant, spec):
-    """Written again, since the command does without ml_collections."""
+    """They are written separately, since the command does not need ml_collections."""
     settings = parse_config(mnist.get_config(variant))
     assert spec == settings.spec
     assert models.SIGMAS == settings.evaluation.sigmas

@@ -1,4 +1,4 @@
-"""Algorithms of the user's own: trained, used, and refused where they can't be."""
+"""A user's algorithms: trained and used, or refused if they are invalid."""
 
 import dataclasses
 
@@ -118,7 +118,7 @@ def test_an_algorithm_of_the_users_is_named_in_a_config():
     assert made.algorithm is WAE and made.options == Options(3.0)
     assert dict(made.optimizer)["wae"] == aae.OptimizerSpec(learning_rate=0.5)
     config.options.width = 3.0
-    with refused("options.width is not a field; there are: weight"):
+    with refused("options.width is not a field; the fields are: weight"):
         parse_config(config)
 
 
@@ -157,7 +157,7 @@ PHASE = aae.Phase("own", ("encoder",), lambda spec, params, inputs: (0.0, {}))
     "changes, match",
     [
         ({"phases": ()}, "has the phases .none.: it needs at least one"),
-        ({"phases": (PHASE, PHASE)}, "has the phases own, own: .*each of a name of its own$"),
+        ({"phases": (PHASE, PHASE)}, "has the phases own, own: .*and their names must differ$"),
         (
             {"phases": (PHASE._replace(trains=("encoder", "critic")),)},
             "^phase 'own' trains .*'critic'.*: .* among encoder, decoder, discriminator$",
@@ -165,7 +165,7 @@ PHASE = aae.Phase("own", ("encoder",), lambda spec, params, inputs: (0.0, {}))
         ({"phases": (PHASE._replace(trains="encoder"),)}, "^phase 'own' trains 'encoder': .*tuple"),
         (
             {"phases": (PHASE._replace(loss=lambda spec, params, inputs: 0.0),)},
-            r"^the loss of phase 'own' must give \(loss, metrics by name\)$",
+            r"^the loss of phase 'own' must return \(loss, metrics by name\)$",
         ),
         ({"networks": lambda spec: ["encoder"]}, "^the networks of algorithm .* must be a dict"),
         ({"options": dict}, "has the options <class 'dict'>: they must be a frozen dataclass$"),
@@ -197,7 +197,7 @@ def test_phases_see_images_and_may_give_metrics_of_rows_or_of_the_batch():
 
 
 def test_phases_run_in_their_order_each_on_what_the_last_one_left():
-    """Two phases of one network: the second one's loss is of what the first has moved."""
+    """Two phases of one network: the second loss uses the parameters that the first updated."""
 
     def bias(spec, params, inputs):
         value = params["decoder"]["Dense_1"]["bias"].sum()
@@ -222,7 +222,7 @@ def test_phases_run_in_their_order_each_on_what_the_last_one_left():
     [
         (
             lambda spec, params, key, n, label, start: jnp.zeros((n, 12)),
-            r"samples shape \(2, 12\) where 2 are asked for: it must be \(2, 3, 4, 1\)",
+            r"samples shape \(2, 12\) when 2 are asked for: it must be \(2, 3, 4, 1\)",
         ),
         (
             lambda spec, params, key, n, label, start: jnp.zeros((1, *SHAPE)),
@@ -364,7 +364,7 @@ def test_a_posterior_by_import_path():
     [
         (
             BLURRED._replace(num_outputs=lambda spec: 5, sample=posteriors.deterministic),
-            r"^model.posterior gives codes of shape \(2, 5\) for a batch of 2: .* is \(2, 2\)$",
+            r"^model.posterior returns codes of shape \(2, 5\): they must be .*, \(2, 2\)$",
         ),
         (
             BLURRED._replace(sample=lambda spec, encoder, x, row_keys: 1 // 0),
@@ -426,8 +426,8 @@ def test_a_loss_sees_pixels_as_the_networks_do():
 @pytest.mark.parametrize(
     "function, match",
     [
-        (lambda x_hat, x: jnp.abs(x_hat - x).sum(), r"^model.reconstruction gives .* for a"),
-        (lambda x_hat, x: x_hat - x, r"^model.reconstruction gives shape \(2, 3, 4, 1\) "),
+        (lambda x_hat, x: jnp.abs(x_hat - x).sum(), r"^model.reconstruction returns .* for a"),
+        (lambda x_hat, x: x_hat - x, r"^model.reconstruction returns shape \(2, 3, 4, 1\) "),
         (lambda x_hat: x_hat, "^model.reconstruction fails with TypeError"),
         (lambda x_hat, x: 1 // 0, "^model.reconstruction fails with ZeroDivisionError"),
     ],

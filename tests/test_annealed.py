@@ -76,7 +76,7 @@ class Linear:
 
 
 def assert_near(found, truth, tolerance):
-    """Within the tolerance, of which four standard errors over chains leave room."""
+    """Asserts closeness within the tolerance, which exceeds four standard errors over chains."""
     spread = np.asarray(found.spread)
     assert (4 * spread <= tolerance).all(), spread
     error = np.asarray(found.log_likelihood, np.float64) - truth
@@ -244,7 +244,7 @@ def test_bounds_of_an_8d_decoder_meet_and_parzen_windows_rise_to_them():
 
 
 def test_one_temperature_is_importance_sampling():
-    """From the posterior itself all weights are p(x); one chain is enough, and has no spread."""
+    """From the exact posterior all weights are p(x); a single chain has no spread."""
     model = Linear(1)
     start = np.float32(model.mean), np.float32(np.sqrt(model.covariance[0]))
     for num_chains in (1, 3):
@@ -258,7 +258,7 @@ def test_one_temperature_is_importance_sampling():
 
 @pytest.mark.slow
 def test_too_few_temperatures_show_in_the_bracket():
-    """Both bounds of a linear decoder: below and above what is known."""
+    """Both bounds of a linear decoder: below and above the exact value."""
     model = Linear(8, 5.0, sigma=0.2)
     spec = aae.AnnealedSpec(num_chains=8, num_temperatures=10)
     found = annealed.bracket(model.decoder, 0, model.sigma, 40, **model.arguments(), spec=spec)
@@ -311,7 +311,7 @@ def test_blocks_are_the_same_bits_whenever_they_are_run():
 
 
 def products(jaxpr):
-    """All matrix products of a program, the bodies of its loops once each."""
+    """All matrix products of a program; the body of each loop counts once."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             yield equation
@@ -365,28 +365,28 @@ DECODER, X = make_mlp(2, 8, 12), jnp.full((4, 12), 0.5)
         ({"sigma": -0.1}, r"sigma is -0.1: it must be positive"),
         ({"sigma": float("nan")}, r"sigma is nan: it must be positive"),
         ({"sigma": [0.1, 0.2]}, r"sigma has shape \(2,\): it must be one number"),
-        ({"x": jnp.zeros((4, 11))}, r"decoder gives \(1, 12\) .* x has shape \(4, 11\)"),
+        ({"x": jnp.zeros((4, 11))}, r"decoder returns \(1, 12\) .* x has shape \(4, 11\)"),
         ({"x": jnp.zeros((4, 3, 4))}, r"x has shape \(4, 3, 4\): it must be \[T, P\]"),
         ({"x": jnp.zeros((0, 12))}, r"x has shape \(0, 12\)"),
-        ({"x": np.zeros((4, 12), np.uint8)}, "x is uint8: it must be floating"),
-        ({"x": X.at[1, 2].set(jnp.nan)}, "x have NaN or inf"),
+        ({"x": np.zeros((4, 12), np.uint8)}, "x is uint8: it must be floats"),
+        ({"x": X.at[1, 2].set(jnp.nan)}, "x contain NaN or inf"),
         ({"code_dim": 0}, "code_dim is 0: it must be an integer, at least 1"),
         ({"code_dim": 3}, r"decoder fails on z of shape \[N, 3\] with TypeError"),
         ({"decoder": 3}, "decoder is a int"),
-        ({"decoder": lambda z: None}, "decoder gives NoneType"),
-        ({"decoder": lambda z: jnp.zeros((len(z), 12), int)}, "decoder gives int32"),
-        ({"decoder": lambda z: z.reshape(-1)[:1]}, r"gives \(1,\) .* jax.vmap\(decoder\)"),
+        ({"decoder": lambda z: None}, "decoder returns NoneType"),
+        ({"decoder": lambda z: jnp.zeros((len(z), 12), int)}, "decoder returns int32"),
+        ({"decoder": lambda z: z.reshape(-1)[:1]}, r"returns \(1,\) .* jax.vmap\(decoder\)"),
         ({"key": "0"}, "key is '0'"),
         ({"prior": "normal"}, "prior is a str"),
         ({"spec": 3}, "spec is a int"),
-        ({"prior": annealed.density(jnp.sum)}, r"a density only.*give start=\(mean, std\)"),
-        ({"prior": annealed.density(lambda z: -(z**2))}, r"log_prob gives \(2,\) .* of shape \(\)"),
+        ({"prior": annealed.density(jnp.sum)}, r"only a density.*give start=\(mean, std\)"),
+        ({"prior": annealed.density(lambda z: -(z**2))}, r"log_prob returns \(2,\) .* of shape \(\)"),
         ({"prior": annealed.density(lambda z: z[5, 5])}, "log_prob fails on one code .*Error"),
-        ({"prior": annealed.Prior(to_code=jnp.sum)}, r"to_code gives \(\) .* of shape \(2,\)"),
+        ({"prior": annealed.Prior(to_code=jnp.sum)}, r"to_code returns \(\) .* of shape \(2,\)"),
         ({"start": jnp.zeros((4, 2))}, "start must be a tuple"),
         ({"start": (jnp.zeros((3, 2)), 1.0)}, r"start has shapes \(3, 2\) and \(\): .*\(4, 2\)"),
-        ({"start": (jnp.zeros((4, 2)), 0.0)}, "start's std goes down to 0: it must be positive"),
-        ({"start": (jnp.full((4, 2), jnp.inf), 1.0)}, "start have NaN or inf"),
+        ({"start": (jnp.zeros((4, 2)), 0.0)}, "start's std is 0 somewhere: it must be positive"),
+        ({"start": (jnp.full((4, 2), jnp.inf), 1.0)}, "start contain NaN or inf"),
     ],
 )  # fmt: skip
 def test_bad_arguments_are_one_line(given, message):
@@ -407,7 +407,7 @@ def test_bad_fields_are_one_line(field, value):
 
 def test_only_priors_that_can_be_drawn_from_have_an_upper_bound():
     for function in (annealed.bracket, annealed.upper_bound, annealed.simulate):
-        with refused("a density only: images can't be simulated"):
+        with refused("only a density: images can't be simulated"):
             function(DECODER, 0, 0.1, 3, code_dim=2, prior=annealed.density(jnp.sum))
         with refused("num_images is 0"):
             function(DECODER, 0, 0.1, 0, code_dim=2)
@@ -497,7 +497,7 @@ def test_a_model_whose_decoder_takes_labels():
     state = start(make_spec(model={"label_in_decoder": True}))
     with refused("label_in_decoder is True"):
         of_state(state)
-    with refused("label goes from 10 to 10"):
+    with refused("label ranges from 10 to 10"):
         of_state(state, label=10)
     z = jax.random.normal(jax.random.key(1), (5, 2))
     np.testing.assert_allclose(aae.decoder_of(state, 3)(z), aae.decode(state, z, 3).reshape(5, -1))
@@ -515,7 +515,7 @@ def test_models_without_decoder_or_density_are_one_line():
 
 
 def test_bounds_of_two_weights_by_hand():
-    """Weights 1 and 3: forward the log of their mean, backward minus that of the mean of 1 and 1/3."""
+    """Weights 1 and 3: log of their mean forward, minus log of the mean of 1 and 1/3 backward."""
     parts = dict.fromkeys(annealed.Chains._fields, jnp.zeros((1, 2)))
     chains = annealed.Chains(**{**parts, "log_weight": jnp.log(jnp.array([[1.0, 3.0]]))})
     np.testing.assert_allclose(annealed.lower(chains).log_likelihood, [np.log(2)], rtol=1e-6)

@@ -1,4 +1,4 @@
-"""What users hand to the library: taken as it comes, or refused in one line, the same everywhere."""
+"""Arguments of the library's functions: every form is taken, or refused in one line."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ IMAGES = np.asarray(make_dataset()["image"][:4])
 
 
 class Tensor:
-    """What another library's tensor is to NumPy."""
+    """Another library's tensor, as NumPy sees it."""
 
     def __init__(self, values, on_cpu=True):
         self.values, self.on_cpu = values, on_cpu
@@ -61,18 +61,21 @@ def test_images_of_every_kind_are_the_same_images(take):
 
 
 BAD_IMAGES = {
-    "0 … 255 as floats": (IMAGES.astype(np.float32), "images go from 4 to 248: floats must lie in"),
-    "negative": (IMAGES / 255 - 0.5, "images go from -0.4843 to"),
+    "0 … 255 as floats": (
+        IMAGES.astype(np.float32),
+        "images range from 4 to 248: floats must lie in",
+    ),
+    "negative": (IMAGES / 255 - 0.5, "images range from -0.4843 to"),
     "NaN": (
         np.where(IMAGES == IMAGES.max(), np.nan, IMAGES / 255),
-        "images have NaN or inf among them",
+        "images contain NaN or inf",
     ),
     "integers": (IMAGES.astype(np.int32), "images are int32: give uint8, or floats"),
     "channels first": (
         IMAGES.transpose(0, 3, 1, 2),
-        r"\(4, 1, 3, 4\).*\[B, 3, 4, 1\], in this order",
+        r"\(4, 1, 3, 4\).*\[B, 3, 4, 1\], with the axes in this order",
     ),
-    "one alone": (IMAGES[0], r"\(3, 4, 1\).*\[B, 3, 4, 1\]; one alone is images\[None\]"),
+    "one alone": (IMAGES[0], r"\(3, 4, 1\).*\[B, 3, 4, 1\]; for a single one, give images\[None\]"),
     "flat": (IMAGES.reshape(4, -1), r"images has shape \(4, 12\): it must be \[B, 3, 4, 1\]"),
     "words": ("a path.png", "images is a str: it must be an array of numbers"),
     "None": (None, "images is a NoneType: it must be an array of numbers"),
@@ -122,9 +125,9 @@ def test_a_key_may_be_a_seed_or_of_the_old_kind(take):
         (True, "True"),
         (np.zeros(3), r"of shape \(3,\)"),
     ):
-        with refused(f"key is {shown}: it must be one PRNG key"):
+        with refused(f"key is {shown}: it must be a PRNG key"):
             take(bad)
-    with refused(r"key is of shape \(4,\): it must be one PRNG key"):
+    with refused(r"key is of shape \(4,\): it must be a PRNG key"):
         take(jax.random.split(jax.random.key(3), 4))
 
 
@@ -143,9 +146,9 @@ def test_labels_are_classes(take):
     for label in ([7, 7, 7, 7], np.full(4, 7, np.uint8), Tensor(np.full(4, 7))):
         np.testing.assert_array_equal(take(label), expected)
     for label, match in (
-        ([7, 7, 7, 12], "label goes from 7 to 12: it must be 0 … 9"),
-        ([7, 7, 7, -2], "label goes from -2 to 7"),
-        ([7, 7, 7], r"label has shape \(3,\): it must be a number, \(4,\)"),
+        ([7, 7, 7, 12], "label ranges from 7 to 12: it must be 0 … 9"),
+        ([7, 7, 7, -2], "label ranges from -2 to 7"),
+        ([7, 7, 7], r"label has shape \(3,\): it must be a scalar, \(4,\)"),
         ([7.0, 7.0, 7.0, 7.0], "label is float.*must be integers"),
         (["7", "7", "7", "7"], "label is a list: it must be an array of numbers"),
     ):
@@ -161,7 +164,7 @@ def test_one_label_is_that_of_all():
 def test_codes_and_numbers_are_checked():
     for z, match in (
         (np.zeros((4, 3)), r"z has shape \(4, 3\): it must be \[B, 2\]"),
-        (np.zeros(2), r"z has shape \(2,\): it must be \[B, 2\]; one alone is z\[None\]"),
+        (np.zeros(2), r"z has shape \(2,\): it must be \[B, 2\]; for a single one, give z\[None\]"),
     ):
         with refused(match):
             aae.decode(plain(), z)
@@ -203,7 +206,7 @@ def vectors_spec(dtype="float32", **model):
 
 @functools.cache
 def table():
-    """Numbers on scales of their own: counts, prices, fractions."""
+    """Numbers on different scales: counts, prices, fractions."""
     random = np.random.default_rng(0)
     scale = np.array([1e3, 50.0, 1.0, 1e-3, 10.0])
     return (random.normal(size=(40, 5)) * scale + 3 * scale).astype(np.float32)
@@ -225,7 +228,7 @@ def test_vectors_of_any_range_are_standardised_and_come_back_in_their_units():
     np.testing.assert_allclose(
         aae.encode(state, x.round().astype(np.int32)), aae.encode(state, x.round())
     )
-    with refused("images have NaN or inf"):
+    with refused("images contain NaN or inf"):
         aae.encode(state, np.where(x == x.max(), np.inf, x))
 
 
@@ -236,7 +239,7 @@ def test_pixels_that_are_standardised_must_still_be_pixels():
     std[0, 0] = 1  # of a pixel that never changes
     state = aae.create_train_state(spec, 0, images.mean(axis=0), std)
     assert aae.encode(state, images).shape == (4, 2)
-    with refused("images go from .* to 248"):
+    with refused("images range from .* to 248"):
         aae.encode(state, 255 * images)
 
 
@@ -340,7 +343,7 @@ def test_conditions_that_do_not_fit_are_one_line():
     for condition, match in (
         (None, r"condition is None: the model takes conditions \[N, 3\]"),
         (np.zeros((4, 2)), r"condition has shape \(4, 2\): it must be \(4, 3\), or \(3,\)"),
-        (bad_value, "condition has NaN or inf"),
+        (bad_value, "condition contains NaN or inf"),
     ):
         with refused(match):
             aae.decode(state, z, condition=condition)
@@ -395,7 +398,7 @@ def test_numbers_about_1_of_a_table_are_no_pixels():
     assert x.min() < 0 and x.max() > 1
     state = aae.create_train_state(vectors_spec(), 0, x.mean(axis=0), x.std(axis=0))
     assert np.isfinite(aae.encode(state, x)).all()
-    with refused("images go from .* to [23].*: floats must lie in"):
+    with refused("images range from .* to [23].*: floats must lie in"):
         aae.encode(state, 255 * x)
 
 
@@ -420,10 +423,10 @@ WRONG_KINDS = {
         lambda: aae.sampler(start(conditional_spec()), conditions=5),
         r"conditions have shape \(\): they must be \[M, condition_dim\]",
     ),
-    "codes of NaN": (lambda: aae.decode(plain(), np.full((1, 2), np.nan)), "z have NaN or inf"),
+    "codes of NaN": (lambda: aae.decode(plain(), np.full((1, 2), np.nan)), "z contain NaN or inf"),
     "soft classes": (
         lambda: aae.decode(labelled(), np.zeros((1, 2)), np.full((1, 10), -1.0)),
-        "label .N, K. has numbers below 0",
+        "label .N, K. has negative values",
     ),
     "a workdir": (lambda: aae.load_state(None), "workdir is None: it must be a path"),
     "a file for a workdir": (
@@ -432,7 +435,7 @@ WRONG_KINDS = {
     ),
     "images to diagnose": (
         lambda: aae.diagnose(plain(), {"image": IMAGES.astype(np.float32)}, 0),
-        "images go from 4 to 248",
+        "images range from 4 to 248",
     ),
     "images to score by a model": (
         lambda: aae.evaluate(
@@ -441,7 +444,7 @@ WRONG_KINDS = {
             aae.EvaluationSpec(10, num_validation=None, sigmas=(0.2,)),
             0,
         ),
-        "images go from 4 to 248",
+        "images range from 4 to 248",
     ),
 }
 

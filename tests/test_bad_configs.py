@@ -1,4 +1,4 @@
-"""Generated configurations: refused in one line that names a field, or able to train a step."""
+"""Generated configs either train a step or raise a one-line error that names a field."""
 
 import dataclasses
 

@@ -182,7 +182,7 @@ def test_what_these_models_have_no_use_for_is_refused(name, fields, match):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_there_are_no_labels_and_no_codes(name):
     state = start(make_chains(name))
-    with refused(f"^a label is given, but algorithm '{name}' has none$"):
+    with refused(f"^a label is given, but algorithm '{name}' takes none$"):
         aae.generate(state, jax.random.key(0), 2, 1)
     with refused(f"^algorithm '{name}' has no 'encode'$"):
         aae.encode(state, make_dataset()["image"])

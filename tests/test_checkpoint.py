@@ -1,4 +1,4 @@
-"""What is saved is what comes back, bit for bit."""
+"""Checkpoints return what was saved, bit for bit."""
 
 import shutil
 
@@ -106,7 +106,7 @@ def halve(path):
 
 @pytest.mark.parametrize("damage", [flip, halve, lambda path: path.unlink()])
 def test_damage_to_any_file_is_survived(two, tmp_path, capfd, damage):
-    """The newest state exactly where only orbax's notes are hit, otherwise the one before."""
+    """If only orbax's metadata are damaged, the newest state is read, otherwise the one before."""
     directory, states = two
     directory = shutil.copytree(directory, tmp_path / "damaged")
     files = [path for path in (directory / "3").rglob("*") if path.is_file()]
@@ -177,7 +177,7 @@ def test_a_failed_write_is_one_line_and_leaves_the_earlier_ones(two, tmp_path, m
 
 @pytest.mark.parametrize("at", ["digests", "arrays"])
 def test_a_checkpoint_that_is_removed_while_it_is_read(two, tmp_path, monkeypatch, capsys, at):
-    """As a run at work does with its older ones: the newest then is read."""
+    """As a running training removes its older ones: the newest is then read."""
     directory = shutil.copytree(two[0], tmp_path / "at_work")
     shutil.move(directory / "3", tmp_path / "3")
 

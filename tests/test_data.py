@@ -1,4 +1,4 @@
-"""Splits, labels, statistics, and what holds for every source."""
+"""Splits, labels, statistics, and the checks of every source."""
 
 import hashlib
 import subprocess
@@ -104,7 +104,7 @@ def test_labels_out_of_range_are_refused(monkeypatch):
     loaded = digits.load(None)
     bad = {**loaded.train, "label": np.full_like(loaded.train["label"], 10)}
     monkeypatch.setattr(digits, "load", lambda _: loaded._replace(train=bad))
-    with pytest.raises(UserError, match="training images of 'digits': labels go from 10 to 10"):
+    with pytest.raises(UserError, match="training images of 'digits': labels range from 10 to 10"):
         data.load(spec("digits", (8, 8, 1)))
 
 
@@ -140,7 +140,7 @@ def test_lazy_images_are_an_array_that_is_decoded_when_asked():
     "image, match",
     [
         (np.full((4, 8, 8, 1), np.nan, np.float32), "NaN or infinity"),
-        (np.full((4, 8, 8, 1), 1.5, np.float32), "go from 1.5 to 1.5; floats must lie in"),
+        (np.full((4, 8, 8, 1), 1.5, np.float32), "range from 1.5 to 1.5; floats must lie in"),
         (np.zeros((0, 8, 8, 1), np.float32), "there are none"),
         (np.zeros((5, 8, 8, 1), np.float32), "5 images but 4 labels"),
         (np.zeros((4, 8, 9, 1), np.float32), r"data.image_shape is \(8, 8, 1\) in the config"),
@@ -163,11 +163,11 @@ def test_what_every_source_promises(image, match, monkeypatch):
         ({"name": "mnist", "path": "a.npz"}, "the other data sets take none"),
         ({"name": "tfd", "fold": 0}, "data.fold is 0: it must be 1 … 5"),
         ({"name": "tfd", "fold": 6}, "data.fold is 6"),
-        ({"name": "mnist", "fold": 1}, "data.fold is 1: it is of 'tfd', not of 'mnist'"),
-        ({"name": "mnist", "drop_black": True}, "data.drop_black is True: it is of 'tfd'"),
-        ({"name": "mnist", "resize": True}, "data.resize is True: it is of 'files'"),
-        ({"name": "tfd", "label_column": "y"}, "data.label_column is 'y': it is of 'files'"),
-        ({"name": "cifar10", "condition_dim": 2}, "data.condition_dim is 2: it is of 'files'"),
+        ({"name": "mnist", "fold": 1}, "data.fold is 1: it is for 'tfd', not 'mnist'"),
+        ({"name": "mnist", "drop_black": True}, "data.drop_black is True: it is for 'tfd'"),
+        ({"name": "mnist", "resize": True}, "data.resize is True: it is for 'files'"),
+        ({"name": "tfd", "label_column": "y"}, "data.label_column is 'y': it is for 'files'"),
+        ({"name": "cifar10", "condition_dim": 2}, "data.condition_dim is 2: it is for 'files'"),
         (
             {"name": "cifar10", "condition_dim": -1},
             "data.condition_dim is -1: it must be 0 or more",

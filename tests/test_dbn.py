@@ -84,7 +84,7 @@ def test_with_chains_in_equilibrium_the_gradient_is_that_of_the_likelihood(x64):
 
 
 def test_with_draws_of_the_model_as_chains_the_gradient_is_that_of_the_likelihood(x64):
-    """20,000 images and as many draws: within the Monte Carlo error of the enumerated gradient."""
+    """20,000 images and draws: the gradient is within Monte Carlo error of the enumerated one."""
     machine, spec, num_rows = random_machine(0), make_dbn(), 20_000
     rng, v = np.random.default_rng(1), states(VISIBLE)
     pixels = rng.uniform(size=VISIBLE)  # of all rows: probabilities of units
@@ -236,7 +236,7 @@ def test_the_recipe_is_the_published_one():
 
 def test_chains_move_at_rate_one_and_nothing_else():
     slower = {"chains": aae.OptimizerSpec(name="sgd", learning_rate=0.5)}
-    with refused("^optimizer.chains is another one than the algorithm's: "):
+    with refused("^optimizer.chains differs from the algorithm's: "):
         make_spec(algorithm="rbm", optimizer=slower)
 
 

@@ -16,7 +16,7 @@ from aae_jax.evaluation import fingerprint
 
 
 def evaluate(sampler, test, sigmas, num_samples=100, key=None):
-    """On a split that is validation and test images at once."""
+    """`aae.evaluate` with one split for validation and test images."""
     spec = aae.EvaluationSpec(num_samples, num_validation=None, sigmas=sigmas)
     key = jax.random.key(7) if key is None else key
     return evaluation.evaluate(sampler, [(test, test)], spec, key)
@@ -127,7 +127,7 @@ def test_folds_each_with_its_own_sigma_and_all_with_one():
 
 
 def test_split_products_have_sums_of_their_own(monkeypatch):
-    """Saved sums are not gone on with where another machine would add other bits to them."""
+    """Saved sums are not continued if another machine would add different bits."""
     sampler = aae.sampler(start(make_spec()))
     images, seen = split_of(6)["image"], []
 
@@ -143,7 +143,7 @@ def test_split_products_have_sums_of_their_own(monkeypatch):
 
 
 def test_devices_and_cuts_change_nothing(bf16_split):
-    """The pass over the samples may be cut anywhere, and shared by devices."""
+    """The pass over the samples may be interrupted anywhere, and split over devices."""
     sampler = aae.sampler(start(make_spec()))
     images = split_of(6)["image"]
 
@@ -178,7 +178,7 @@ def test_devices_and_cuts_change_nothing(bf16_split):
 
 
 def test_sums_that_were_read_whole_end_as_those_that_just_ran():
-    """A pass that was saved at its end comes back as host arrays, with no round left to run."""
+    """A pass that was saved at its end is read as host arrays, with no rounds left."""
     sampler = aae.sampler(start(make_spec()))
     images, sigmas = split_of(500)["image"], tuple(np.linspace(0.1, 1, 20))
 
@@ -197,7 +197,7 @@ class Stop(Exception):
 
 
 def identity(sampler, images, key=None, num_samples=9_500, sigmas=(0.2, 0.5)):
-    """Of the pass that scores the images, without running it."""
+    """The identity of the pass that scores the images, without running it."""
     seen = []
 
     def stop(one_pass):
@@ -232,7 +232,7 @@ def test_whatever_the_sums_depend_on_is_in_their_identity():
     assert identity(aae.sampler(changed), images) == seen[0]
 
 
-# Whatever makes samples.
+# Any source of samples.
 
 
 def grey_levels(key, num_samples):
@@ -409,7 +409,7 @@ def test_fingerprints():
 
 
 def test_a_fingerprint_is_the_same_in_another_process():
-    """It says whether sums that were saved may be gone on with."""
+    """It decides whether saved sums may be continued."""
     program = (
         "import sys; sys.path[:0] = ['tests', '.']; import aae_jax as aae; import small; "
         "from aae_jax.evaluation import fingerprint; "

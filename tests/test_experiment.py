@@ -1,4 +1,4 @@
-"""One whole run on the real digits, and every way of cutting it short."""
+"""One whole run on the real digits, and every way to interrupt it."""
 
 import dataclasses
 import errno
@@ -36,7 +36,7 @@ from experiments import digits
 
 @pytest.fixture(scope="module")
 def seen():
-    """What the parts of the run `whole` were given."""
+    """The arguments of the parts of the run `whole`."""
     return {}
 
 
@@ -140,7 +140,7 @@ def test_a_run_cut_anywhere_ends_bit_identical(
     if how is not Killed:
         assert stopped.value.code == 128 + how
         said = capsys.readouterr().out
-        assert f"interrupted at step {step} of 30" in said and "the same command goes on" in said
+        assert f"interrupted at step {step} of 30" in said and "the same command resumes" in said
         assert str(step) in os.listdir(os.path.join(workdir, "checkpoints"))
     experiment.run(small_config(), workdir, "train")
     assert_same_training(workdir, whole)
@@ -150,7 +150,7 @@ def test_a_run_cut_anywhere_ends_bit_identical(
 
 
 def test_a_second_signal_acts_at_once_but_for_the_hangup():
-    """Terminal and shell send one each."""
+    """Terminal and shell each send one SIGHUP."""
     with terminal.Signals() as signals:
         signal.raise_signal(signal.SIGHUP)
         signal.raise_signal(signal.SIGHUP)
@@ -329,7 +329,7 @@ LONGER = {**CONSTANT, "train.num_steps": 80, "parallel.num_devices": 1}
 
 @pytest.fixture(scope="module")
 def longer(tmp_path_factory):
-    """80 steps at once, with rates that do not depend on their number."""
+    """A run of 80 steps, with rates that do not depend on the number of steps."""
     workdir = str(tmp_path_factory.mktemp("longer"))
     experiment.run(small_config(**LONGER), workdir, "train")
     return workdir
@@ -459,7 +459,7 @@ def test_a_damaged_checkpoint_costs_only_its_steps(whole, tmp_path, capsys):
     (workdir / "checkpoints" / str(STEPS) / "default" / "manifest.ocdbt").write_bytes(b"")
     experiment.run(small_config(), str(workdir), "train")
     said = capsys.readouterr().out
-    assert "the checkpoint of step 30 is damaged" in said and "going on from step 20" in said
+    assert "the checkpoint of step 30 is damaged" in said and "resuming from step 20" in said
     assert_same_training(workdir, whole)
 
 
@@ -488,7 +488,7 @@ def test_mistakes_leave_no_workdir(tmp_path):
 
 
 def test_unlabelled_images_of_two_channels_are_trained_scored_and_drawn(tmp_path, dataset):
-    """No image is of a component of the mixture: the share of those that are is left out."""
+    """Unlabelled images have no component, so the share in the right component is left out."""
     images = np.concatenate([dataset.train["image"][:400]] * 2, axis=-1)
     np.savez(tmp_path / "images.npz", images=images)
     config = small_config(

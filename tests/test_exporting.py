@@ -14,7 +14,7 @@ import aae_jax as aae
 from aae_jax import multi_seed
 from aae_jax.algorithms import adversarial
 
-# A program with the batch sizes 1 and 7: what `numpy.savez` gave it in, what it finds out.
+# Runs a program with the batch sizes 1 and 7: inputs from `numpy.savez`, outputs back.
 RUN = """
 import sys
 

@@ -1,4 +1,4 @@
-"""docs/extending.md: every block of it runs as it stands, in order, in one directory."""
+"""Every block of docs/extending.md runs unchanged, in order, in one directory."""
 
 import contextlib
 import io
@@ -36,7 +36,7 @@ class Block(NamedTuple):
 
     @property
     def module(self):
-        """The file that a block of Python is saved as; None: it is run."""
+        """The file name of a block of Python that is saved; None: the block is run."""
         found = re.match(r"# (\w+\.py)\n", self.text)
         return found[1] if found and self.language == "python" else None
 
@@ -52,7 +52,7 @@ BLOCKS = read_blocks()
 
 @pytest.fixture
 def directory(tmp_path, monkeypatch):
-    """A directory with what a clone has for a user, as the working directory and on sys.path."""
+    """A directory with a clone's files for users, as the working directory and on sys.path."""
     shutil.copy(ROOT / "launch.py", tmp_path)
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     monkeypatch.chdir(tmp_path)
@@ -71,7 +71,7 @@ def write_modules():
 
 
 def run_shell(block, expected):
-    """Runs a block; `expected` is all that a command prints that is to fail."""
+    """Runs a block; `expected` is the output of a command that must fail."""
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])  # "python"
     done = subprocess.run(
         ["sh", "-ec", block.text],
@@ -88,7 +88,7 @@ def run_shell(block, expected):
 
 
 def run_python(block, expected):
-    """Runs a block by itself; whatever number it names is finite."""
+    """Runs a block by itself; all numbers that it assigns are finite."""
     names, printed = {}, io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(block.text, f"{PAGE.name}:{block.line}", "exec"), names)
@@ -122,7 +122,7 @@ def test_every_block_runs_as_it_stands(directory):
         assert [line["step"] for line in lines] == [10, 20], workdir
         assert all(np.isfinite(value) for line in lines for value in line.values()), workdir
         assert os.path.isdir(f"{workdir}/checkpoints/20")
-    assert any("going on from step 10" in output for output in said)
+    assert any("resuming from step 10" in output for output in said)
     assert metrics("runs/wae") == trained_once
 
     results = json.loads(pathlib.Path("runs/wae/results.json").read_text())

@@ -1,4 +1,4 @@
-"""What the pictures are made of."""
+"""The contents of the figures."""
 
 import dataclasses
 import functools
@@ -179,7 +179,7 @@ def test_unlabelled_images_and_few_classes_are_drawn(tmp_path):
 
 
 def test_what_is_no_image_is_not_shown_as_one():
-    """And what decodes codes alone is left out where the decoder takes a condition too."""
+    """Figures of decoded codes are left out if the decoder takes a condition."""
 
     plain = {"code_dim": 2, "label_in_decoder": False, "condition_in_decoder": False}
 
@@ -208,7 +208,7 @@ def broken(state, given):
 
 
 def histogram(state, given):
-    """Of the samples' pixels; reads everything that it is given."""
+    """A histogram of the samples' pixels that uses all of `given`."""
     figure = Figure()
     images = [given.train_images, given.test["image"], aae.generate(state, given.key, 9)]
     figure.subplots().hist([np.ravel(image) for image in images])
@@ -270,7 +270,7 @@ def test_figures_that_do_not_exist_are_one_line(name, match):
 
 
 def curves(names):
-    """What `training_curves` draws: title → labels, and how many axes stay empty."""
+    """The axes of `training_curves`: title → labels, and the number of empty axes."""
     figure = pictures.training_curves(start(make_spec()), given_of(metrics=lines_of(names)))
     drawn = [axes for axes in figure.axes if axes.lines]
     for axes in drawn:
@@ -292,7 +292,7 @@ def test_curves_of_the_adversarial_autoencoder():
 
 @pytest.mark.parametrize("number", [1, 2, 5])
 def test_curves_with_names_of_an_algorithms_own_are_all_drawn(number):
-    """Six groups that are known, and one to five more: none is dropped."""
+    """Six known groups, and one to five more: all are drawn."""
     own = [f"own{i}/{which}" for i in range(number) for which in ("one", "two")]
     found = curves([*METRICS, "loss/wake", *own])
     assert len(found) == 7 + number

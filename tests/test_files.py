@@ -1,6 +1,7 @@
-"""A user's own images: every layout, and every way in which a file can be wrong."""
+"""A user's own images: every layout, and every fault of a file."""
 
 import os
+from collections import Counter
 
 import cv2
 import numpy as np
@@ -104,6 +105,20 @@ def test_directory_with_and_without_classes(tmp_path):
     assert as_pairs(flat) == {(image, -1) for image, _ in EXPECTED}
 
 
+@pytest.mark.parametrize("name", ["unlabelled", "unlabeled"])
+def test_a_directory_of_unlabelled_images_beside_those_of_the_classes(name, tmp_path):
+    path = save_directory(tmp_path / "classes", IMAGES, LABELS)
+    os.rename(path / "class_3", path / name)
+    with pytest.raises(UserError, match="holds 9 classes"):
+        load(path)
+    found = Counter(label for split in parts(load(path, num_classes=9)) for label in split["label"])
+    # 0, 1, 2, 4, … are numbered in their order.
+    given = Counter((LABELS - (LABELS > 3))[LABELS != 3].tolist()) + Counter(
+        {-1: (LABELS == 3).sum()}
+    )
+    assert found == given
+
+
 def test_directory_in_colour(tmp_path):
     colour = np.stack([IMAGES, IMAGES // 2, IMAGES // 3], axis=-1)
     loaded = load(save_directory(tmp_path / "a", colour), (8, 8, 3))
@@ -175,7 +190,7 @@ def test_files_in_a_directory_are_decoded_only_when_asked_for(tmp_path):
 
 @pytest.fixture(scope="module")
 def broken_files(tmp_path_factory):
-    """A directory with a file or a directory for every way to be wrong."""
+    """A directory with a file or a directory for every fault."""
     tmp_path = tmp_path_factory.mktemp("broken")
     np.savez(tmp_path / "good.npz", images=IMAGES)
     savemat(tmp_path / "good.mat", {"images": IMAGES})
@@ -240,34 +255,34 @@ def broken_files(tmp_path_factory):
     [
         ("missing.npz", "there is no such file or directory"),
         ("text.txt", "must be an .npz, .npy, .mat, .h5, .hdf5 or .csv, or a directory"),
-        ("cut.npz", "damaged, cut off or of another kind"),
-        ("magic.npz", "damaged, cut off or of another kind"),
-        ("cut.mat", "damaged, cut off or of another kind"),
-        ("magic.mat", "damaged, cut off or of another kind"),
+        ("cut.npz", "damaged, truncated or of another kind"),
+        ("magic.npz", "damaged, truncated or of another kind"),
+        ("cut.mat", "damaged, truncated or of another kind"),
+        ("magic.mat", "damaged, truncated or of another kind"),
         ("seven.mat", "damaged: it begins as MATLAB 7.3"),
         ("pickled.npz", "pickled objects"),
-        ("twenty.mat", "labels go from 0 to 20; with data.num_classes = 10"),
+        ("twenty.mat", "labels range from 0 to 20; with data.num_classes = 10"),
         ("cell.mat", "images holds objects"),
         ("names.npz", "has pictures: it must have 'images'"),
         ("lengths.npz", "300 images but 299 labels"),
-        ("classes.npz", "labels go from 1 to 10; with data.num_classes = 10"),
-        ("fractions.npz", "labels is float64: it must be whole numbers"),
-        ("words.npz", r"has 1 classes \(a\), and data.num_classes is 10"),
+        ("classes.npz", "labels range from 1 to 10; with data.num_classes = 10"),
+        ("fractions.npz", "labels is float64: it must be integers"),
+        ("words.npz", r"has 1 classes \(a\), but data.num_classes is 10"),
         ("nan.npz", "NaN or infinity"),
         ("range.npz", "floats must lie in"),
-        ("int.npz", "images is int64 and goes from -15 to 240: integers must be pixels of 0"),
+        ("int.npz", "images is int64 and ranges from -15 to 240: integers must be pixels of 0"),
         ("rank.npz", r"images is \(300, 64\): with data.image_shape = \(8, 8, 1\) it must be"),
         ("size.npz", r"data.image_shape is \(8, 8, 1\).*are \(7, 8, 1\)"),
-        ("large.npz", "labels goes up to 42949"),
+        ("large.npz", "labels contains 42949"),
         ("complex.npz", "labels is complex128"),
         ("shapes.npz", r"data.image_shape is \(8, 8, 1\).*val_images are \(9, 9, 1\)"),
-        ("one_cut", r"one_cut.0000.png' is no image, or damaged"),
+        ("one_cut", r"one_cut.0000.png' is not an image, or it is damaged"),
         ("hole", "no images in '.*class_3'"),
-        ("three", "holds 3 directories: with data.num_classes = 10"),
+        ("three", "holds 3 classes: with data.num_classes = 10"),
         ("few.npz", "images of 'files': there are none"),
         ("empty", "there are no images in"),
         ("both", "images alone, or one directory for each class"),
-        ("cut_png", r"cut_png.*png. is no image, or damaged or cut off"),
+        ("cut_png", r"cut_png.*png. is not an image, or it is damaged or truncated"),
         ("wide", r"wide.*png. is \(8, 7, 1\).*must be \(8, 8, 1\), data.image_shape"),
         ("alpha", r"png. is \(8, 8, 4\)"),
         ("deep", r"png. is \(8, 8, 1\) of uint16"),
@@ -282,7 +297,7 @@ def test_bad_files_each_say_what_is_wrong(name, match, broken_files):
 
 
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
-    """Tests may run as root, who may read everything: the refusal is made here."""
+    """Tests may run as root, who may read everything, so the refusal is simulated."""
     save_directory(tmp_path / "a", IMAGES[:20])
     np.savez(tmp_path / "a.npz", images=IMAGES)
 
@@ -290,12 +305,15 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(file))
 
     monkeypatch.setattr("builtins.open", refuse)
-    for name, match in (("a", "can't be read: Permission denied"), ("a.npz", "may not be read")):
+    for name, match in (
+        ("a", "can't be read: Permission denied"),
+        ("a.npz", "permission to read .* is denied"),
+    ):
         with pytest.raises(UserError, match=match):
             load(tmp_path / name)
     monkeypatch.undo()
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(UserError, match="may not be read"):
+    with pytest.raises(UserError, match="permission to read .* is denied"):
         load(tmp_path / "a")
 
 

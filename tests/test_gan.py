@@ -113,7 +113,7 @@ def test_the_game_is_the_numpy_one(x64):
 
 
 def test_samples_meet_the_same_masks_in_both_losses():
-    """−log D and −log(1 − D) of the same logits: with equal logits they give them back."""
+    """The losses −log D and −log(1 − D) determine the logits: equal logits mean equal masks."""
     model = {
         "discriminator": "aae_jax.algorithms.gan:discriminator",
         "discriminator_hidden": (8, 8),
@@ -262,7 +262,7 @@ def test_a_run_starts_its_generator_at_the_mean_of_its_training_images(tmp_path)
 
 
 def test_samples_come_from_moving_averages_of_the_generator():
-    """A decay of 0.1, which (1 + step) / (10 + step) never is below."""
+    """A decay of 0.1, which is never above (1 + step) / (10 + step)."""
     spec, dataset = make_gan(ema_decay=0.1), make_dataset()
     state = start(spec)
     average = state.params["decoder"]
@@ -285,8 +285,11 @@ def test_samples_come_from_moving_averages_of_the_generator():
     [
         ({"model": {"label_in_decoder": True}}, "^model.label_in_decoder is True: .* no labels$"),
         ({"model": {"label_in_discriminator": True}}, "^model.label_in_discriminator is True"),
-        ({"input_noise": 0.3}, "^train.input_noise is 0.3: .* has none to train$"),
-        ({"prior": {"name": "swiss_roll"}, "model": {"code_dim": 3}}, "2-D: model.code_dim is 3$"),
+        ({"input_noise": 0.3}, "^train.input_noise is 0.3: .* trains no encoder$"),
+        (
+            {"prior": {"name": "swiss_roll"}, "model": {"code_dim": 3}},
+            "2-D, but model.code_dim is 3$",
+        ),
         ({"prior": {"name": "uniform", "radius": -1.0}}, "^prior.radius is -1.0: "),
     ],
 )
@@ -304,7 +307,7 @@ def test_nothing_is_encoded(name):
 
 
 def test_an_encoder_of_codes_is_no_discriminator_of_images():
-    with refused("model.discriminator gives shape .2, 3. for a batch of 2: it must give .2,."):
+    with refused("model.discriminator returns shape .2, 3. for a batch of 2: it must return .2,."):
         check_algorithm(
             make_gan(model={"discriminator": lambda spec: networks.mlp_encoder(spec, 3)})
         )

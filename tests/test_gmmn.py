@@ -158,7 +158,7 @@ def test_a_step_on_codes(x64):
 
 
 def test_the_root_has_a_gradient_where_the_samples_are_the_data():
-    """All images alike, and a decoder that gives just them."""
+    """All images are equal, and the decoder returns this image."""
     spec = make_spec(algorithm="gmmn", prior=UNIFORM)
     state = start(spec)
     flat = jax.tree.map(jnp.zeros_like, state.params)
@@ -259,7 +259,7 @@ def test_one_run_trains_the_autoencoder_and_then_the_generator_of_its_codes(tmp_
     [
         (
             {"options.autoencoder_dim": 16},
-            r"a run of another encoder: Dense_1/bias is \(32,\) there, \(16,\) here",
+            r"a run with another encoder: Dense_1/bias is \(32,\) there, \(16,\) here",
         ),
         ({"model.decoder_hidden": (512,)}, r"another decoder: Dense_0/bias is \(1024,\) there"),
     ],
@@ -273,5 +273,5 @@ def test_stages_that_do_not_fit_are_refused_before_anything_is_trained(tmp_path,
 def test_a_generator_of_codes_needs_an_autoencoder():
     config = table1.get_config("gmmn")
     config.start_from = None
-    with refused("^start_from is None: algorithm 'gmmn_autoencoder' goes on from the encoder and"):
+    with refused("^start_from is None: algorithm 'gmmn_autoencoder' starts from the encoder and"):
         parse_config(config)

@@ -67,7 +67,7 @@ def test_noise_is_before_and_after_the_activation_of_all_layers_but_the_first(x6
 
 
 def test_salt_and_pepper(x64):
-    """A share of 0.4 is replaced, by 0 and 1 as often; the rest stays."""
+    """A share of 0.4 is replaced, by 0 and 1 equally often; the rest stays."""
     spec, num_rows = make_gsn(corruption=0.4), 10_000
     x = jnp.full((num_rows, 12), 0.3)
     found = np.asarray(gsn.corrupt(spec, keys.row_keys(jax.random.key(0), num_rows), x))

@@ -1,6 +1,6 @@
-"""Guides of docs/ and the tutorial: every block runs as it stands, in order, in one directory.
+"""Every block of the guides and the tutorial runs unchanged, in order, in one directory.
 
-`python -m aae_jax` runs in this process; tests/test_main.py starts it as a process of its own.
+`python -m aae_jax` runs in this process; tests/test_main.py starts it as a separate process.
 """
 
 import os
@@ -20,7 +20,7 @@ assert directory  # a fixture
 
 @pytest.fixture
 def run_page(directory):
-    """Runs the blocks of a page; the names that its Python has at the end."""
+    """Runs the blocks of a page; returns the names of its Python code at the end."""
 
     def run_page(page):
         names = {}
@@ -30,7 +30,7 @@ def run_page(directory):
             elif block.language == "python":
                 names |= run_python(block, None)
             elif block.language in ("console", "text"):
-                continue  # set-up that the tests have behind them, and what is only shown
+                continue  # the install, and blocks that are only shown
             else:
                 assert block.language == "sh"
                 for line in block.text.splitlines():
@@ -105,3 +105,17 @@ def test_folder(run_page):
     names = run_page("folder.md")
     assert names["samples"].shape == (16, 64, 64, 3) and names["z"].shape == (16, 8)
     assert names["state"].spec.model.encoder.__module__ == "my_conv"
+
+
+def test_few_labels(run_page):
+    """30 labels of 480 training images are enough to tell red, green and blue squares apart."""
+    names = run_page("few_labels.md")
+    np.testing.assert_array_equal(np.asarray(names["p"]).argmax(axis=1), 2)  # blue, green, red
+    inside = np.asarray(names["green"])[:, 2:6, 2:6].mean(axis=(0, 1, 2))
+    assert inside.argmax() == 1
+    inside = np.asarray(names["new"])[:, 2:6, 2:6].mean(axis=(0, 1, 2))
+    assert inside.argmax() == 0
+    with np.load("classes.npz") as stored:
+        labelled = stored["labels"] >= 0
+        chosen = stored["classes"].argmax(axis=1)
+        np.testing.assert_array_equal(chosen[labelled], stored["labels"][labelled])

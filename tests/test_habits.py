@@ -1,4 +1,4 @@
-"""What the project promises to those who install it and those who carry it on."""
+"""The project's promises to its users and developers: types, versions, links, the wheel."""
 
 import ast
 import configparser
@@ -20,7 +20,7 @@ CALLED = {"__init__", "__call__", "__enter__", "__exit__"}  # public, though the
 
 
 def unannotated(body):
-    """Public functions and methods of public classes that do not say all of their types."""
+    """Public functions, and methods of public classes, without full annotations."""
     for node in body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             yield from unannotated(node.body)
@@ -41,7 +41,7 @@ def test_every_public_function_is_annotated(path):
 
 
 def test_type_checkers_see_the_public_names():
-    """Where they are found at run time."""
+    """Type checkers find public names where they are found at run time."""
     homes = {}
     for node in ast.parse((PACKAGE / "__init__.pyi").read_text()).body:
         if isinstance(node, ast.ImportFrom):

@@ -1,4 +1,4 @@
-"""What went wrong, where, and only then."""
+"""Failures are found and located, without false alarms."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def test_parameters_that_an_update_broke_are_found_in_its_step():
     dataset = make_dataset()
 
     def advance(state, num_steps):
-        """An infinite rate for the generator in the third step."""
+        """Steps with an infinite learning rate of the generator in the third."""
         broken = {**state.learning_rate_scale, "generator": jnp.float32(jnp.inf)}
         now = state.replace(learning_rate_scale=broken) if int(state.step) == 2 else state
         return aae.train_steps(now, dataset, num_steps)
@@ -84,7 +84,7 @@ def test_a_collapse_of_one_of_several_seeds_is_seen():
 
 
 def test_codes_that_are_far_from_the_prior_are_warned_of():
-    """In stds of the prior, the floor of a small sample taken out of it."""
+    """The distance is in stds of the prior, after subtracting the floor of a small sample."""
 
     def found(distance, floor, std=5.0):
         names = ("prior/std", "prior/sliced_wasserstein", "prior/sliced_wasserstein_floor")
@@ -103,7 +103,7 @@ def test_codes_that_are_far_from_the_prior_are_warned_of():
 
 
 def test_a_discriminator_that_is_a_coin_where_codes_are_off_the_prior_is_warned_of():
-    """2 ln 2 = 1.3863; the first is what issue 22 saw, the others see, or have nothing to see."""
+    """2 ln 2 = 1.3863. Only the first discriminator is blind to an existing difference."""
 
     def found(distance, std=5.0):
         names = ("prior/std", "prior/sliced_wasserstein", "prior/sliced_wasserstein_floor")
@@ -113,7 +113,10 @@ def test_a_discriminator_that_is_a_coin_where_codes_are_off_the_prior_is_warned_
         return [{"step": step, "loss/discriminator": loss} for step in range(number)]
 
     (warning,) = health.blind_discriminator([found(0.28)], lines(1.3868))
-    assert "gone blind: its loss is a coin's, 1.3868, and the codes are 0.28 of the" in warning
+    assert (
+        "gone blind: its loss is that of random guesses, 1.3868, but the codes are 0.28 of the"
+        in warning
+    )
     for distance, loss in ((0.28, 1.37), (0.28, 1.40), (0.09, 1.3863), (0.96, 1.36), (0.96, 1.6)):
         assert health.blind_discriminator([found(distance)], lines(loss)) == []
     # Lines before the last ones don't count; without a discriminator or a distance there is none.
@@ -131,4 +134,4 @@ def test_chains_that_disagree_are_a_warning():
     assert health.weak_bound([agreeing, {}]) == []
     for value in (health.DISAGREEMENT + 1, float("nan")):
         (warning,) = health.weak_bound([agreeing, {"annealed/log_weight_std": value}])
-        assert warning.startswith("seed 2 of 2: the annealed likelihood may lie nats too low")
+        assert warning.startswith("seed 2 of 2: the annealed likelihood may be nats too low")

@@ -1,4 +1,4 @@
-"""Runs of launch.py that are killed or short of disk; tests/test_experiment.py cuts them in-process."""
+"""Runs of launch.py that are killed or run out of disk, as processes of their own."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ FLAGS = (
 
 
 def kill_when(reached, directory, *flags):
-    """Starts launch.py in a directory and kills it when `reached(what it said)`."""
+    """Starts launch.py in a directory and kills it once `reached(output)` is true."""
     said = directory / "said.txt"
     with open(said, "w") as out:
         process = subprocess.Popen(
@@ -48,7 +48,7 @@ def kill_when(reached, directory, *flags):
 
 
 def finish(directory, *flags):
-    """Runs launch.py to its end; what it said."""
+    """Runs launch.py to its end; returns its output."""
     done = launch(directory, *flags)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
@@ -61,7 +61,7 @@ def saved(workdir):
 
 
 def is_writing(workdir):
-    """Whether a checkpoint has begun and not ended."""
+    """Whether a checkpoint is being written."""
     return any((workdir / "checkpoints").glob("*orbax-checkpoint-tmp*"))
 
 
@@ -138,9 +138,9 @@ def test_a_run_may_be_loaded_from_while_it_trains(tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_keeps_what_is_saved(tmp_path):
-    """A limit on the size of files stands for it: a checkpoint's `_METADATA` alone needs 20 KiB.
+    """Simulated by a limit on the size of files: a checkpoint's `_METADATA` alone needs 20 KiB.
 
-    The arrays' own files are no measure: orbax splits them differently each time.
+    The arrays' files are unsuitable: orbax splits them differently each time.
     """
     workdir = tmp_path / "run"
     flags = f"--workdir={workdir}", *FLAGS[1:], "--config.train.num_steps=40", "--mode=train"

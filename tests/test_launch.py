@@ -1,4 +1,4 @@
-"""The command line, as a user meets it."""
+"""The command line from a user's point of view."""
 
 import importlib
 import json
@@ -41,7 +41,10 @@ def assert_one_line(done, said):
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (["--config.train.num_stps=1"], "train.num_stps is not a field; there are: .*num_steps"),
+        (
+            ["--config.train.num_stps=1"],
+            "train.num_stps is not a field; the fields are: .*num_steps",
+        ),
         (["--config.trian.num_steps=1"], "--config.trian.num_steps is not .*: did you mean train?"),
         (["--config.nothing.there=1"], "--config.nothing.there is not a field of the config"),
         (["--config.seed.x=1", "--config.num_seeds=2"], "error: --config.seed.x is not a field"),
@@ -55,13 +58,14 @@ def assert_one_line(done, said):
         ),
         (
             ["--config.optimizer.generator.clip_nrm=1.0"],
-            "optimizer.generator.clip_nrm is not a field; there are: .*clip_norm",
+            "optimizer.generator.clip_nrm is not a field; the fields are: .*clip_norm",
         ),
         (
             ["--config.optimizer.generator.clip_norm=-1.0"],
             "optimizer.generator.clip_norm is -1.0: it must be positive",
         ),
-        (["--config.options.code_noise=1.0"], "options.code_noise is not a field; .*: none"),
+        (["--config.options.noise=1.0"], "options.noise is not a field; .*: code_noise"),
+        (["--config.options.code_noise=-1.0"], "options.code_noise is -1.0: it must be positive"),
         (
             ["--config.algorithm=flow"],
             "algorithm is 'flow': it must be one of 'aae'.*an import path",
@@ -95,7 +99,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, arguments, said):
 
 
 def test_a_bug_in_a_config_file_is_a_traceback(tmp_path):
-    """Beside an override, which is not to blame."""
+    """The override beside the bug is not blamed."""
     (tmp_path / "mine.py").write_text(
         "from experiments import default\n\n"
         "def get_config():\n"
@@ -242,7 +246,7 @@ def test_an_algorithm_of_the_users_is_trained_resumed_scored_and_drawn(tmp_path,
     shutil.rmtree(workdir / "checkpoints" / "20")
     done = start()
     assert (done.returncode, done.stderr) == (0, "")
-    assert "going on from step 10" in done.stdout and metrics(workdir) == uncut
+    assert "resuming from step 10" in done.stdout and metrics(workdir) == uncut
     assert uncut[0].keys() == {"step", "loss/matching", "penalty"}
     found = results(workdir)
     assert np.isfinite(found["parzen/log_likelihood"]) and found["mine/weight"] == 2.0
@@ -279,7 +283,7 @@ def test_output_is_never_a_reason_to_stop(tmp_path, encoding, closed):
 
 
 def test_a_run_whose_output_goes_nowhere_ends(tmp_path):
-    """A pipe that is closed after a line, no stderr, and no letter beyond ASCII."""
+    """A pipe closed after one line, no stderr, and an ASCII-only encoding."""
     flags = *SMALL, f"--workdir={tmp_path / 'run'}"
     done = subprocess.run(
         ["bash", "-c", 'set -o pipefail; "$@" 2>&- | head -1', "bash", *command(*flags)],
@@ -291,7 +295,7 @@ def test_a_run_whose_output_goes_nowhere_ends(tmp_path):
 
 
 def test_a_closed_terminal_saves(tmp_path):
-    """SIGHUP, as SIGTERM; the output is gone too."""
+    """SIGHUP works like SIGTERM, although the output is gone too."""
     flags = *SMALL, "--config.train.num_steps=100_000", f"--workdir={tmp_path / 'run'}"
     process = subprocess.Popen(
         command(*flags),
@@ -313,7 +317,7 @@ def test_a_device_that_is_not_there_is_one_line(tmp_path):
         if platforms == "cuda" and any(d.platform == "gpu" for d in jax.devices()):
             continue
         done = launch(tmp_path, *SMALL, JAX_PLATFORMS=platforms)
-        assert_one_line(done, f"JAX_PLATFORMS is '{platforms}', and JAX can't use such a device")
+        assert_one_line(done, f"JAX_PLATFORMS is '{platforms}', but JAX can't use such a device")
         assert not (tmp_path / "runs").exists()
 
 
@@ -353,7 +357,7 @@ def test_importing_the_package_is_light():
 
 
 def test_a_system_without_locks_hangups_and_sysconf_can_import_everything():
-    """As Windows is."""
+    """Such as Windows."""
     code = (
         "import os, signal, sys; sys.modules['fcntl'] = None; del signal.SIGHUP, os.sysconf\n"
         "from aae_jax import experiment; from aae_jax.workdir import memory, terminal\n"

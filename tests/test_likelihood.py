@@ -46,7 +46,7 @@ def linear():
 
 
 def tolerance(found):
-    """Of a mean over images, four standard errors over chains, and the bias of a log, half a variance."""
+    """For a mean over images: four standard errors over chains, plus the bias of a log."""
     spread = found["annealed/spread"]
     return 4 * spread / np.sqrt(found["annealed/num_images"]) + spread**2 / 2
 
@@ -85,7 +85,7 @@ def test_sigma_and_score_equal_the_closed_form(linear):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run that is trained, not scored; and one that is, uncut."""
+    """A run that is only trained, and one that is also scored without interruption."""
     workdir = str(tmp_path_factory.mktemp("trained") / "run")
     experiment.run(small_config(), workdir, "train")
     scored = shutil.copytree(workdir, tmp_path_factory.mktemp("scored") / "run")
@@ -119,10 +119,10 @@ def test_what_fails_in_it_does_not_lose_the_parzen_window(trained, tmp_path, mon
     workdir = str(shutil.copytree(workdir, tmp_path / "run"))
 
     def fail(*arguments):
-        raise aae.UserError("decoder or prior gives NaN")
+        raise aae.UserError("decoder or prior returns NaN")
 
     monkeypatch.setattr(likelihood, "score_annealed", fail)
-    with refused("gives NaN"):
+    with refused("returns NaN"):
         experiment.run(small_config(**SHORT), workdir, "evaluate")
     kept = results(workdir)
     assert kept["parzen/log_likelihood"] == expected["parzen/log_likelihood"]
@@ -211,7 +211,7 @@ def test_a_cut_scoring_goes_on_bit_identical(trained, tmp_path, monkeypatch, cap
         ),
         (
             {**SHORT, "model.label_in_decoder": True},
-            r"num_images is 7 and model.label_in_decoder is True: score p\(x \| label\)",
+            r"num_images is 7, and the decoder takes a label: score p\(x \| label\)",
         ),
     ],
 )

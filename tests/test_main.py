@@ -1,4 +1,4 @@
-"""`python -m aae_jax`: what it writes, against the functions, and one line for every mistake."""
+"""`python -m aae_jax`: its output equals the functions' results, and each mistake is one line."""
 
 import os
 import subprocess
@@ -219,7 +219,7 @@ def test_a_file_is_there_when_it_is_whole(run, tmp_path, monkeypatch):
     np.save("images.npy", images)
     arguments = ("encode", "--workdir=plain", "--input=images.npy", "--output=old.npy")
     status, _, errors = run(*arguments)
-    assert status == 2 and "rows 32 to 39: images go from 0 to 7" in errors
+    assert status == 2 and "rows 32 to 39: images range from 0 to 7" in errors
     assert np.load("old.npy").shape == (1,) and not os.path.exists("old.npy.part")
 
     def full(*_):
@@ -268,7 +268,10 @@ SAMPLE = ("sample", "--workdir=plain", "--output=out.npz")
         (("enocde",), "the command is enocde"),
         (("encode", "codes.npz"), "the command is encode codes.npz"),
         ((*ENCODE, "--inptu=x"), "Unknown command line flag 'inptu'"),
-        ((*ENCODE, "--num_samples=3"), "--num_samples is not of encode, which takes --workdir"),
+        (
+            (*ENCODE, "--num_samples=3"),
+            "--num_samples is not a flag of encode, which takes --workdir",
+        ),
         ((*ENCODE, "--split=half"), "value should be one of <train|validation|test>"),
         ((*SAMPLE, "--num_samples=many"), "num_samples"),
         (("encode", "--output=out.npz"), "--workdir is missing"),
@@ -290,18 +293,18 @@ SAMPLE = ("sample", "--workdir=plain", "--output=out.npz")
         ((*ENCODE, "--input=empty.npy"), "it has no rows"),
         ((*ENCODE, "--input=several.npz"), "write several.npz:NAME, with NAME one of a, b"),
         ((*ENCODE, "--input=several.npz:c"), "holds no array 'c'"),
-        ((*ENCODE, "--input=short.npz"), "a row for each of images"),
+        ((*ENCODE, "--input=short.npz"), "one row for each row of images"),
         ((*ENCODE, "--input=flat.npy"), r"must be [B, 8, 8, 1]"),
         ((*ENCODE, "--input=wide.npy"), "floats must lie in [0, 1]"),
         ((*ENCODE, "--input=integers.npy"), "give uint8, or floats in [0, 1]"),
         ((*DECODE, "--input=flat.npy"), "it must be [B, 6]"),
         ((*DECODE, "--input=nan.npy"), "they must be finite"),
         ((*DECODE, "--input=codes.npy", "--label=3"), "the model takes no label"),
-        ((*DECODE, "--input=codes.npy", "--condition=a"), "must be numbers, as 0.5,1"),
+        ((*DECODE, "--input=codes.npy", "--condition=a"), "must be numbers, such as 0.5,1"),
         ((*DECODE, "--input=codes.npy", "--condition=1"), "the model takes no condition"),
         ((*DECODE, "--workdir=labels", "--input=codes.npy"), "give --label"),
         ((*DECODE, "--workdir=labels", "--input=codes.npy", "--label=10"), "must be 0 … 9"),
-        ((*DECODE, "--workdir=labels", "--input=labels.npz"), "label goes from 0 to 17"),
+        ((*DECODE, "--workdir=labels", "--input=labels.npz"), "label ranges from 0 to 17"),
         ((*SAMPLE, "--num_samples=0"), "--num_samples is 0: it must be at least 1"),
         ((*SAMPLE, "--num_samples=3", "--label=3"), "a label is given, but neither prior"),
         ((*SAMPLE, "--num_samples=3", "--condition=1"), "a condition is given"),
@@ -326,7 +329,7 @@ def test_help(run, capsys):
 
 
 def test_blocks_need_no_more_memory(tmp_path):
-    """All blocks but one are gone when the next one is made."""
+    """Only one earlier block is alive when the next one is computed."""
     alive, most = set(), []
 
     class Block(np.ndarray):

@@ -1,4 +1,4 @@
-"""The posteriors, both ways of using labels, and the VAE."""
+"""The posteriors, both uses of labels, and the VAE."""
 
 import math
 
@@ -112,7 +112,7 @@ RECORDED = []
 
 
 def record(spec, params, inputs):
-    """A phase that keeps the labels and the prior samples that it is given."""
+    """A phase that records its labels and prior samples."""
     values = (inputs.label, inputs.prior_sample.label, inputs.prior_sample.z)
     jax.debug.callback(lambda *v: RECORDED.append([np.array(w) for w in v]), *values)
     return jnp.zeros(len(inputs.x)), {}
@@ -126,7 +126,7 @@ RECORDER = aae.Algorithm(
 
 
 def recorded(model, num_steps):
-    """Batch labels i32[N], prior labels i32[N] and prior samples f[N, 2] of so many steps."""
+    """Batch labels i32[N], prior labels i32[N] and prior samples f[N, 2] of several steps."""
     RECORDED.clear()
     state = start(make_spec(**{**MODELS[model], "algorithm": RECORDER}))
     aae.train_steps(state, partly_labelled(), num_steps)
@@ -172,7 +172,7 @@ def test_the_decoder_gets_the_code_and_a_one_hot():
 
 
 def test_labels_may_be_soft():
-    """Classes f[N, K] as they are; one-hot ones are labels."""
+    """Classes f[N, K] are used unchanged; one-hot classes are labels."""
     state = state_of("label_in_decoder")
     z = jax.random.normal(jax.random.key(0), (3, 2))
     soft = np.random.default_rng(0).dirichlet(np.ones(10), 3).astype(np.float32)

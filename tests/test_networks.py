@@ -1,4 +1,4 @@
-"""Convolutions, dropout, networks of the user's own, and which key each network gets."""
+"""Convolutions, dropout, a user's networks, and the key of each network."""
 
 import functools
 
@@ -53,7 +53,7 @@ def test_shapes_of_convolutions(image_shape, posterior):
     [
         ((28, 28, 1), (8, 8, 8), r"divides by 2 only 2 times; .*multiples of 8, or 2 numbers"),
         ((8, 12, 3), (8, 8, 8), r"\(8, 12, 3\) divides by 2 only 2 times"),
-        ((9, 8, 1), (8,), r"\(9, 8, 1\) divides by 2 only 0 times; give .*multiples of 2$"),
+        ((9, 8, 1), (8,), r"\(9, 8, 1\) divides by 2 only 0 times; use .*multiples of 2$"),
         ((8, 8, 1), (), r"\(\): 'conv' needs at least one"),
     ],
     ids=str,
@@ -208,7 +208,7 @@ MASKS = []
 
 
 def recorder(phase, spec, params, inputs):
-    """A phase that keeps the masks of its encoder, and of its discriminator."""
+    """A phase that records the masks of its encoder and its discriminator."""
     z = autoencoder.encode(spec, params, inputs.x_noisy, inputs.row_keys, inputs.dropout_keys)
     logits = networks.apply(spec, params, "critic", inputs.x, dropout_keys=inputs.dropout_keys)
     jax.debug.callback(lambda *v: MASKS.append((phase, *map(np.array, v))), z, logits)
@@ -265,7 +265,7 @@ def test_dropout_is_the_same_however_the_batch_is_split(x64):
 
 
 class Linear(nn.Module):
-    """One dense layer of everything that comes in."""
+    """One dense layer of all inputs."""
 
     output_shape: tuple[int, ...]
 
@@ -353,17 +353,17 @@ BAD = {
     ),
     "codes of another shape": (
         {"encoder": lambda spec, n: Linear((n + 1,))},
-        r"^model.encoder gives shape \(2, 3\) for a batch of 2: it must give \(2, 2\)$",
+        r"^model.encoder returns shape \(2, 3\) for a batch of 2: it must return \(2, 2\)$",
     ),
     "images of another shape": (
         {"decoder": lambda spec: Linear((12,))},
-        r"^model.decoder gives shape \(2, 12\) for a batch of 2: it must give \(2, 3, 4, 1\)$",
+        r"^model.decoder returns shape \(2, 12\) for a batch of 2: it must return \(2, 3, 4, 1\)$",
     ),
     "logits of another shape": (
         {"discriminator": lambda spec: Linear((1,))},
-        r"^model.discriminator gives shape \(2, 1\) for a batch of 2: it must give \(2,\)$",
+        r"^model.discriminator returns shape \(2, 1\) for a batch of 2: it must return \(2,\)$",
     ),
-    "two arrays": ({"encoder": lambda spec, n: Two()}, "^model.encoder gives tuple for a batch"),
+    "two arrays": ({"encoder": lambda spec, n: Two()}, "^model.encoder returns tuple for a batch"),
     "a factory that raises": (
         {"encoder": raising_factory},
         "^model.encoder fails with ZeroDivisionError: so it goes$",
@@ -372,10 +372,13 @@ BAD = {
         {"decoder": lambda spec: Raising()},
         "^model.decoder fails with RuntimeError: two lines$",
     ),
-    "no module": ({"encoder": lambda spec, n: 3}, "^model.encoder makes 3: it must make a Flax"),
+    "no module": (
+        {"encoder": lambda spec, n: 3},
+        "^model.encoder returns 3: it must return a Flax",
+    ),
     "a class, no module": (
         {"decoder": lambda spec: Raising},
-        "^model.decoder makes <class .*it must make a Flax",
+        "^model.decoder returns <class .*it must return a Flax",
     ),
     "a factory of other arguments": (
         {"encoder": lambda spec: Linear((2,))},
@@ -467,9 +470,7 @@ def test_a_spread_discriminator_trains_on_every_prior_with_labels(prior):
 
 
 def test_a_spread_discriminator_of_images_is_refused():
-    with refused(
-        "^model.discriminator is 'mlp_spread'.*algorithm 'gan' has no discriminator of codes"
-    ):
+    with refused("^model.discriminator is 'mlp_spread'.*algorithm 'gan' discriminates are codes"):
         check_algorithm(make_spec(algorithm="gan", model={"discriminator": "mlp_spread"}))
 
 
@@ -523,7 +524,7 @@ def test_the_three_known_networks_are_at_positions_0_1_and_2():
 
 @pytest.mark.parametrize("function, module", [("halve", nn.Conv), ("double", nn.ConvTranspose)])
 def test_convolutions_and_their_gradients_are_those_of_flax(x64, function, module):
-    """On a CPU the gradients are written here; 8 × 6 pixels, so that no side stands for another."""
+    """On a CPU the gradients are the package's own; 8 × 6 pixels tell height from width."""
     rng = np.random.default_rng(0)
     x, kernel = (
         jnp.asarray(rng.normal(size=(3, 8, 6, 2))),

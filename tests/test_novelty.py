@@ -60,7 +60,7 @@ def test_mixture_prior_against_scipy():
 
 
 def test_a_prior_without_density_is_judged_by_the_discriminator():
-    """Its last parameters, since it has no average; the others are averages."""
+    """The discriminator uses its last parameters; the other networks use averages."""
     state = start(make_spec(prior=SWISS_ROLL, ema_decay=0.5))
     expected = -logits(state, codes(state))
     np.testing.assert_allclose(aae.score(state, IMAGES).code, expected, atol=1e-4)

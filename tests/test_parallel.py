@@ -1,4 +1,4 @@
-"""One training, however it is split: one device, a mesh, pmap; and restarts on fewer devices."""
+"""The same training on one device, on a mesh and by pmap, and after restarts on fewer devices."""
 
 import chex
 import jax
@@ -24,7 +24,7 @@ from aae_jax.workdir.checkpoint import Checkpoints
 # In float64, because Adam amplifies rounding.
 
 # Each algorithm, posterior and way of using labels once; the slow tests train the others too.
-DEFAULT = (*IN_TWO_PROCESSES, "decoder_finetuning")
+DEFAULT = (*IN_TWO_PROCESSES, "decoder_finetuning", "semi_supervised")
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_mesh_and_pmap_train_a_model_as_one_device_does(x64, name, count):
 
 
 def test_checkpoints_move_between_numbers_of_devices(x64, tmp_path):
-    """4 → 2 → 1: the run ends where an uncut one on one device does."""
+    """4 → 2 → 1 devices: the run ends like an uninterrupted one on one device."""
     name = "aae, gaussian, labels in the decoder"
     state, dataset = start_of(name), partly_labelled()
     for count, num_steps in ((4, 8), (2, 8), (1, 4)):
@@ -150,7 +150,7 @@ def test_devices_that_are_asked_for():
         (
             ParallelSpec(num_devices=8),
             12,
-            r"train.batch_size is 12: .*multiple of the 8 devices \(without parallel.num_devices as",
+            r"train.batch_size is 12: .*multiple of the 8 devices \(if parallel.num_devices is left out",
         ),
         (ParallelSpec(num_devices=9), 9, "parallel.num_devices is 9: there are 8"),
     ):
@@ -166,7 +166,7 @@ def test_devices_that_are_asked_for():
 
 @pytest.fixture
 def drawn_on(monkeypatch):
-    """The numbers of devices that the pictures would be drawn with."""
+    """The numbers of devices that draw the pictures."""
     seen = []
     monkeypatch.setattr(
         experiment, "_draw", lambda state, *rest: seen.append(len(state.step.devices()))
@@ -177,7 +177,7 @@ def drawn_on(monkeypatch):
 def test_by_default_as_many_train_as_the_batch_divides_over_and_all_score_and_draw(
     tmp_path, drawn_on, capsys
 ):
-    """Batches of 20 on 8 devices: 5, which end bit-identical to 5 that were asked for."""
+    """Batches of 20 on 8 devices: 5 train, bit-identical to a request for 5."""
     config = small_config(**{"train.num_steps": 8})
     five = config.copy_and_resolve_references()
     config.parallel.num_devices, five.parallel.num_devices = None, 5
@@ -193,7 +193,7 @@ def test_by_default_as_many_train_as_the_batch_divides_over_and_all_score_and_dr
 
 
 def test_only_training_wants_a_batch_that_divides(tmp_path, drawn_on):
-    """Batches of 20 on 3 devices that were asked for."""
+    """Batches of 20 on 3 requested devices."""
     three = small_config(**{"parallel.num_devices": 3, "train.num_steps": 4})
     experiment.run(small_config(**{"train.num_steps": 4}), str(tmp_path), "train")
     experiment.run(three, str(tmp_path), "evaluate")

@@ -22,9 +22,9 @@ def log_mean_exp(exponent):
 def tolerance(x, samples, sigma, bf16_split=False):
     """How far from `reference` the rounding of float32 may take each score: f64[T] nats.
 
-    Each operation errs by half an eps of its result. In a sum of n terms such errors add up like a
-    random walk, to √n of them (Higham and Mary 2019), in whatever order a processor sums; at most
-    eight more are made on the way.
+    Each operation has an error of half an eps of its result. In a sum of n terms such errors add up
+    like a random walk, to √n of them (Higham and Mary 2019), in any order of summation. At most
+    eight more operations are on the way.
     """
 
     def rounding(num_terms):

@@ -255,7 +255,7 @@ MISTAKES = [
     ({"samples": "objects.npz"}, "'objects.npz' holds Python objects, which are not read"),
     ({"samples": "pickle.npy"}, "neither an npy nor an npz file; pickles are not read"),
     ({"samples": "no.npy"}, "neither an npy nor an npz file"),
-    ({"samples": "cut.npy"}, "'cut.npy' can't be read, it may be cut short"),
+    ({"samples": "cut.npy"}, "'cut.npy' can't be read; it may be truncated"),
     ({"samples": "head.npy"}, "'head.npy' can't be read"),
     ({"samples": "cut.npz"}, "'cut.npz' can't be read"),
     ({"samples": "damaged.npz:one"}, "'damaged.npz:one' can't be read"),

@@ -17,7 +17,7 @@ from aae_jax.workdir.checkpoint import Checkpoints
 
 
 class Trap:
-    """Makes a file where it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -28,7 +28,7 @@ class Trap:
 
 @pytest.fixture
 def no_pickle(monkeypatch):
-    """Forbids what NumPy, SciPy and orbax would unpickle with."""
+    """Forbids the unpicklers of NumPy, SciPy and orbax."""
 
     def refuse(*arguments, **kwargs):
         raise AssertionError("unpickled")

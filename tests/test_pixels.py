@@ -167,7 +167,7 @@ def test_lazy_images_are_uint8_however_they_are_read():
 
 
 def test_a_directory_of_all_kinds(tmp_path):
-    """Without the field each is refused, and the error names it."""
+    """Without `data.resize`, each is refused, and the error names the field."""
     images = [
         Image.fromarray(np.full((20 + i, 30, 3), 8 * i, np.uint8)).convert(mode)
         for i, mode in enumerate(["L", "RGB", "RGBA", "P", "1", "CMYK"] * 5)

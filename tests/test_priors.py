@@ -1,4 +1,4 @@
-"""Each prior against its definition: moments, densities by quadrature, labels, the user's own."""
+"""Each prior against its definition: moments, densities by quadrature, labels, a user's priors."""
 
 import jax
 import jax.numpy as jnp
@@ -209,7 +209,7 @@ def test_a_prior_of_the_users_own_with_fields(name):
     assert radius.max() <= 4 + 1e-5
     np.testing.assert_allclose((radius**2).mean(), 8, rtol=0.02)
     priors.check_prior(spec)
-    with pytest.raises(aae.UserError, match="which is 2-D: model.code_dim is 3"):
+    with pytest.raises(aae.UserError, match="which is 2-D, but model.code_dim is 3"):
         make_spec(prior={"name": name}, model={"code_dim": 3})
     wrong = DISC._replace(sample=lambda spec, key, label: jnp.zeros((len(label), 3)))
     with pytest.raises(aae.UserError, match=r"^prior.name returns shape \(1000, 3\)"):
@@ -219,8 +219,8 @@ def test_a_prior_of_the_users_own_with_fields(name):
 @pytest.mark.parametrize(
     "prior, model, match",
     [
-        (MIXTURE, {"code_dim": 8}, "'gaussian_mixture', which is 2-D: model.code_dim is 8"),
-        (ROLL, {"code_dim": 3}, "'swiss_roll', which is 2-D: model.code_dim is 3"),
+        (MIXTURE, {"code_dim": 8}, "'gaussian_mixture', which is 2-D, but model.code_dim is 8"),
+        (ROLL, {"code_dim": 3}, "'swiss_roll', which is 2-D, but model.code_dim is 3"),
         ({"name": "user"}, {}, "prior.function is None: 'user' needs a function"),
         ({"function": ring}, {}, "prior.name is 'gaussian'"),
         ({"name": "user", "function": "nowhere:ring"}, {}, "'nowhere:ring', which can't be"),
@@ -247,7 +247,7 @@ def test_a_bound_with_a_bounded_prior_is_refused():
     "function, match",
     [
         (three_dimensional, r"prior.function returns shape \(1000, 3\).*\(1000, 2\)"),
-        (not_a_number, "prior.function gives nan"),
+        (not_a_number, "prior.function returns nan"),
         (lambda key, batch_size: 3.0, "prior.function returns shape float"),
     ],
 )

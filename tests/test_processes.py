@@ -1,4 +1,4 @@
-"""One run in several processes: how they join, train as one does, stop, die and go on."""
+"""One run in several processes: joining, training as one, stopping, dying and resuming."""
 
 import dataclasses
 import os
@@ -102,7 +102,7 @@ else:
 
 
 def start_two(*arguments, devices=2):
-    """Starts the command twice, as processes 0 and 1 with so many devices each."""
+    """Starts the command twice, as processes 0 and 1 with several devices each."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
@@ -117,7 +117,7 @@ def start_two(*arguments, devices=2):
 
 
 def outputs_of(started):
-    """Waits; what the processes printed, without what the libraries did, and their exit codes."""
+    """Waits for the processes; their output, without that of libraries, and their exit codes."""
     try:
         outputs = [process.communicate(timeout=1_200)[0] for process in started]
     finally:
@@ -155,7 +155,7 @@ def two_processes(*arguments):
 
 @pytest.fixture(scope="module")
 def where(tmp_path_factory):
-    """What two processes made: parameters of models, and a run that was stopped."""
+    """The results of two processes: parameters of models, and a stopped run."""
     path = tmp_path_factory.mktemp("two")
     script = path / "script.py"
     script.write_text(TWO_PROCESSES)
@@ -197,12 +197,12 @@ def test_two_processes_each_read_half_and_train_the_same(x64, where):
 
 @pytest.mark.slow
 def test_two_processes_run_as_one_and_one_goes_on(where, tmp_path):
-    """Two processes take up the run that a signal stopped; then one, a checkpoint that they made."""
+    """Two processes resume a run stopped by a signal; then one process resumes their checkpoint."""
     workdir = str(where / "run")
     stopped = [int(name) for name in os.listdir(os.path.join(workdir, "checkpoints"))]
     assert max(stopped) < STEPS
     outputs = two_processes(*launch_flags(tmp_path), f"--workdir={workdir}")
-    assert f"going on from step {max(stopped)}" in outputs[0] and outputs[1] == ""
+    assert f"resuming from step {max(stopped)}" in outputs[0] and outputs[1] == ""
 
     alone = str(tmp_path / "alone")
     experiment.run(small_config(), alone)
@@ -312,7 +312,7 @@ def test_when_one_of_two_processes_is_killed_the_other_says_so_and_both_go_on(tm
     assert "Traceback" not in outputs[0] and "start all 2 again" in last
     outputs, codes = outputs_of(start_two(*flags, devices=1))
     assert codes == [0, 0], outputs
-    assert "going on from step" in outputs[0]
+    assert "resuming from step" in outputs[0]
     assert aae.load_state(str(workdir)).step == 800
 
 
@@ -330,7 +330,7 @@ def test_devices_of_several_processes(monkeypatch):
 
 
 def test_rows_of_a_process_lie_together(monkeypatch):
-    """Whatever order the devices come in: each process reads its slice of a streamed batch."""
+    """In any order of the devices, each process reads its slice of a streamed batch."""
 
     @dataclasses.dataclass(frozen=True)
     class Device:
@@ -346,7 +346,7 @@ def test_rows_of_a_process_lie_together(monkeypatch):
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (("a:1", 2, None), "--process_id missing: .* go together"),
+        (("a:1", 2, None), "--process_id missing: give all of"),
         ((None, 2, None), "--coordinator_address and --process_id missing"),
         (("a:1", 2, 2), "--process_id is 2: it must be 0 … 1"),
         (("a:1", 2, -1), "--process_id is -1"),
@@ -404,9 +404,7 @@ def test_open_mpi_that_jax_does_not_know_is_one_line(monkeypatch):
     with pytest.raises(UserError, match="give --coordinator_address, --num_processes=4"):
         processes.initialize()
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "four")
-    with pytest.raises(
-        UserError, match="OMPI_COMM_WORLD_SIZE is 'four': it must be a whole number"
-    ):
+    with pytest.raises(UserError, match="OMPI_COMM_WORLD_SIZE is 'four': it must be an integer"):
         processes.initialize()
 
 

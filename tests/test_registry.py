@@ -1,4 +1,4 @@
-"""The names of a config: what they stand for, and that a name, its path and its value are one."""
+"""The names of a config: their values, and the equality of a name, its path and its value."""
 
 import chex
 import jax
@@ -55,7 +55,7 @@ def variants_of(field, table):
 
 def make_with(field, value):
     if field == "algorithm":
-        return make_spec(algorithm=value, model={"posterior": "gaussian"})
+        return make_spec(algorithm=value)
     return make_spec(model={field: value}, image_shape=(4, 4, 1))
 
 

@@ -1,4 +1,4 @@
-"""`report.html`: what it shows, that it stands alone, and that its command is true."""
+"""`report.html`: its contents, its independence of other files, and its command."""
 
 import base64
 import html
@@ -26,7 +26,7 @@ PNG = b"\x89PNG \x00\xff"  # no picture, but its bytes
 
 
 class Page(html.parser.HTMLParser):
-    """Refuses tags that are not closed in order, and all that a page may load from elsewhere."""
+    """Refuses tags that are not closed in order, and everything loaded from elsewhere."""
 
     def __init__(self, text):
         super().__init__()
@@ -238,7 +238,7 @@ def test_without_the_project_the_command_is_python(tmp_path):
 
 
 def config(num_steps=4):
-    """Of two seeds, and of a length that may change."""
+    """A config with two seeds, and a length that may change."""
     phases = ("reconstruction", "discriminator", "generator")
     schedules = {f"optimizer.{phase}.schedule": "constant" for phase in phases}
     return small_config(num_seeds=2, **schedules, **{"train.num_steps": num_steps})
@@ -294,7 +294,7 @@ def test_a_run_that_goes_on_has_no_report_of_before(workdir, tmp_path):
     assert not (there / "report.html").exists()
 
 
-# What an algorithm that goes on from an earlier run starts from.
+# The earlier stages of algorithms that start from another run.
 PARTS = {
     "decoder_finetuning": "aae",
     "gmmn_autoencoder": "autoencoder",
@@ -343,7 +343,7 @@ _PROBE = """<script>addEventListener("load", () => {
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome")
 @pytest.mark.parametrize("width", [1200, 500])
 def test_a_browser_shows_it(workdir, tmp_path, width):
-    """Every picture decodes, nothing else is loaded, and nothing runs out of the window."""
+    """Every picture decodes, nothing else is loaded, and nothing overflows the window."""
     path = tmp_path / "probe.html"
     path.write_text((workdir / "report.html").read_text("ascii").replace("</body>", _PROBE))
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"]

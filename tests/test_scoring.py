@@ -1,4 +1,4 @@
-"""A scoring pass that is cut goes on where it was, to the same bits."""
+"""An interrupted scoring pass resumes where it was, to the same bits."""
 
 import os
 import pathlib
@@ -18,7 +18,7 @@ from aae_jax.workdir import records, scoring
 
 @pytest.fixture
 def dispatches(monkeypatch):
-    """Every dispatch of a scoring pass is one round, and its sums are saved; the rounds so far."""
+    """Each dispatch of a scoring pass is one round with saved sums; returns the rounds so far."""
     monkeypatch.setattr(scoring, "_DISPATCH_SECONDS", 0.0)
     monkeypatch.setattr(scoring, "_SAVE_SECONDS", -1.0)
     done = []

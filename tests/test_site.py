@@ -1,4 +1,4 @@
-"""The documentation site: what it must hold. `mkdocs build --strict`, in .ci/run, checks the rest."""
+"""The contents of the documentation site; `mkdocs build --strict`, in .ci/run, checks the rest."""
 
 import ast
 import importlib
@@ -31,7 +31,7 @@ def _resolve(name):
 
 
 def _public_names(module):
-    """What a module defines, and what it passes on in `__all__`."""
+    """The names that a module defines, and those in its `__all__`."""
     names = set(getattr(module, "__all__", ()))
     for node in ast.parse(pathlib.Path(module.__file__).read_text()).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
@@ -84,7 +84,7 @@ def test_every_page_can_be_reached():
 
 
 def _anchors(path):
-    """Those that GitHub gives the headings of a page."""
+    """The anchors of a page's headings on GitHub."""
     page = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
@@ -92,7 +92,7 @@ def _anchors(path):
 
 @pytest.mark.parametrize("page", ["README.md", "RESULTS.md"])
 def test_links_lead_somewhere(page):
-    """Of the two pages that are no part of `docs`, which mkdocs checks."""
+    """The links of the two pages outside `docs`; mkdocs checks the others."""
     links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", (ROOT / page).read_text())
     assert links
     for path, anchor in links:

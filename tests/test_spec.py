@@ -1,4 +1,4 @@
-"""Configs become specs, and mistakes one line that names the field."""
+"""Configs become specs; a mistake raises a one-line error that names the field."""
 
 import dataclasses
 import importlib
@@ -114,7 +114,8 @@ BAD = {
     "optimizer": (None, 3),
     "train.batch_size": (10**12, 0, 1.5),
     "train.input_noise": (-0.1, float("nan")),
-    "options.code_noise": (0.5,),  # of algorithm "decoder_finetuning"
+    "options.code_noise": (-0.5, 1e-7, 1e7, float("nan"), "no"),
+    "options.noise": (0.5,),
     "start_from": ("runs/mnist", 3),
     "train.ema_decay": (1.0, -0.1, 0.99999999, "no"),
     "run.max_steps": (0, -1, 1.5, "all"),
@@ -242,13 +243,20 @@ def test_options_are_the_fields_of_the_algorithms_dataclass():
             aae.spec_from_config(config)
     config = finetuning()
     config.options.noise = 0.25
-    with pytest.raises(aae.UserError, match="options.noise is not a field; there are: code_noise"):
+    with pytest.raises(
+        aae.UserError, match="options.noise is not a field; the fields are: code_noise"
+    ):
         aae.spec_from_config(config)
     config = default.get_config()
+    config.algorithm = "vae"
     config.options.code_noise = 0.25
-    with pytest.raises(aae.UserError, match="options.code_noise is not a field; there are: none"):
+    with pytest.raises(
+        aae.UserError, match="options.code_noise is not a field; the fields are: none"
+    ):
         aae.spec_from_config(config)
-    with pytest.raises(aae.UserError, match="options is Options.*: algorithm 'aae' takes .*NoOpt"):
+    with pytest.raises(aae.UserError, match="options is Options.*: algorithm 'vae' takes .*NoOpt"):
+        aae.Spec((8, 8, 1), algorithm="vae", options=options())
+    with pytest.raises(aae.UserError, match="options is Options.*: algorithm .aae. takes "):
         aae.Spec((8, 8, 1), options=options())
 
 
@@ -281,7 +289,7 @@ def test_piecewise_schedule_is_checked():
 
 
 def test_only_a_schedule_that_falls_by_itself_has_a_floor():
-    with pytest.raises(aae.UserError, match="optimizer.floor is 0.5: it is of 'cosine' and 'exp"):
+    with pytest.raises(aae.UserError, match="optimizer.floor is 0.5: it is for 'cosine' and 'exp"):
         aae.OptimizerSpec(floor=0.5)
 
 
@@ -297,7 +305,7 @@ def test_only_a_schedule_that_falls_by_itself_has_a_floor():
         ({"momentum_steps": (5,), "momentum_values": (1.0,)}, "momentum_values is 1.0: .*below 1"),
         (
             {"momentum_steps": (5,)},
-            "momentum_steps .5,. and momentum_values .. must be of the same",
+            "momentum_steps .5,. and momentum_values .. must have the same",
         ),
         (
             {"momentum": 0.5, "momentum_steps": (5,), "momentum_values": (0.9,)},
@@ -344,7 +352,7 @@ def test_schedules_against_hand_computed_rates():
 
 
 def test_an_exponential_decay_against_hand_computed_rates():
-    """The GAN's: in float32 1.000004 itself is off by more than a hundredth of 0.000004."""
+    """The GAN's decay: in float32 the error of 1.000004 is more than a hundredth of 0.000004."""
     spec = aae.OptimizerSpec(learning_rate=0.1, schedule="exponential", decay=1.000004, floor=1e-5)
     rate = optimizers.make_schedule(spec, 100)
     for step in (0, 1, 500, 125_000, 2_000_000):

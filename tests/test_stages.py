@@ -1,4 +1,4 @@
-"""Runs that start from another run: where it is trained, what it takes over, and cuts anywhere."""
+"""Runs that start from another run: its directory, what it takes over, and interruptions."""
 
 import json
 import os
@@ -118,13 +118,13 @@ def test_a_finished_part_serves_other_runs_by_its_config_and_by_its_directory(
 
 def test_the_length_of_a_part_can_not_be_changed_afterwards(uncut, part):
     config = finetuning_config(part, **{"run.max_steps": STEPS})
-    match = r"run.max_steps was None, now 8: the run in .* has started from .*part.py:0.2"
+    match = r"run.max_steps was None, now 8: the run in .* started from .*part.py:0.2"
     with pytest.raises(UserError, match=match):
         experiment.run(config, str(uncut / "run"), "train")
 
 
 def test_a_part_may_start_from_a_part(uncut, part, tmp_path):
-    """Layers, then all of them: three runs beside one another."""
+    """Single layers, then all layers: three runs beside each other."""
     (tmp_path / "second.py").write_text(
         "from runs import finetuning_config\n\n\n"
         f"def get_config():\n    return finetuning_config({part!r})\n"
@@ -148,15 +148,18 @@ def test_a_part_may_start_from_a_part(uncut, part, tmp_path):
             {"start_from": "experiments/fig2.py:z"},
             "start_from is 'experiments/fig2.py:z': the config's argument is 'z'",
         ),
-        ({"start_from": None}, "start_from is None: .* goes on from the encoder and decoder"),
-        ({"algorithm": "aae", "options": {}}, "start_from is .*: algorithm 'aae' starts anew"),
+        ({"start_from": None}, "start_from is None: .* starts from the encoder and decoder"),
+        (
+            {"algorithm": "aae", "options": {}},
+            "start_from is .*: algorithm 'aae' does not start from",
+        ),
         (
             {"model.decoder_hidden": (16, 8)},
-            r"a run of another decoder: Dense_1/bias is \(16,\) there, \(8,\) here",
+            r"a run with another decoder: Dense_1/bias is \(16,\) there, \(8,\) here",
         ),
         (
             {"model.posterior": "gaussian"},
-            r"a run of another encoder: Dense_2/bias is \(6,\) there, \(12,\) here",
+            r"a run with another encoder: Dense_2/bias is \(6,\) there, \(12,\) here",
         ),
         ({"model.decoder_hidden": (16,)}, r"Dense_1/bias is \(16,\) there, \(64,\) here"),
         # A path is of the project, wherever the command is given.
@@ -218,8 +221,8 @@ def test_of_several_seeds_each_starts_from_its_own(part, tmp_path):
     experiment.run(finetuning_config(first, seed=4), str(tmp_path / "alone"), "train")
     assert_starts_from(aae.load_state(first, seed=4), aae.load_state(str(tmp_path / "alone")))
     for changes, said in (
-        ({"seed": 5}, "a run of seeds 3, 4: this one has 5"),
-        ({"seed": 4, "num_seeds": 2}, "a run of seeds 3, 4: this one has 4, 5"),
+        ({"seed": 5}, "a run with seeds 3, 4: this one has 5"),
+        ({"seed": 4, "num_seeds": 2}, "a run with seeds 3, 4: this one has 4, 5"),
     ):
         with pytest.raises(UserError, match=said):
             experiment.run(finetuning_config(first, **changes), str(tmp_path / "refused"))

@@ -51,7 +51,7 @@ def test_processes_read_their_own_rows():
 
 
 def assert_same(found, expected):
-    """Programs that a compiler may fuse in different ways: float64, which Adam amplifies little."""
+    """Compares, in float64, the results of programs that a compiler may fuse differently."""
     chex.assert_trees_all_close(found.params, expected.params, rtol=0, atol=1e-9)
     chex.assert_trees_all_close(found.opt_state, expected.opt_state, rtol=0, atol=1e-9)
 

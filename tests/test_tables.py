@@ -1,4 +1,4 @@
-"""Whole runs of examples that are no images: tables of any range, with conditions beside them."""
+"""Whole runs with examples other than images: tables of any range, with conditions."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from tests.small import refused
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """An .npz of 300 examples of 6 numbers of the order of 1,000, which two conditions shift."""
+    """An .npz of 300 examples with 6 numbers near 1,000, shifted by two conditions."""
     random = np.random.default_rng(0)
     conditions = random.normal(size=(300, 2)).astype(np.float32)
     weights = np.float32([[900, 0, -500, 200, 0, 0], [0, 700, 300, 0, -800, 0]])
@@ -54,7 +54,7 @@ def trained(table, tmp_path_factory):
 
 
 def test_a_run_is_scored_in_the_units_of_the_data(trained, table):
-    """Against the plain formula in float64, of the samples that the run drew."""
+    """Compared with the plain formula in float64, for the run's own samples."""
     found = results(trained)
     dataset = data.load(parse_config(config(table)).data)
     valid = dataset.validation["image"].astype(np.float64)

@@ -1,4 +1,4 @@
-"""What comes through tensorflow-datasets: MNIST, SVHN, TFD, a builder of one's own."""
+"""Data through tensorflow-datasets: MNIST, SVHN, TFD, and a user's builder."""
 
 import errno
 import gzip
@@ -186,7 +186,7 @@ def test_files_are_right_by_what_they_hold(files, outcome, tmp_path):
     }
     builder, before = object.__new__(Published), dict(Published.url_infos)
     if outcome == "refused":
-        with pytest.raises(UserError, match="a-idx1' is not what was published as a-idx1.gz"):
+        with pytest.raises(UserError, match="a-idx1' differs from the published a-idx1.gz"):
             with repacked.as_published(tfds, builder, str(tmp_path), digests):
                 pass
         return
@@ -363,7 +363,7 @@ def test_damaged_prepared_data(shapes, tmp_path, capsys):
     where = {"data_dir": str(tmp_path), "manual_dir": str(shapes), **SPLITS}
     data.load(spec("my_data:Shapes", (8, 8, 1), 2, **where))
     data.load(spec("my_data:Shapes", (8, 8, 1), 2, **where))
-    assert "data.manual_dir is not read" in capsys.readouterr().out
+    assert "data.manual_dir is not used" in capsys.readouterr().out
     (path,) = tmp_path.rglob("*.array_record*")
     content = path.read_bytes()
     for damaged in (content[: len(content) // 2], b""):
@@ -380,7 +380,7 @@ def test_damaged_prepared_data(shapes, tmp_path, capsys):
 
 
 def test_tfrecord_is_read_in_the_order_of_array_record(shapes, tmp_path):
-    """Several files a split, as large data have."""
+    """Several files per split, as for large data."""
     pytest.importorskip("tensorflow")
     import my_data
 
@@ -422,7 +422,7 @@ def test_a_disk_that_fills_leaves_nothing_half_prepared(shapes, tmp_path, monkey
 
 
 class Pictures(tfds.core.GeneratorBasedBuilder):
-    """Of any size and kind, which `data.resize` converts."""
+    """Pictures of any size and kind, which `data.resize` converts."""
 
     VERSION = tfds.core.Version("1.0.0")
     SHAPE = (None, None, 3)
@@ -447,7 +447,7 @@ class Pictures(tfds.core.GeneratorBasedBuilder):
 
 
 class Bits(Pictures):
-    """0 and 1 in 8 bits, as binarized_mnist has them."""
+    """Pixels 0 and 1 in 8 bits, as in binarized_mnist."""
 
     SHAPE = (8, 8, 3)
     PICTURES = [np.full((8, 8, 3), i % 2, np.uint8) for i in range(20)]
@@ -557,7 +557,7 @@ def test_tfd_without_its_file_says_where_it_looked(tmp_path):
 
 
 def test_tfd_from_its_file_to_its_scores(tmp_path, capsys):
-    """All folds with one model, then one of them; the checkpoint knows the training statistics."""
+    """Scores all folds, then one, with one model; the checkpoint has the training statistics."""
     file = tfd_file()
     where = save_tfd(tmp_path, file)
 
@@ -595,15 +595,15 @@ def test_tfd_from_its_file_to_its_scores(tmp_path, capsys):
         ({"images": np.zeros((200, 40, 40))}, r"images is \(200, 40, 40\)"),
         ({"labs_ex": np.ones((199, 1))}, r"labs_ex is \(199, 1\): with 200 images"),
         ({"folds": np.zeros((200, 4))}, r"folds is \(200, 4\)"),
-        ({"images": np.full((200, 48, 48), np.nan)}, "images goes from nan"),
-        ({"images": np.full((200, 48, 48), 300.0)}, "images goes from 300.0 to 300.0.*0 … 255"),
+        ({"images": np.full((200, 48, 48), np.nan)}, "images ranges from nan"),
+        ({"images": np.full((200, 48, 48), 300.0)}, "images ranges from 300.0 to 300.0.*0 … 255"),
         ({"images": np.full((200, 48, 48), 0.5)}, "images has fractions"),
-        ({"labs_ex": np.full((200, 1), 8)}, "labs_ex goes from 8 to 8"),
+        ({"labs_ex": np.full((200, 1), 8)}, "labs_ex ranges from 8 to 8"),
         ({"labs_ex": np.zeros((200, 1))}, "labs_ex has a 0"),
-        ({"folds": np.full((200, 5), 4)}, "folds goes from 4 to 4"),
+        ({"folds": np.full((200, 5), 4)}, "folds ranges from 4 to 4"),
         ({"images": np.full((200, 48, 48), "a")}, "images"),
-        ("cut", "damaged, cut off or of another kind"),
-        ("magic", "damaged, cut off or of another kind"),
+        ("cut", "damaged, truncated or of another kind"),
+        ("magic", "damaged, truncated or of another kind"),
     ],
 )
 def test_damaged_tfd_files(change, match, tmp_path):

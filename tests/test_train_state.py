@@ -128,7 +128,7 @@ def test_generate_is_the_decoder_over_the_prior():
 
 def test_labels_and_images_that_would_be_ignored_or_misread_are_refused():
     state = start(make_spec())
-    with pytest.raises(aae.UserError, match="neither prior 'gaussian' nor decoder"):
+    with pytest.raises(aae.UserError, match="neither prior 'gaussian' nor the decoder"):
         aae.generate(state, jax.random.key(0), 3, label=1)
     with pytest.raises(aae.UserError, match="model.label_in_decoder is False"):
         aae.decode(state, jnp.zeros((3, 2)), label=1)
@@ -144,7 +144,7 @@ def test_networks_are_drawn_independently():
 
 
 def test_networks_are_taken_from_another_training():
-    """As a run does that starts from another one: averages begin with what is taken."""
+    """As in a run that starts from another one: averages start from the taken parameters."""
     state = start(make_spec(ema_decay=0.5))
     other = {name: start(make_spec(), 1).params[name] for name in ("encoder",)}
     for found in (take_networks(state, other), take_networks(start(make_spec()), other)):

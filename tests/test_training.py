@@ -1,4 +1,4 @@
-"""The training step against the NumPy reference, and every way of running it against plain jit."""
+"""The training step against the NumPy reference, and every runner against plain jit."""
 
 import copy
 import functools
@@ -14,6 +14,7 @@ from reference import (
     as_layers,
     backward,
     forward,
+    layers_of,
     sigmoid,
     train_step as reference_step,
 )
@@ -21,7 +22,7 @@ from small import inputs_of_step, make_dataset, make_spec, start, train_step
 
 import aae_jax as aae
 from aae_jax import keys, parallel
-from aae_jax.algorithms import decoder_finetuning
+from aae_jax.algorithms import adversarial, decoder_finetuning
 from aae_jax.algorithms.autoencoder import discriminate
 from aae_jax.data import order
 from aae_jax.keys import row_keys
@@ -179,8 +180,32 @@ def test_streams_of_randomness_differ():
     assert len(found) == 10
 
 
+def noise_of_codes(state):
+    """What is added to the codes f64[8, 2] of step 0, in stds."""
+    rows = row_keys(keys.stream(state.rng, keys.POSTERIOR, 0), 8)
+    rows = [jax.random.fold_in(row, 1) for row in rows]
+    return np.stack([jax.random.normal(row, (2,), jnp.float64) for row in rows])
+
+
+def reconstruct(decoder, z, x):
+    """Half the squared error of 8 rows, its gradients of the decoder's layers, and of z."""
+    logits, inputs = forward(decoder, z)
+    x_hat = sigmoid(logits)
+    gradients, of_z = backward(decoder, inputs, (x_hat - x) * x_hat * (1 - x_hat) / 8)
+    return 0.5 * ((x_hat - x) ** 2).sum(axis=1).mean(), gradients, of_z
+
+
+def check_descent(layers, gradients, rate, found):
+    """The parameters found are one step of gradient descent below the layers."""
+    for (kernel, bias), (d_kernel, d_bias), new in zip(
+        layers, gradients, layers_of(found), strict=True
+    ):
+        np.testing.assert_allclose(new[0], kernel - rate * d_kernel, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(new[1], bias - rate * d_bias, rtol=1e-12, atol=1e-14)
+
+
 def test_a_decoder_alone_learns_the_codes_with_noise_on_them(x64):
-    """Loss and update against NumPy; the encoder, which its gradient could reach, stays."""
+    """Loss and update against NumPy; the encoder stays, although gradients could reach it."""
     rate, noise = 0.05, 0.7
     spec = make_spec(
         "float64",
@@ -193,24 +218,44 @@ def test_a_decoder_alone_learns_the_codes_with_noise_on_them(x64):
     new_state, metrics = train_step(state, batch, prior_sample)
     layers = as_layers(state.params)
     x = np.asarray(batch["image"], np.float64).reshape(8, -1) / 255
-    key = keys.stream(state.rng, keys.POSTERIOR, 0)
-    rows = [jax.random.fold_in(row, 1) for row in row_keys(key, 8)]
-    draws = np.stack([jax.random.normal(row, (2,), jnp.float64) for row in rows])
-    z = forward(layers["encoder"], x)[0] + noise * draws
-    logits, inputs = forward(layers["decoder"], z)
-    x_hat = sigmoid(logits)
-    expected = 0.5 * ((x_hat - x) ** 2).sum(axis=1).mean()
+    z = forward(layers["encoder"], x)[0] + noise * noise_of_codes(state)
+    expected, gradients, _ = reconstruct(layers["decoder"], z, x)
     np.testing.assert_allclose(metrics["loss/reconstruction"], expected, rtol=1e-12)
-    gradients, _ = backward(layers["decoder"], inputs, (x_hat - x) * x_hat * (1 - x_hat) / 8)
-    found = as_layers(new_state.params)
-    for (kernel, bias), (d_kernel, d_bias), new in zip(
-        layers["decoder"], gradients, found["decoder"]
-    ):
-        np.testing.assert_allclose(new[0], kernel - rate * d_kernel, rtol=1e-12, atol=1e-14)
-        np.testing.assert_allclose(new[1], bias - rate * d_bias, rtol=1e-12, atol=1e-14)
+    check_descent(layers["decoder"], gradients, rate, new_state.params["decoder"])
     jax.tree.map(
         np.testing.assert_array_equal, new_state.params["encoder"], state.params["encoder"]
     )
+
+
+def test_of_the_three_phases_the_decoder_alone_sees_noise_on_the_codes(x64):
+    """Loss and both updates of the reconstruction against NumPy."""
+    rate, noise = 0.05, 0.7
+    spec = make_spec(
+        "float64",
+        {"reconstruction": aae.OptimizerSpec(name="sgd", learning_rate=rate)},
+        options=adversarial.Options(code_noise=noise),
+        input_noise=0.3,
+    )
+    state = start(spec)
+    scale = {**state.learning_rate_scale, "generator": jnp.float64(0)}
+    state = state.replace(learning_rate_scale=scale)
+    batch, prior_sample = inputs_of_step(state, make_dataset(), 0)
+    new_state, metrics = train_step(state, batch, prior_sample)
+    layers = as_layers(state.params)
+    x = np.asarray(batch["image"], np.float64).reshape(8, -1) / 255
+    x_noisy = x + 0.3 * np.asarray(noise_of_rows(keys.stream(state.rng, keys.INPUT_NOISE, 0)))
+    z, inputs = forward(layers["encoder"], x_noisy)
+    expected, _, of_z = reconstruct(layers["decoder"], z, x)
+    np.testing.assert_allclose(metrics["loss/reconstruction"], expected, rtol=1e-12)
+    check_descent(
+        layers["encoder"],
+        backward(layers["encoder"], inputs, of_z)[0],
+        rate,
+        new_state.params["encoder"],
+    )
+    with_noise, gradients, _ = reconstruct(layers["decoder"], z + noise * noise_of_codes(state), x)
+    check_descent(layers["decoder"], gradients, rate, new_state.params["decoder"])
+    assert abs(with_noise - expected) > 1e-3
 
 
 def test_input_noise_changes_every_step():
@@ -334,7 +379,7 @@ def test_mistakes_are_one_line():
     batch, prior_sample = inputs_of_step(state, make_dataset(), 0)
     with pytest.raises(aae.UserError, match=r"images has shape \(8, 5, 5, 1\).*\[B, 3, 4, 1\]"):
         train_step(state, {**batch, "image": jnp.zeros((8, 5, 5, 1))}, prior_sample)
-    with pytest.raises(aae.UserError, match=r"prior_sample.z is \(8, 3\).*\(8, 2\)"):
+    with pytest.raises(aae.UserError, match=r"prior_sample.z has shape \(8, 3\).*\(8, 2\)"):
         train_step(state, batch, prior_sample._replace(z=jnp.zeros((8, 3))))
     with pytest.raises(aae.UserError, match="num_steps is -1: it must be positive"):
         aae.train_steps(state, make_dataset(), -1)

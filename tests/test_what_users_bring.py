@@ -1,4 +1,4 @@
-"""A table of small inputs as people have them: each is read as said here, or refused in one line."""
+"""A table of small inputs from users: each is read as stated here, or refused in one line."""
 
 import pathlib
 import shutil
@@ -64,7 +64,7 @@ def mat73(path, attributes=True, **arrays):
 
 
 def mat73_cells(path, labels, **arrays):
-    """Each cell is a reference to the numbers of its characters."""
+    """A MATLAB 7.3 file of cells; each cell is a reference to the codes of its characters."""
     path = mat73(path, **arrays)
     with h5py.File(path, "r+") as file:
         cells = file.create_dataset("labels", (1, len(labels)), h5py.ref_dtype)
@@ -414,16 +414,16 @@ REFUSED = {
     "examples last in MATLAB 7.3": (
         lambda p: mat73(p, images=np.moveaxis(IMAGES, 0, -1)), r"looks like \(…, N\).*first axis",
     ),
-    "negative": (lambda p: npz(p, images=SIGNED), "goes from -5 to .*standardise=True.*'linear'"),
+    "negative": (lambda p: npz(p, images=SIGNED), "ranges from -5 to .*standardise=True.*'linear'"),
     "large": (
-        lambda p: npz(p, images=IMAGES.astype(np.uint16) * 257), "uint16 and goes from 0 to 65278",
+        lambda p: npz(p, images=IMAGES.astype(np.uint16) * 257), "uint16 and ranges from 0 to 65278",
     ),
     "floats to 255": (
         lambda p: npz(p, images=IMAGES.astype(float)),
-        "pixels go from 0 to 254; floats must lie in .0, 1.*standardise=True.*'linear'",
+        "pixels range from 0 to 254; floats must lie in .0, 1.*standardise=True.*'linear'",
     ),
     "more than rounding": (
-        lambda p: npz(p, images=np.where(IMAGES > 9, 1.001, 0)), "pixels go from 0 to 1.001",
+        lambda p: npz(p, images=np.where(IMAGES > 9, 1.001, 0)), "pixels range from 0 to 1.001",
     ),
     "nan": (
         lambda p: npz(p, images=np.full((N, 7), np.nan)), "NaN or infinity",
@@ -447,7 +447,7 @@ REFUSED = {
         {"num_classes": 3},
     ),
     "words here, numbers there": (
-        lambda p: npz(p, **{**SPLIT_NAMES, "y_test": WORDS[TEST]}), "words in test, and numbers",
+        lambda p: npz(p, **{**SPLIT_NAMES, "y_test": WORDS[TEST]}), "words in test, but numbers",
     ),
     "four positions": (
         lambda p: (np.savez(p / "a.npz", *SPLIT_NAMES.values()), p / "a.npz")[1], "need names",
@@ -472,7 +472,7 @@ REFUSED = {
     ),
     "a ragged table": (
         lambda p: (csv(p, pixel_columns(IMAGES)).write_text("a,b\n1,2\n3\n"), p / "a.csv")[1],
-        "damaged, cut off or of another kind: .*columns", {"image_shape": (2,)},
+        "damaged, truncated or of another kind: .*columns", {"image_shape": (2,)},
     ),
     "an empty table": (
         lambda p: (pathlib.Path(p / "a.csv").write_text(""), p / "a.csv")[1], "no columns",
@@ -486,7 +486,7 @@ REFUSED = {
     ),
     "nan among conditions": (
         lambda p: npz(p, images=IMAGES, conditions=np.full((N, 2), np.nan)),
-        "conditions: there is NaN", {"condition_dim": 2},
+        "conditions contains NaN", {"condition_dim": 2},
     ),
     "splits of other classes": (
         lambda p: directory(p, by_class(TRAIN, where="train/") | {"test/cow": TEST}),

@@ -1,1 +1,1 @@
-"""Algorithms: one file each, one value each; `aae_jax.registry` has their names."""
+"""Algorithms: one value each, one file each; `aae_jax.registry` lists their names."""

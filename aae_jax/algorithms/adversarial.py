@@ -1,16 +1,33 @@
 """The adversarial autoencoder (section 2): reconstruction, discriminator, generator."""
 
+import dataclasses
+
 import jax
 
 from aae_jax import losses
 from aae_jax.algorithms import autoencoder
 from aae_jax.algorithms.base import Algorithm, Inputs, Metrics, Phase, raw_moments
+from aae_jax.checks import check_length, check_types
 from aae_jax.keys import fold_rows
 from aae_jax.networks import Params
 from aae_jax.optimizers import OptimizerSpec
 from aae_jax.spec import Spec
 
 _ADVERSARIAL = OptimizerSpec(learning_rate=2e-4, b1=0.5, schedule="cosine")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The config's section `options`."""
+
+    # Std, in z, of Gaussian noise on the codes that the decoder learns from; 0: none, as in the
+    # paper. The encoder learns from codes without noise, which it would flee from the adversary.
+    code_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_types(self, "options")
+        if self.code_noise != 0:
+            check_length("options.code_noise", self.code_noise)
 
 
 def reconstruction(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
@@ -21,8 +38,35 @@ def reconstruction(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Arra
     return autoencoder.reconstruction_loss(spec, outputs, inputs.x), {}
 
 
+def reconstruction_by_options(
+    spec: Spec, params: Params, inputs: Inputs
+) -> tuple[jax.Array, Metrics]:
+    """The reconstruction; with `code_noise` the decoder's gradient is that at codes with noise.
+
+    The encoder's gradient, and the loss, are as without: a smoother decoder, and an encoder that
+    gains nothing by codes of a larger scale than the noise.
+    """
+    if not spec.options.code_noise:
+        return reconstruction(spec, params, inputs)
+    keys = inputs.dropout_keys
+    z = autoencoder.encode(spec, params, inputs.x_noisy, inputs.row_keys, keys)
+
+    def error(decoder, z):
+        outputs = autoencoder.decoder_outputs(
+            spec, {"decoder": decoder}, z, inputs.label, keys, inputs.condition
+        )
+        return autoencoder.reconstruction_loss(spec, outputs, inputs.x)
+
+    decoder, stop = params["decoder"], jax.lax.stop_gradient
+    of_encoder = error(stop(decoder), z)
+    of_decoder = error(
+        decoder, autoencoder.with_noise(stop(z), inputs.row_keys, spec.options.code_noise)
+    )
+    return of_encoder + of_decoder - stop(of_decoder), {}
+
+
 def discriminator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
-    """The discriminator tells samples of the prior from the codes of the updated encoder."""
+    """The discriminator learns to tell samples of the prior from codes of the updated encoder."""
     keys = inputs.dropout_keys
     z = autoencoder.encode(spec, params, inputs.x_noisy, inputs.row_keys, keys)
     prior_keys = None if keys is None else fold_rows(keys, 1)
@@ -41,7 +85,7 @@ def discriminator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array
 
 
 def generator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
-    """The encoder, as the generator, confuses the updated discriminator."""
+    """The encoder, as the generator, learns to confuse the updated discriminator."""
     keys = inputs.dropout_keys
     z = autoencoder.encode(spec, params, inputs.x_noisy, inputs.row_keys, keys)
     logits = autoencoder.discriminate(spec, params, z, inputs.label, keys, inputs.condition)
@@ -54,7 +98,7 @@ ADVERSARIAL_AUTOENCODER = Algorithm(
         Phase(
             "reconstruction",
             ("encoder", "decoder"),
-            reconstruction,
+            reconstruction_by_options,
             OptimizerSpec(schedule="cosine"),
         ),
         Phase("discriminator", ("discriminator",), discriminator, _ADVERSARIAL),
@@ -63,5 +107,6 @@ ADVERSARIAL_AUTOENCODER = Algorithm(
     sample=autoencoder.sample,
     encode=autoencoder.encode,
     decode=autoencoder.decode,
+    options=Options,
     figures=autoencoder.FIGURES,
 )

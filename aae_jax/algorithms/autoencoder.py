@@ -1,10 +1,13 @@
-"""What autoencoders with a prior on their code share: encode, decode, discriminate, sample."""
+"""Shared functions of autoencoders with a prior on the code: encode, decode, sample and others."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from aae_jax import networks
 from aae_jax.errors import UserError, in_one_line
+from aae_jax.keys import fold_rows, row_normal
 from aae_jax.networks import Network, Params
 from aae_jax.priors import sample_prior
 from aae_jax.spec import Spec
@@ -41,7 +44,7 @@ def encoder_and_decoder(spec: Spec) -> dict[str, Network]:
 
 
 def decoder(spec: Spec, code_dim: int) -> Network:
-    """The decoder that `spec.model` names, of codes of so many dimensions."""
+    """The decoder that `spec.model` names, for codes with `code_dim` dimensions."""
     label = (spec.decoder_label_dim,) if spec.decoder_label_dim else None
     return Network(
         networks.make("model.decoder", spec.model.decoder, spec),
@@ -53,12 +56,12 @@ def decoder(spec: Spec, code_dim: int) -> Network:
 def _size(field, function, spec):
     size = in_one_line(field, function, spec)
     if not isinstance(size, int) or size < 1:
-        raise UserError(f"{field} asks for {size!r} outputs or inputs: it must be an integer")
+        raise UserError(f"{field} asks for {size!r} outputs or inputs: it must be an integer > 0")
     return size
 
 
 def with_discriminator(spec: Spec) -> dict[str, Network]:
-    """Encoder, decoder, and the discriminator of their codes."""
+    """Encoder, decoder, and the discriminator of codes."""
     model = spec.model
     label_dim = spec.num_classes + 1 if model.label_in_discriminator else 0
     label_dim += spec.condition_dim if model.condition_in_discriminator else 0
@@ -82,9 +85,9 @@ def encode(
     """Draws z ~ q(z|x).
 
     Args:
-        spec, params: what to build, and its parameters.
-        x: f[B, H, W, C], images in the units that the network sees.
-        row_keys: key[B], one a row, for a stochastic posterior; None for its mean.
+        spec, params: the spec, and the parameters of all networks.
+        x: f[B, H, W, C], images in the networks' units.
+        row_keys: key[B], one per row, for a stochastic posterior; None for its mean.
         dropout_keys: `Inputs.dropout_keys` while training.
 
     Returns:
@@ -98,14 +101,14 @@ def encode(
     z = in_one_line("model.posterior", sample, spec, encoder, x, row_keys)
     if z.shape != (x.shape[0], spec.model.code_dim):
         raise UserError(
-            f"model.posterior gives codes of shape {z.shape} for a batch of {x.shape[0]}: "
-            f"[batch, model.code_dim] is {(x.shape[0], spec.model.code_dim)}"
+            f"model.posterior returns codes of shape {z.shape}: they must be [batch, "
+            f"model.code_dim], {(x.shape[0], spec.model.code_dim)}"
         )
     return code_scale(spec) * z
 
 
 def code_scale(spec: Spec) -> float:
-    """Length in z of one unit of the encoder's output and of the others' input."""
+    """The length in z of one unit of the networks' outputs and inputs: `model.code_scale`."""
     return 1.0 if spec.model.code_scale is None else spec.model.code_scale
 
 
@@ -116,10 +119,10 @@ def decode(
     label: jax.Array | None,
     condition: jax.Array | None = None,
 ) -> jax.Array:
-    """Maps codes f[B, D] to images f[B, H, W, C] in the units that the networks see.
+    """Maps codes f[B, D] to images f[B, H, W, C] in the networks' units.
 
-    `label` i32[B], or f[B, K] of soft classes, is used where `model.label_in_decoder` (section
-    3.2); −1 is a row of zeros. `condition` f[B, K] is used where `model.condition_in_decoder`.
+    `label` i32[B], or f[B, K] for soft classes, is used if `model.label_in_decoder` (section 3.2);
+    −1 is a row of zeros. `condition` f[B, K] is used if `model.condition_in_decoder`.
     """
     return activate(spec, decoder_outputs(spec, params, z, label, condition=condition))
 
@@ -132,12 +135,12 @@ def decoder_outputs(
     dropout_keys: jax.Array | None = None,
     condition: jax.Array | None = None,
 ) -> jax.Array:
-    """The same before the output activation."""
+    """The outputs of `decode` before the output activation."""
     z, y = z / code_scale(spec), None
     if spec.model.label_in_decoder:
         if label is None:
             raise UserError("model.label_in_decoder is True: decoding needs labels")
-        y = _classes(label, spec.num_classes, z.dtype)
+        y = as_classes(label, spec.num_classes, z.dtype)
     if spec.model.condition_in_decoder:
         y = _join(y, condition, z.dtype)
     return networks.apply(spec, params, "decoder", z, y, dropout_keys=dropout_keys)
@@ -156,10 +159,15 @@ def reconstruction_loss(spec: Spec, outputs: jax.Array, x: jax.Array) -> jax.Arr
     found = getattr(loss, "shape", None)
     if found != (x.shape[0],):
         raise UserError(
-            f"model.reconstruction gives {'a number' if found is None else f'shape {found}'} for a "
-            f"batch of {x.shape[0]}: it must give one number an example"
+            f"model.reconstruction returns {'a number' if found is None else f'shape {found}'} for "
+            f"a batch of {x.shape[0]}: it must return one number per example"
         )
     return loss
+
+
+def with_noise(z: jax.Array, row_keys: jax.Array, std: float) -> jax.Array:
+    """Codes f[B, D] plus Gaussian noise of this std, in z; not that of a stochastic posterior."""
+    return z + std * row_normal(fold_rows(row_keys, 1), z.shape[1], z.dtype)
 
 
 def discriminate(
@@ -172,8 +180,8 @@ def discriminate(
 ) -> jax.Array:
     """Logits f[B] that each code f[B, D] was drawn from the prior.
 
-    `label` i32[B] is used where `model.label_in_discriminator` (section 3.1): "This one-hot vector
-    has an extra class for unlabeled examples", which −1 turns on. `condition` f[B, K] is used where
+    `label` i32[B] is used if `model.label_in_discriminator` (section 3.1): "This one-hot vector has
+    an extra class for unlabeled examples", which −1 selects. `condition` f[B, K] is used if
     `model.condition_in_discriminator`.
     """
     z, y = z / code_scale(spec), None
@@ -194,17 +202,17 @@ def sample(
     start: jax.Array | None = None,
     condition: jax.Array | None = None,
 ) -> jax.Array:
-    """Prior → decoder: f[num_samples, H, W, C] in the units that the networks see.
+    """Prior → decoder: f[num_samples, H, W, C] in the networks' units.
 
-    `label` selects the component of the prior, which soft classes draw by their shares, and the
-    decoder's label where it takes one; None is the full prior, and labels drawn uniformly.
+    `label` selects the component of the prior, and is the decoder's label if it takes one. Soft
+    classes draw the component by their shares. None is the full prior, with labels drawn uniformly.
     `condition` f[num_samples, K] is the decoder's.
     """
     del start
     has_components, in_decoder = spec.prior.has_components, spec.model.label_in_decoder
     if label is not None and not (has_components or in_decoder):
         raise UserError(
-            f"a label is given, but neither prior {spec.prior.name!r} nor decoder has any"
+            f"a label is given, but neither prior {spec.prior.name!r} nor the decoder takes one"
         )
     component = label if has_components else None
     if component is not None and component.ndim == 2:
@@ -220,13 +228,13 @@ def sample(
 def _join(y, condition, dtype):
     """Classes f[B, K], or None, and conditions f[B, C] side by side."""
     if condition is None:
-        raise UserError("the model takes conditions (condition_dim), and none are given")
+        raise UserError("the model takes conditions (condition_dim), but none are given")
     condition = condition.astype(dtype)
     return condition if y is None else jnp.concatenate([y, condition], axis=1)
 
 
 def check_generator(spec: Spec) -> None:
-    """Refuses what an algorithm that maps the prior to images, and nothing else, has no use for."""
+    """Raises if a spec has labels, conditions or input noise, which a bare generator lacks."""
     for what in ("label", "condition"):
         for field in (f"{what}_in_decoder", f"{what}_in_discriminator"):
             if getattr(spec.model, field):
@@ -235,13 +243,13 @@ def check_generator(spec: Spec) -> None:
                 )
     if spec.train.input_noise:
         raise UserError(
-            f"train.input_noise is {spec.train.input_noise}: it is for the images that an encoder "
-            f"learns from, and algorithm {spec.algorithm_name} has none to train"
+            f"train.input_noise is {spec.train.input_noise}: it is added to an encoder's input, "
+            f"but algorithm {spec.algorithm_name} trains no encoder"
         )
 
 
-def _classes(label, num_classes, dtype):
-    """Labels i32[B] as one-hot vectors f[B, K]; soft classes f[B, K] as they are."""
+def as_classes(label: jax.Array, num_classes: int, dtype: Any) -> jax.Array:
+    """Labels i32[B] as one-hot vectors f[B, K]; soft classes f[B, K] unchanged."""
     if jnp.issubdtype(label.dtype, jnp.floating):
         return label.astype(dtype)
     return jax.nn.one_hot(label, num_classes, dtype=dtype)

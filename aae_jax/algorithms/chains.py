@@ -1,7 +1,7 @@
-"""Samples of Markov chains: many at once, from training images or from noise.
+"""Samples of Markov chains that run in parallel, from training images or from noise.
 
-A call of an algorithm's `sample` runs chains of its own, from their start to their end. So chunk i of
-a stream of samples is the same on any number of devices.
+Each call of an algorithm's `sample` runs its own chains from start to end. So chunk i of a stream
+of samples is the same on any number of devices.
 """
 
 import dataclasses
@@ -14,17 +14,17 @@ import jax.numpy as jnp
 from aae_jax.checks import check_positive, check_types
 from aae_jax.spec import Spec
 
-# (key, units of all chains) → (units, x f[C, H, W, C'], means and no draws)
+# (key, units of all chains) → (units, x f[C, H, W, C'], which are means, not draws)
 Step = Callable[[jax.Array, Any], tuple[Any, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True)
 class ChainOptions:
-    """Fields of the config's section `options` that all samplers by Markov chains have."""
+    """The fields of the config's section `options` that all Markov chain samplers share."""
 
     burn_in: int = 100  # steps of a chain up to its first sample
-    spacing: int = 10  # steps from one of its samples to the next
-    num_chains: int = 100  # that share a call's samples; in scoring a call is for 1,000
+    spacing: int = 10  # steps between two samples of a chain
+    num_chains: int = 100  # chains that share the samples of a call, which are 1,000 in scoring
 
     def __post_init__(self) -> None:
         check_types(self, "options")
@@ -35,9 +35,10 @@ class ChainOptions:
 def start_images(
     spec: Spec, key: jax.Array, num_samples: int, start: jax.Array | None
 ) -> jax.Array:
-    """Where the chains of `num_samples` samples begin: f[C, P].
+    """The starting points of the chains for `num_samples` samples: f[C, P].
 
-    At rows of `start` f[M, H, W, C], drawn with replacement; without it at uniform noise on [0, 1).
+    They are rows of `start` f[M, H, W, C], drawn with replacement, or uniform noise on [0, 1) if
+    `start` is None.
     """
     num_chains = min(spec.options.num_chains, num_samples)
     if start is None:
@@ -51,9 +52,10 @@ def start_images(
 def run(
     options: ChainOptions, key: jax.Array, num_samples: int, units: Any, step: Step
 ) -> jax.Array:
-    """Samples f[num_samples, …] of chains that begin at `units`: all chains' first, then second, ….
+    """Samples f[num_samples, …] of chains that start at `units`.
 
-    Step t of all chains draws with `fold_in(key, t)`.
+    The first samples of all chains come first, then the second ones, and so on. Step t of all
+    chains uses the key `fold_in(key, t)`.
     """
     shown = jax.eval_shape(step, key, units)[1]
     num_rounds = -(-num_samples // len(shown))

@@ -1,7 +1,7 @@
-"""Contractive autoencoders, stacked, and their samples (Rifai et al. 2011; Rifai et al. 2012).
+"""Stacked contractive autoencoders and their samples (Rifai et al. 2011; Rifai et al. 2012).
 
-`CONTRACTIVE_AUTOENCODER` trains the first layer, `STACKED_CONTRACTIVE_AUTOENCODER` the second on the
-codes of the first. A layer is h = sigmoid(x W + b), x_hat = sigmoid(h Wᵀ + c).
+`CONTRACTIVE_AUTOENCODER` trains the first layer. `STACKED_CONTRACTIVE_AUTOENCODER` trains the
+second on the codes of the first. A layer is h = sigmoid(x W + b), x_hat = sigmoid(h Wᵀ + c).
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ class Options(chains.ChainOptions):
 
     hidden: tuple[int, ...] = (1_000, 1_000)  # widths of the two layers
     contraction: float = 0.5  # λ, the weight of ‖J‖²
-    noise: float = 1.5  # std of α: how far a step of a chain goes along J Jᵀ α
+    noise: float = 1.5  # std of α, which sets the length of a chain's step J Jᵀ α
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,7 +45,7 @@ def first_layer(spec: Spec) -> dict[str, Network]:
 
 
 def two_layers(spec: Spec) -> dict[str, Network]:
-    """The layer of images and that of its codes."""
+    """The layer of images and the layer of its codes."""
     return {**first_layer(spec), "layer_2": tied.make(spec, spec.options.hidden, _weights)}
 
 
@@ -54,14 +54,14 @@ def _stack(params):
 
 
 def encode(spec: Spec, params: Params, x: jax.Array) -> jax.Array:
-    """Codes f[B, H] of the topmost layer there is, of images f[B, P]."""
+    """Codes f[B, H] of the topmost layer for images f[B, P]."""
     for layer in _stack(params):
         x = jax.nn.sigmoid(tied.up(spec, layer, x))
     return x
 
 
 def decode(spec: Spec, params: Params, h: jax.Array) -> jax.Array:
-    """Images f[B, P] of such codes."""
+    """Images f[B, P] of codes of the topmost layer."""
     for layer in reversed(_stack(params)):
         h = jax.nn.sigmoid(tied.down(spec, layer, h))
     return h
@@ -85,12 +85,12 @@ def _layer_loss(spec, layer, x):
 
 
 def first_loss(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
-    """Cross-entropy and λ ‖J‖², of images."""
+    """Cross-entropy plus λ ‖J‖² of images."""
     return _layer_loss(spec, params["layer_1"], inputs.x.reshape(len(inputs.x), -1))
 
 
 def second_loss(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
-    """The same of the first layer's codes, which stay as they are."""
+    """Cross-entropy plus λ ‖J‖² of the first layer's codes; the first layer is not trained."""
     x = inputs.x.reshape(len(inputs.x), -1)
     codes = jax.nn.sigmoid(tied.up(spec, params["layer_1"], x))
     return _layer_loss(spec, params["layer_2"], codes)

@@ -1,13 +1,14 @@
 """Restricted Boltzmann machines, and a deep belief network of two (Hinton, Osindero, Teh 2006).
 
-`RESTRICTED_BOLTZMANN_MACHINE` learns images, `DEEP_BELIEF_NETWORK` a second machine of the hidden
-units of the first. Pixels are probabilities of binary units, which are drawn anew at each step.
+`RESTRICTED_BOLTZMANN_MACHINE` learns images. `DEEP_BELIEF_NETWORK` adds a second machine, of the
+first one's hidden units. Pixels are probabilities of binary units, which are drawn at each step.
 
-Both learn by persistent chains (Tieleman 2008). The gradient is that of a difference of two free
-energies, F(images) − F(chains). The chains are a network without layers, and moving them is a phase: its
-gradient is the way back, its rate 1. So they are saved, resumed and trained for several seeds as all
-else is. Chains that begin at the images instead (CD-k) leave the model's other modes as they are: from
-a machine that CD-5 had trained for 3 epochs, ten of ten chains were at blank images after 400 steps.
+Both learn by persistent chains (Tieleman 2008): the gradient is that of the difference of two free
+energies, F(images) − F(chains). The chains are a network without layers, and a phase moves them: a
+gradient step of rate 1 takes them exactly to their next state. So chains are saved, resumed and
+trained for several seeds like any network. Chains that start at the images instead (CD-k) do not
+remove the model's other modes: from a machine trained by CD-5 for 3 epochs, ten of ten chains were
+at blank images after 400 steps.
 """
 
 import dataclasses
@@ -31,7 +32,7 @@ class Options(chains.ChainOptions):
     """The config's section `options`."""
 
     hidden: tuple[int, ...] = (1_000, 1_000)  # hidden units of the two machines
-    gibbs_steps: int = 5  # of the persistent chains, for each training step
+    gibbs_steps: int = 5  # of the persistent chains, in each training step
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,12 +40,12 @@ class Options(chains.ChainOptions):
         check_positive("options.gibbs_steps", self.gibbs_steps)
 
 
-_IMAGES = 2**31 - 1  # the stream of the images' draws, after those of the chains' steps
+_IMAGES = 2**31 - 1  # the stream of the images' draws; the streams before are the chains' steps
 _weights = jax.nn.initializers.normal(0.01)  # Hinton 2010, section 8
 
 
 def _machine(spec, index, visible):
-    """A machine, and its persistent chains, as many as a batch has rows, from random units."""
+    """A machine and its persistent chains, one for each row of a batch, which start at random."""
     size, dtype = spec.train.batch_size, spec.model.param_dtype
     units = layers.Stored((size, visible), _random_units, jnp.dtype(dtype))
     hidden = spec.options.hidden[index - 1]
@@ -71,7 +72,7 @@ def first_machine(spec: Spec) -> dict[str, Network]:
 
 
 def two_machines(spec: Spec) -> dict[str, Network]:
-    """The machine of images as it was trained, and that of its hidden units."""
+    """The trained machine of images, and the machine of its hidden units."""
     first = {"rbm_1": first_machine(spec)["rbm_1"]}
     return {**first, **_machine(spec, 2, spec.options.hidden[0])}
 
@@ -84,22 +85,22 @@ def free_energy(spec: Spec, rbm: Params, v: jax.Array) -> jax.Array:
 def gibbs_step(
     spec: Spec, rbm: Params, keys: jax.Array, v: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Hidden units drawn given v f[B, N], then v given them: the new v, and its mean."""
+    """Draws hidden units given v f[B, N], then v given them; returns the new v and its mean."""
     h = tied.draw(fold_rows(keys, 0), jax.nn.sigmoid(tied.up(spec, rbm, v)))
     mean = jax.nn.sigmoid(tied.down(spec, rbm, h))
     return tied.draw(fold_rows(keys, 1), mean), mean
 
 
 def _move_chains(spec, params, inputs, index):
-    """½ ‖chains − chains after k steps‖² f[], of which only the first have a gradient.
+    """½ ‖chains − chains after k steps‖² f[], with a gradient only through the first.
 
-    A step of descent of rate 1 makes the first the second, exactly: units are 0 or 1.
+    A gradient step of rate 1 replaces the chains by the moved chains, exactly: units are 0 or 1.
     """
     chains = params[f"chains_{index}"]["value"]
     rbm = params[f"rbm_{index}"]
 
     def body(step, v):
-        # The first row's key is the same however the batch is split.
+        # The first row's key does not depend on how the batch is split.
         keys = row_keys(jax.random.fold_in(inputs.row_keys[0], step), len(v))
         return gibbs_step(spec, rbm, keys, v)[0]
 
@@ -109,19 +110,19 @@ def _move_chains(spec, params, inputs, index):
 
 
 def move_first_chains(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
-    """The chains of the machine of images go `gibbs_steps` on."""
+    """Moves the chains of the machine of images by `gibbs_steps`."""
     return _move_chains(spec, params, inputs, 1)
 
 
 def move_second_chains(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
-    """Those of the second machine."""
+    """Moves the chains of the second machine by `gibbs_steps`."""
     return _move_chains(spec, params, inputs, 2)
 
 
 def divergence(
     spec: Spec, rbm: Params, v: jax.Array, chains: jax.Array
 ) -> tuple[jax.Array, Metrics]:
-    """F(v) − E F(chains) f[B]: with chains in equilibrium its gradient is that of −log p(v)."""
+    """F(v) − E F(chains) f[B]; with chains in equilibrium, its gradient is that of −log p(v)."""
     of_data, of_chains = (free_energy(spec, rbm, units) for units in (v, chains))
     metrics = {"free_energy/data": of_data, "free_energy/chains": of_chains}
     return of_data - of_chains.mean(), metrics
@@ -137,13 +138,13 @@ def _binary(keys, x):
 
 
 def first_loss(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
-    """The divergence of binary images from the chains."""
+    """The difference in free energy between binary images and chains."""
     v = _binary(fold_rows(inputs.row_keys, _IMAGES), inputs.x)
     return divergence(spec, params["rbm_1"], v, params["chains_1"]["value"])
 
 
 def second_loss(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
-    """The same of the first machine's hidden units given such images; that machine stays."""
+    """As `first_loss`, for the first machine's hidden units; the first machine is not trained."""
     keys = fold_rows(inputs.row_keys, _IMAGES)
     v = _hidden_draws(spec, params, fold_rows(keys, 1), _binary(keys, inputs.x))
     return divergence(spec, params["rbm_2"], v, params["chains_2"]["value"])
@@ -157,7 +158,7 @@ def sample(
     label: jax.Array | None = None,
     start: jax.Array | None = None,
 ) -> jax.Array:
-    """Gibbs sampling in the topmost machine, and means from there down: f[num_samples, H, W, C]."""
+    """Gibbs sampling in the topmost machine, then means down to pixels: f[num_samples, H, W, C]."""
     tied.check_label(spec, label)
     start_key, units_key, key = jax.random.split(key, 3)
     x = chains.start_images(spec, start_key, num_samples, start)
@@ -176,12 +177,12 @@ def sample(
 
 
 def check(spec: Spec) -> None:
-    """The chains move at rate 1."""
+    """Raises unless the chains move at rate 1."""
     tied.check(spec)
     if dict(spec.optimizer)["chains"] != _MOVE:
         raise UserError(
-            "optimizer.chains is another one than the algorithm's: the chains move by gradient "
-            "descent at rate 1, and by nothing else"
+            "optimizer.chains differs from the algorithm's: the chains must move by gradient "
+            "descent at rate 1"
         )
 
 

@@ -1,7 +1,7 @@
-"""After another training: its decoder alone learns on, from codes with noise.
+"""Decoder fine-tuning: after another training, its decoder alone is trained on codes with noise.
 
-The decoder becomes the mean of the images whose codes lie near z. The paper has no such training;
-RESULTS.md says what it is worth.
+The decoder's output becomes the mean of the images whose codes lie near z. The paper has no such
+training. RESULTS.md shows what it gains.
 """
 
 import dataclasses
@@ -11,7 +11,6 @@ import jax
 from aae_jax.algorithms import autoencoder
 from aae_jax.algorithms.base import Algorithm, Inputs, Metrics, Phase
 from aae_jax.checks import check_length, check_types
-from aae_jax.keys import fold_rows, row_normal
 from aae_jax.networks import Params
 from aae_jax.optimizers import OptimizerSpec
 from aae_jax.spec import Spec
@@ -29,12 +28,10 @@ class Options:
 
 
 def reconstruction(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
-    """The reconstruction error from codes with noise; the encoder stays."""
+    """The reconstruction error from codes with noise; the encoder is not trained."""
     keys = inputs.dropout_keys
     z = autoencoder.encode(spec, params, inputs.x_noisy, inputs.row_keys, keys)
-    # Not the keys of a stochastic posterior's own noise.
-    noise = row_normal(fold_rows(inputs.row_keys, 1), z.shape[1], z.dtype)
-    z = z + spec.options.code_noise * noise
+    z = autoencoder.with_noise(z, inputs.row_keys, spec.options.code_noise)
     outputs = autoencoder.decoder_outputs(spec, params, z, inputs.label, keys, inputs.condition)
     return autoencoder.reconstruction_loss(spec, outputs, inputs.x), {}
 

@@ -1,7 +1,7 @@
 """The generative adversarial network (Goodfellow et al. 2014): no encoder, a game on images.
 
-The decoder is the generator. Both networks are updated at once, from the same pass, as the authors'
-code does: one phase, in which each network's loss stops at the other.
+The decoder is the generator. As in the authors' code, both networks are updated at once from the
+same pass. So there is one phase, in which gradients of each network's loss stop at the other.
 """
 
 import jax
@@ -43,9 +43,9 @@ def discriminator(spec: Spec) -> layers.MLP:
 
 
 def make_networks(spec: Spec) -> dict[str, Network]:
-    """The decoder and the discriminator of `spec.model`, the latter of images.
+    """The decoder and the discriminator of `spec.model`; the discriminator takes images.
 
-    The output biases of an MLP start so that an output of 0 gives the mean image.
+    The output biases of an MLP decoder start at the mean image.
     """
     decoder = autoencoder.decoder(spec, spec.model.code_dim)
     if isinstance(decoder.module, layers.MLP):
@@ -70,10 +70,10 @@ def make_networks(spec: Spec) -> dict[str, Network]:
 
 
 def game(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
-    """Half the discriminator's loss on images and samples, and −log D of the samples.
+    """Half the discriminator's loss on images and samples, plus −log D of the samples.
 
-    The discriminator's gradient is that of the first alone, the generator's that of the second; the
-    samples, and the masks of dropout on them, are the same in both.
+    The discriminator's gradient comes from the first term alone, the generator's from the second.
+    Both terms use the same samples and the same dropout masks on them.
     """
     keys = inputs.dropout_keys
     image_keys = None if keys is None else fold_rows(keys, 1)

@@ -1,8 +1,8 @@
-"""Generative moment matching networks (Li, Swersky, Zemel 2015): no game, a distance of two batches.
+"""Generative moment matching networks (Li, Swersky, Zemel 2015): a distance in place of a game.
 
-The generator makes the maximum mean discrepancy between its samples and the data small: of images
-(`GMMN`), or of the codes of an autoencoder that was trained before (`GMMN_AUTOENCODER`, which
-starts from a run of `AUTOENCODER`).
+The generator minimises the maximum mean discrepancy between its samples and the data. The data are
+images (`GMMN`), or the codes of a trained autoencoder (`GMMN_AUTOENCODER`, which starts from a run
+of `AUTOENCODER`).
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ from aae_jax.spec import Spec
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The config's section `options`, on images."""
+    """The config's section `options`, for images."""
 
-    # σ of the kernels exp(−‖a − b‖² / 2σ), which are added: in squared units of an example.
+    # σ of the kernels exp(−‖a − b‖² / 2σ), which are added; in squared units of an example.
     bandwidths: tuple[float, ...] = (2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
 
     def __post_init__(self) -> None:
@@ -37,11 +37,11 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class CodeOptions(Options):
-    """The config's section `options`, on codes of an autoencoder."""
+    """The config's section `options`, for codes of an autoencoder."""
 
     bandwidths: tuple[float, ...] = (1.0,)
-    autoencoder_dim: int = 32  # `model.code_dim` of the autoencoder; here that is of z
-    generator_hidden: tuple[int, ...] = (64, 256, 256, 1024)  # from z to such a code
+    autoencoder_dim: int = 32  # `model.code_dim` of the autoencoder; here `model.code_dim` is z's
+    generator_hidden: tuple[int, ...] = (64, 256, 256, 1024)  # widths between z and the codes
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,24 +86,24 @@ def sigmoid_decoder(spec: Spec) -> layers.MLP:
 
 
 def _mmd(spec, samples, data):
-    """√MMD² f[]: its gradient does not vanish as the samples come near."""
+    """√MMD² f[], whose gradient does not vanish as the samples approach the data."""
     squared = losses.mmd_squared(samples, data, spec.options.bandwidths)
-    # Zero only where both batches are the same; there the root has no gradient.
+    # The root has no gradient at zero, which only equal batches give.
     distance = jnp.sqrt(jnp.maximum(squared, jnp.finfo(squared.dtype).tiny))
     return distance, {"mmd/squared": squared}
 
 
 def of_images(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
-    """√MMD² between a batch of images and as many samples."""
+    """√MMD² between a batch of images and a batch of samples."""
     z, keys = inputs.prior_sample.z, inputs.dropout_keys
     outputs = autoencoder.decoder_outputs(spec, params, z, None, keys)
     return _mmd(spec, autoencoder.activate(spec, outputs), inputs.x)
 
 
 def of_codes(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
-    """√MMD² between the codes of a batch of images and as many samples of codes.
+    """√MMD² between the codes of a batch of images and a batch of sampled codes.
 
-    The encoder is used as it was trained, without dropout.
+    The encoder is not trained here, and has no dropout.
     """
     codes = networks.apply(spec, params, "encoder", inputs.x, None)
     return _mmd(spec, _generate_codes(spec, params, inputs.prior_sample.z), codes)
@@ -161,12 +161,12 @@ def sample(
 
 
 def check(spec: Spec) -> None:
-    """Two batches are compared, so that one row is none."""
+    """Raises unless a batch has at least two rows."""
     autoencoder.check_generator(spec)
     if spec.train.batch_size < 2:
         raise UserError(
-            f"train.batch_size is {spec.train.batch_size}: MMD compares batches, of at least 2 rows "
-            "and better of 1,000"
+            f"train.batch_size is {spec.train.batch_size}: MMD compares batches of at least 2 "
+            "rows, preferably 1,000"
         )
 
 

@@ -1,7 +1,7 @@
 """Deep generative stochastic networks (Bengio, Thibodeau-Laufer, Alain, Yosinski 2014).
 
-A Markov chain over visible and hidden units is trained so that its visible ones give back the image
-that it starts from, at each of a few steps (walkback).
+A Markov chain over visible and hidden units is trained so that its visible units reconstruct the
+image that it starts from, at each of a few steps (walkback).
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from aae_jax.networks import Network, Params
 from aae_jax.optimizers import OptimizerSpec
 from aae_jax.spec import Spec
 
-Units = tuple[jax.Array, ...]  # of each layer f[B, N], the corrupted visible ones first
+Units = tuple[jax.Array, ...]  # units f[B, N] of each layer, the corrupted visible ones first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Options(chains.ChainOptions):
     hidden: tuple[int, ...] = (1_500, 1_500)  # units of each hidden layer
     walkback: int = 4  # steps of the chain while training
     corruption: float = 0.4  # share of visible units that salt and pepper replaces by 0 or 1
-    # Std of the noise before, and of that after, the activation of every hidden layer but the first.
+    # Std of the noise before and after the activation of every hidden layer but the first.
     hidden_noise: float = 2.0
 
     def __post_init__(self) -> None:
@@ -48,19 +48,19 @@ _weights = jax.nn.initializers.glorot_uniform()
 
 
 def make_networks(spec: Spec) -> dict[str, Network]:
-    """One stack of layers with tied weights, tanh."""
+    """One stack of tanh layers with tied weights."""
     widths = (spec.num_pixels, *spec.options.hidden)
     return {"gsn": tied.make(spec, widths, _weights, activation=jnp.tanh)}
 
 
 def corrupt(spec: Spec, keys: jax.Array, x: jax.Array) -> jax.Array:
-    """Salt and pepper: a share of the units f[B, P] becomes 0 or 1, either as often."""
+    """Salt and pepper noise: a share of the units f[B, P] becomes 0 or 1 with equal probability."""
     share, u = spec.options.corruption, row_uniform(keys, x.shape[1], x.dtype)
     return jnp.where(u < share, (u < share / 2).astype(x.dtype), x)
 
 
 def begin(spec: Spec, keys: jax.Array, x: jax.Array) -> Units:
-    """Corrupted images f[B, P]; hidden units are 0."""
+    """The initial units: corrupted images f[B, P], and hidden units of 0."""
     hidden = [jnp.zeros((len(x), width), x.dtype) for width in spec.options.hidden]
     return (corrupt(spec, keys, x), *hidden)
 
@@ -68,15 +68,15 @@ def begin(spec: Spec, keys: jax.Array, x: jax.Array) -> Units:
 def step(spec: Spec, params: Params, keys: jax.Array, units: Units) -> tuple[Units, jax.Array]:
     """One step of the chain: the odd layers given the even ones, then the even ones.
 
-    The visible units are drawn from their means, and corrupted.
+    The visible units are drawn from their means, then corrupted.
 
     Args:
-        spec, params: of the model.
-        keys: key[B], one a row.
-        units: before.
+        spec, params: the spec, and the parameters of all networks.
+        keys: key[B], one per row.
+        units: before the step.
 
     Returns:
-        The units after, and the logits f[B, P] of the visible ones' means.
+        The units after the step, and the logits f[B, P] of the visible units' means.
     """
     stack, after, top = params["gsn"], list(units), len(units) - 1
 
@@ -104,9 +104,9 @@ def step(spec: Spec, params: Params, keys: jax.Array, units: Units) -> tuple[Uni
 
 
 def loss(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
-    """The cross-entropies of the chain's visible means against the image, added over its steps.
+    """The cross-entropy of the chain's visible means and the image, summed over steps.
 
-    Each is a mean over pixels, as in the authors' code.
+    Each step's cross-entropy is a mean over pixels, as in the authors' code.
     """
     x = inputs.x.reshape(len(inputs.x), -1)
     units, parts = begin(spec, fold_rows(inputs.row_keys, 0), x), []

@@ -1,4 +1,4 @@
-"""What models with tied weights share (`aae_jax.layers.Tied`): up, down, draws, and a check."""
+"""Shared functions of models with tied weights (`aae_jax.layers.Tied`): up, down, draw, checks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,18 +17,18 @@ from aae_jax.spec import Spec
 def make(
     spec: Spec, widths: tuple[int, ...], kernel_init: Callable[..., jax.Array], **fields: Any
 ) -> Network:
-    """A stack of layers with so many units, from the visible ones up."""
+    """A stack of layers with the given numbers of units, from the visible layer up."""
     module = layers.Tied(widths, kernel_init=kernel_init, **networks.dtypes(spec), **fields)
     return Network(module, inputs=((widths[0],),), output=(widths[-1],))
 
 
 def up(spec: Spec, stack: Any, units: jax.Array, layer: int = 0) -> jax.Array:
-    """Inputs f[B, widths[layer + 1]] of the units above layer `layer`, whose units are given."""
+    """Inputs f[B, widths[layer + 1]] of the units above layer `layer`, from that layer's units."""
     return product(spec, units, stack[f"kernel_{layer}"]) + stack[f"bias_{layer + 1}"]
 
 
 def down(spec: Spec, stack: Any, units: jax.Array, layer: int = 0) -> jax.Array:
-    """Inputs f[B, widths[layer]] of the units of layer `layer`, from those above."""
+    """Inputs f[B, widths[layer]] of the units of layer `layer`, from the units above."""
     return product(spec, units, stack[f"kernel_{layer}"].T) + stack[f"bias_{layer}"]
 
 
@@ -44,7 +44,7 @@ def draw(row_keys: jax.Array, p: jax.Array) -> jax.Array:
 
 
 def check_hidden(hidden: tuple[int, ...], exactly: int | None = None) -> None:
-    """Refuses widths `options.hidden` that are no layers, or another number of them."""
+    """Raises unless `options.hidden` has positive widths, `exactly` so many if that is given."""
     if len(hidden) != exactly if exactly else not hidden:
         raise UserError(
             f"options.hidden is {hidden}: it must be the widths of {exactly or 1} layers"
@@ -55,7 +55,7 @@ def check_hidden(hidden: tuple[int, ...], exactly: int | None = None) -> None:
 
 
 def check(spec: Spec) -> None:
-    """Refuses what models of pixels in [0, 1], without labels, have no use for."""
+    """Raises if a spec has labels, input noise, or outputs other than pixels in [0, 1]."""
     for field in ("label_in_decoder", "label_in_discriminator"):
         if getattr(spec.model, field):
             raise UserError(
@@ -64,7 +64,7 @@ def check(spec: Spec) -> None:
     if spec.model.output != "sigmoid":
         raise UserError(
             f"model.output is {spec.model.output!r}: algorithm {spec.algorithm_name} needs "
-            "'sigmoid', pixels of [0, 1]"
+            "'sigmoid', pixels in [0, 1]"
         )
     if spec.train.input_noise:
         raise UserError(
@@ -80,6 +80,6 @@ def check(spec: Spec) -> None:
 
 
 def check_label(spec: Spec, label: jax.Array | None) -> None:
-    """Refuses a label to sample with."""
+    """Raises if samples are asked for with a label."""
     if label is not None:
-        raise UserError(f"a label is given, but algorithm {spec.algorithm_name} has none")
+        raise UserError(f"a label is given, but algorithm {spec.algorithm_name} takes none")

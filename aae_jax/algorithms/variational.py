@@ -19,10 +19,10 @@ from aae_jax.spec import Spec
 def elbo(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
     """Eq. 3: Reconstruction − Entropy + CrossEntropy(q(z), p(z)), a bound on −log p(x) in nats.
 
-    With `model.reconstruction` "bernoulli" p(x|z) is Bernoulli for every pixel, as for MNIST in
-    Kingma & Welling 2014; with "squared_error" it is N(x_hat, I), and the bound leaves out the
-    constant of that. Cross-entropy is exact where the prior has a formula; otherwise it is
-    −log p(z) at the one z that is drawn.
+    With `model.reconstruction` "bernoulli", p(x|z) is Bernoulli for every pixel, as for MNIST in
+    Kingma & Welling 2014. With "squared_error", p(x|z) is N(x_hat, I), and the bound omits its
+    constant. The cross-entropy is exact if the prior has a formula for it. Otherwise it is
+    −log p(z) at the drawn z.
     """
     keys = inputs.dropout_keys
     outputs = networks.apply(spec, params, "encoder", inputs.x_noisy, None, dropout_keys=keys)
@@ -50,7 +50,7 @@ def elbo(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics
 
 
 def check(spec: Spec) -> None:
-    """The bound is of a Gaussian posterior and a prior with a density."""
+    """Raises unless the posterior is Gaussian and the prior has a density that is never zero."""
     if spec.model.posterior is not posteriors.GAUSSIAN:
         raise UserError(
             f"model.posterior is {name_of(spec.model.posterior, POSTERIORS)}: algorithm "
@@ -64,12 +64,12 @@ def check(spec: Spec) -> None:
     if spec.prior.distribution.log_prob is None:
         raise UserError(
             f"prior.name is {spec.prior.name!r}: algorithm {spec.algorithm_name} needs a prior with "
-            "a known density, as 'gaussian' or 'gaussian_mixture'"
+            "a known density, such as 'gaussian' or 'gaussian_mixture'"
         )
     if spec.prior.distribution.is_bounded:
         raise UserError(
-            f"prior.name is {spec.prior.name!r}: the codes of a Gaussian posterior lie anywhere, and "
-            f"algorithm {spec.algorithm_name} needs a prior whose density is zero nowhere"
+            f"prior.name is {spec.prior.name!r}: the codes of a Gaussian posterior lie anywhere, "
+            f"so algorithm {spec.algorithm_name} needs a prior whose density is zero nowhere"
         )
 
 

@@ -2,11 +2,11 @@
 
     log p(x) = log ∫ p(z) N(x; decoder(z), σ² I) dz
 
-in nats: what a Parzen window of the decoder's samples comes to with endlessly many of them. Chains of
-Hamiltonian Monte Carlo go from a Gaussian, the prior unless told otherwise, to the posterior of each
-image (Neal 2001; Wu, Burda, Salakhutdinov and Grosse 2017), along log q₀ + β (log p(z) + log p(x|z)
-− log q₀). Estimates lie below log p(x) on average; `bracket` says how far, on data that the model
-has made. docs/likelihood.md is the guide. JAX and blackjax (the extra `likelihood`) are needed.
+in nats: the limit of a Parzen window of the decoder's samples as their number grows. Chains of
+Hamiltonian Monte Carlo go from a Gaussian q₀, by default the prior, to the posterior of each image
+(Neal 2001; Wu, Burda, Salakhutdinov and Grosse 2017), along log q₀ + β (log p(z) + log p(x|z) −
+log q₀). Estimates lie below log p(x) on average. `bracket` shows how far below, on data made by the
+model. docs/likelihood.md is the guide. The module needs blackjax (the extra `likelihood`).
 """
 
 import functools
@@ -61,29 +61,29 @@ Decoder = Callable[[jax.Array], jax.Array]  # z f[N, D] → x f[N, P]
 
 
 class Estimate(NamedTuple):
-    """log p(x) of each image, in nats. Of one chain, spread and log_weight_std are NaN."""
+    """log p(x) of each image, in nats. For a single chain, spread and log_weight_std are NaN."""
 
     log_likelihood: jax.Array  # f[T], log of the mean weight
-    # f[T], standard error of that over chains, by the delta method: std of the weights over their
-    # mean and √C. It can't exceed 1, so trust it only where `log_weight_std` is about 1 or less.
+    # f[T], its standard error over chains, by the delta method: std of the weights over their mean
+    # and √C. It can't exceed 1, so trust it only if `log_weight_std` is about 1 or less.
     spread: jax.Array
     log_weight_std: jax.Array  # f[T], standard deviation of the log weights over chains
     acceptance: jax.Array  # f[T], mean over chains and temperatures
 
 
 class Posterior(NamedTuple):
-    """Draws from p(z | x) once they are weighed: exp(log_weight), normalised over an image's draws."""
+    """Weighted draws from p(z | x): weights are exp(log_weight), normalised for each image."""
 
     z: jax.Array  # f[T, C, D]
     log_weight: jax.Array  # f[T, C], nats
 
 
 class Bracket(NamedTuple):
-    """Both bounds of log p(x), in nats, on images that the model itself has made."""
+    """Both bounds of log p(x), in nats, on images simulated from the model."""
 
     x: jax.Array  # f[N, P]
     lower: Estimate  # from chains that start from the prior: below log p(x) in expectation
-    upper: Estimate  # from chains that start from the posterior: above
+    upper: Estimate  # from chains that start from the posterior: above log p(x) in expectation
 
     @property
     def gap(self) -> jax.Array:
@@ -92,10 +92,10 @@ class Bracket(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """The images of a call in blocks, to be run in any order and at any time.
+    """The images of a call in blocks, which can run in any order and at any time.
 
-    `run(i)` gives the `Chains` of block i, the same bits whenever it is run; `join` puts those of
-    all blocks together, and `lower` makes an `Estimate` of them.
+    `run(i)` returns the `Chains` of block i, always the same bits. `join` concatenates the chains
+    of all blocks, and `lower` turns chains into an `Estimate`.
     """
 
     num_blocks: int
@@ -117,35 +117,35 @@ def log_likelihood(
 ) -> Estimate:
     """Estimates log p(x) of each image: a lower bound in expectation.
 
-    Memory: for one block of images, `num_chains` times what the decoder and its gradient take of
-    them. Blocks have one size, so that one program is compiled for all of them, and for later
-    calls with the same functions. Under `jit` all blocks are unrolled, and values are not checked.
+    Memory: `num_chains` times the memory of the decoder and its gradient for one block of images.
+    All blocks have the same size, so that one program is compiled for them and for later calls with
+    the same functions. Under `jit` all blocks are unrolled, and values are not checked.
 
     Args, here and below:
-        decoder: (z f[N, D]) → f[N, P], pure JAX; codes of one are `jax.vmap(f)`. As a
-            `jax.tree_util.Partial` it is an argument of the compiled program, parameters included:
-            decoders that differ in parameters alone share one. A lambda that is made anew for each
-            call is compiled anew.
+        decoder: (z f[N, D]) → f[N, P], pure JAX; for a decoder f of single codes, `jax.vmap(f)`. A
+            `jax.tree_util.Partial` is an argument of the compiled program with its parameters:
+            decoders that differ only in parameters share one program. A lambda that is made anew
+            for each call is compiled anew.
         x: f[T, P], images, or any rows of numbers.
-        key: a PRNG key, or a seed. Image i uses `fold_in(key, i)`, so that results don't depend on
-            blocks and devices, but for rounding.
+        key: a PRNG key, or a seed. Image i uses `fold_in(key, i)`, so that up to rounding results
+            don't depend on blocks and devices.
         sigma: f[], the standard deviation of the noise on each number of x, in the units of x.
         code_dim: D.
-        prior: `normal(std)`, `uniform(radius)`, `density(log_prob)` or a `Prior` of your own.
+        prior: `normal(std)`, `uniform(radius)`, `density(log_prob)` or your own `Prior`.
         start: (mean f[T, D], std f[T, D], f[D] or f[]), Gaussians from which the chains of each
-            image start, in the units of z: around an encoder's code, say. For a uniform prior they
-            are taken through its inverse distribution function, means near or outside of the faces
-            of the box from 0.99 of the radius. No start is wider than a prior that can be drawn
-            from. None: chains start from the prior. Whatever the start, the estimate is of the
-            same number; a better start needs fewer temperatures.
-        spec: how many chains and temperatures, and what else there is to choose.
-        mesh: devices that share the images of a block, all of its axes; None for one device.
+            image start, in the units of z, such as Gaussians around an encoder's codes. For a
+            uniform prior they pass through its inverse distribution function, with means clipped to
+            0.99 of the radius. If the prior can be drawn from, no start is wider than the prior.
+            None: chains start from the prior. The start does not change the estimated number; a
+            better start needs fewer temperatures.
+        spec: numbers of chains and temperatures, and other settings.
+        mesh: the devices that share the images of a block, over all of its axes; None: one device.
 
     Returns:
         An `Estimate` of arrays f[T].
 
     Raises:
-        UserError: an argument does not fit, or NaN was met on the way; the line says where.
+        UserError: an argument does not fit, or a chain met NaN; the message says where.
     """
     work = blocks(
         decoder, x, key, sigma, code_dim=code_dim, prior=prior, start=start, spec=spec, mesh=mesh
@@ -165,14 +165,13 @@ def sample_posterior(
     spec: AnnealedSpec = AnnealedSpec(),  # noqa: B008
     mesh: Mesh | None = None,
 ) -> Posterior:
-    """Codes that may have made each image: where the chains of `log_likelihood` end.
+    """Draws codes from the posterior of each image: the ends of the chains of `log_likelihood`.
 
     Args: as `log_likelihood`.
 
     Returns:
-        `Posterior(z f[T, C, D], log_weight f[T, C])`, one draw for each chain. Draws have the
-        posterior's distribution when they are weighed: `jax.random.categorical(key, log_weight[i])`
-        picks one of image i.
+        `Posterior(z f[T, C, D], log_weight f[T, C])`, one weighted draw for each chain. For image
+        i, `jax.random.categorical(key, log_weight[i])` picks one with the posterior's distribution.
     """
     work = blocks(
         decoder, x, key, sigma, code_dim=code_dim, prior=prior, start=start, spec=spec, mesh=mesh
@@ -190,7 +189,7 @@ def simulate(
     code_dim: int,
     prior: Prior = normal(),  # noqa: B008
 ) -> tuple[jax.Array, jax.Array]:
-    """Images x f[N, P] of the model, noise included, and the codes z f[N, D] that made them."""
+    """Simulates images x f[N, P] with noise from the model; returns x and the codes z f[N, D]."""
     decoder, prior, key, sigma = common(decoder, prior, key, sigma, code_dim)
     v, x = _simulated(decoder, prior, key, sigma, num_images, code_dim)
     return x, jax.vmap(prior.to_code)(v)
@@ -207,11 +206,11 @@ def upper_bound(
     spec: AnnealedSpec = AnnealedSpec(),  # noqa: B008
     mesh: Mesh | None = None,
 ) -> Estimate:
-    """Estimates log p(x) from above, on images that are simulated from the model.
+    """Estimates log p(x) from above, on images simulated from the model.
 
-    Only for such images is an exact draw of the posterior at hand: the code that made them. Chains
-    run from it back to the prior (bidirectional Monte Carlo: Grosse, Ghahramani and Adams 2015).
-    **No image of a data set has an upper bound.** The images are those of
+    Chains run from an exact draw of the posterior back to the prior (bidirectional Monte Carlo:
+    Grosse, Ghahramani and Adams 2015). Only simulated images have such a draw: the code that made
+    them. **Images of a data set have no upper bound.** The images are those of
     `simulate(decoder, key, sigma, num_images, …)`.
 
     Args: as `log_likelihood`; num_images: how many to simulate.
@@ -220,7 +219,7 @@ def upper_bound(
         An `Estimate` whose `log_likelihood` is above log p(x) in expectation.
 
     Raises:
-        UserError: as `log_likelihood`, or nothing can be drawn from the prior.
+        UserError: see `log_likelihood`; or the prior can't be drawn from.
     """
     _, _, backward = _both_ways(decoder, key, sigma, num_images, code_dim, prior, spec, mesh)
     return upper(join(backward))
@@ -237,10 +236,10 @@ def bracket(
     spec: AnnealedSpec = AnnealedSpec(),  # noqa: B008
     mesh: Mesh | None = None,
 ) -> Bracket:
-    """Both bounds on images that are simulated from the model: `upper_bound` says why only there.
+    """Both bounds on images simulated from the model; `upper_bound` explains why only on those.
 
-    A gap far below 1 nat says that this many temperatures and chains suffice for images like those
-    that the model makes. Images that the model makes badly may need more.
+    A gap far below 1 nat means that these numbers of temperatures and chains suffice for images
+    like the simulated ones. Images that the model makes badly may need more.
     """
     x, *both = _both_ways(decoder, key, sigma, num_images, code_dim, prior, spec, mesh)
     forward, backward = map(join, both)
@@ -259,7 +258,7 @@ def blocks(
     spec: AnnealedSpec = AnnealedSpec(),  # noqa: B008
     mesh: Mesh | None = None,
 ) -> Blocks:
-    """The work of `log_likelihood`, of which a caller may save each part as it is done.
+    """The work of `log_likelihood` in blocks, so that the caller can save each block's result.
 
     Args: as `log_likelihood`. Nothing is computed before `run`.
     """
@@ -273,7 +272,7 @@ def blocks(
 
 
 def join(work: Blocks) -> Chains:
-    """Runs all blocks: the chains of all images."""
+    """Runs all blocks and returns the chains of all images."""
     return _concatenate([work.run(index) for index in range(work.num_blocks)])
 
 
@@ -282,12 +281,12 @@ def _concatenate(parts):
 
 
 def lower(chains: Chains) -> Estimate:
-    """log of the mean weight of each image's chains."""
+    """The estimate of a lower bound: log of the mean weight of each image's chains."""
     return _estimate(chains, 1)
 
 
 def upper(chains: Chains) -> Estimate:
-    """Minus the log of the mean of one over the weights, of chains that were run backward."""
+    """The estimate of an upper bound, from backward chains: −log of the mean inverse weight."""
     return _estimate(chains, -1)
 
 
@@ -341,7 +340,7 @@ def _blocks(decoder, prior, images, key, sigma, code_dim, spec, mesh):
 
 
 def _both_ways(decoder, key, sigma, num_images, code_dim, prior, spec, mesh):
-    """Simulated images, and their blocks forward from the prior and backward from their codes."""
+    """Simulated images, with their blocks forward from the prior and backward from their codes."""
     decoder, prior, key, sigma = common(decoder, prior, key, sigma, code_dim, spec)
     v, x = _simulated(decoder, prior, key, sigma, num_images, code_dim)
     forward, backward = (
@@ -352,10 +351,10 @@ def _both_ways(decoder, key, sigma, num_images, code_dim, prior, spec, mesh):
 
 
 def _simulated(decoder, prior, key, sigma, num_images, code_dim):
-    """`_simulate`, its arguments checked."""
+    """`_simulate` with checked arguments."""
     check_count("num_images", num_images)
     if prior.log_prob is not None:
-        raise UserError("prior is a density only: images can't be simulated from it")
+        raise UserError("prior is only a density: images can't be simulated from it")
     check_decoder(decoder, code_dim, sigma.dtype)
     check_prior(prior, code_dim, sigma.dtype)
     return _simulate(decoder, prior, key, sigma, num_images, code_dim)

@@ -1,4 +1,4 @@
-"""What the functions of `aae_jax.annealed` are given: as the compiled program takes it, or refused."""
+"""Checks and conversion of the arguments of `aae_jax.annealed`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ def common(
     code_dim: int,
     spec: AnnealedSpec | None = None,
 ) -> tuple[Partial, Prior, jax.Array, jax.Array]:
-    """What all functions take, as the compiled ones do."""
+    """The common arguments, checked and in the form that the compiled functions take."""
     check_count("code_dim", code_dim)
     if not callable(decoder):
         raise UserError(
@@ -47,7 +47,7 @@ def common(
 
 
 def _as_partial(function):
-    """As a pytree; of a plain function one without leaves."""
+    """A function as a pytree; a plain function becomes one without leaves."""
     return function if isinstance(function, Partial) else Partial(function)
 
 
@@ -55,9 +55,9 @@ def as_rows(x: Any) -> jax.Array:
     """x f[T, P] as floats of at least 32 bits."""
     x = as_array("x", x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise UserError(f"x is {x.dtype}: it must be floating; images are divided by 255 first")
+        raise UserError(f"x is {x.dtype}: it must be floats; divide images by 255 first")
     if x.ndim != 2 or 0 in x.shape:
-        raise UserError(f"x has shape {x.shape}: it must be [T, P], neither of them 0")
+        raise UserError(f"x has shape {x.shape}: it must be [T, P] with T and P above 0")
     check_range("x", x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
@@ -68,26 +68,26 @@ def check_decoder(
     dtype: Any,
     shape: tuple[int, ...] | None = None,
 ) -> None:
-    """Refuses a decoder that does not give floats [N, P]; `shape` is that of x [T, P]."""
+    """Raises unless the decoder returns floats [N, P]; `shape` is the shape [T, P] of x."""
     z = jax.ShapeDtypeStruct((1, code_dim), jnp.promote_types(dtype, jnp.float32))
     found = _outputs("decoder", decoder, z, f"z of shape [N, {code_dim}]")
     given = getattr(found, "shape", type(found).__name__)
     if not hasattr(found, "shape") or len(given) != 2 or given[0] != 1:
         raise UserError(
-            f"decoder gives {given} for z of shape (1, {code_dim}): it must give [N, P] for [N, "
-            f"{code_dim}]; one for a single code is jax.vmap(decoder)"
+            f"decoder returns {given} for z of shape (1, {code_dim}): it must return [N, P] for "
+            f"[N, {code_dim}]; if it takes a single code, give jax.vmap(decoder)"
         )
     if shape is not None and given[1] != shape[1]:
         raise UserError(
-            f"decoder gives {given} for z of shape (1, {code_dim}), and x has shape {shape}: it must "
-            f"give (1, {shape[1]})"
+            f"decoder returns {given} for z of shape (1, {code_dim}), but x has shape {shape}: it "
+            f"must return (1, {shape[1]})"
         )
     if not jnp.issubdtype(found.dtype, jnp.floating):
-        raise UserError(f"decoder gives {found.dtype}: it must give floats")
+        raise UserError(f"decoder returns {found.dtype}: it must return floats")
 
 
 def check_prior(prior: Prior, code_dim: int, dtype: Any) -> None:
-    """Refuses a prior whose functions don't give f[D] and f[] for one code f[D]."""
+    """Raises unless the prior's functions return f[D] and f[] for one code f[D]."""
     v = jax.ShapeDtypeStruct((code_dim,), jnp.promote_types(dtype, jnp.float32))
     for name, shape in (("to_code", v.shape), ("from_code", v.shape), ("log_prob", ())):
         function = getattr(prior, name)
@@ -97,20 +97,20 @@ def check_prior(prior: Prior, code_dim: int, dtype: Any) -> None:
         given = getattr(found, "shape", type(found).__name__)
         if given != shape or not jnp.issubdtype(found.dtype, jnp.floating):
             raise UserError(
-                f"the prior's {name} gives {given} for one code of shape {v.shape}: it must give "
-                f"floats of shape {shape}"
+                f"the prior's {name} returns {given} for one code of shape {v.shape}: it must "
+                f"return floats of shape {shape}"
             )
 
 
 def _outputs(
     name: str, function: Callable[..., Any], argument: jax.ShapeDtypeStruct, shown: str
 ) -> Any:
-    """What a user's function gives, by its shape and type alone."""
+    """The shapes and types of a user's function's outputs."""
     try:
         return jax.eval_shape(function, argument)
     except UserError:
         raise
-    except Exception as error:  # the user's code may raise whatever it likes
+    except Exception as error:  # the user's code may raise anything
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{name} fails on {shown} with {type(error).__name__}: {reason}") from error
 
@@ -118,11 +118,11 @@ def _outputs(
 def as_start(
     prior: Prior, start: Any, num_images: int, code_dim: int, dtype: Any
 ) -> tuple[jax.Array | None, jax.Array | None]:
-    """Means and standard deviations f[T, D] of v, or None where chains start from the prior."""
+    """Means and standard deviations f[T, D] of v; None if chains start from the prior."""
     if start is None:
         if prior.log_prob is not None:
             raise UserError(
-                "prior is a density only, from which nothing can be drawn: give start=(mean, std)"
+                "prior is only a density, which can't be drawn from: give start=(mean, std)"
             )
         return None, None
     if not isinstance(start, tuple) or len(start) != 2:
@@ -138,20 +138,20 @@ def as_start(
     check_range("start", mean)
     check_range("start", std)
     if is_known(std) and not bool((std > 0).all()):
-        raise UserError(f"start's std goes down to {float(std.min()):.4g}: it must be positive")
+        raise UserError(f"start's std is {float(std.min()):.4g} somewhere: it must be positive")
     mean, std = jax.vmap(lambda m, s: jax.jvp(prior.from_code, (m,), (s,)))(mean, std)
     std = jnp.abs(std)
     return mean, std if prior.log_prob is not None else jnp.minimum(std, 1)
 
 
 def check_finite(found: Any, first: int, spec: AnnealedSpec) -> None:
-    """Refuses the chains of a block, whose first image is `first`, where they have met NaN."""
+    """Raises if a chain of a block has met NaN; `first` is the index of the block's first image."""
     failed = np.asarray(found.failed)
     if (failed < 0).all():
         return
     image, chain = np.argwhere(failed >= 0)[0]
     raise UserError(
-        f"decoder or prior gives NaN: image {first + image}, chain {chain}, temperature "
+        f"decoder or prior returns NaN: image {first + image}, chain {chain}, temperature "
         f"{failed[image, chain]} of {spec.num_temperatures}; {(failed >= 0).sum()} of "
         f"{failed.size} chains of its block met it"
     )

@@ -1,12 +1,11 @@
 """The chains of annealed importance sampling for one block of images: one compiled program.
 
-Chains move in a space where they start from a standard normal u. With ℓ(u) the log density of all
-that comes on top of it (likelihood, and the prior over the start), the target at β is
+Chains move in a space where they start from a standard normal u. The target at β is
 
     log N(u; 0, I) + β ℓ(u),
 
-so that ℓ and its gradient, which a transition leaves with the state, serve the next β too: there
-is no evaluation of the decoder but the leapfrog steps'.
+where ℓ(u) is the log of likelihood × prior / start. A transition returns ℓ and its gradient with
+the state, and the next β reuses them. So only leapfrog steps evaluate the decoder.
 """
 
 import functools
@@ -27,38 +26,38 @@ try:
     from blackjax.mcmc import hmc
 except ImportError as error:
     raise UserError(
-        "aae_jax.annealed needs blackjax: install the extra, as in pip install 'aae-jax[likelihood]'"
+        "aae_jax.annealed needs blackjax: install the extra, pip install 'aae-jax[likelihood]'"
     ) from error
 
-# The pilot's β: linear up to about exp(−12), then logarithmic. Where a posterior is n times as narrow
-# as the start in each direction, the path changes from β = 1 / n² on, by as much in each e-fold.
+# The pilot's β: linear up to about exp(−12), then logarithmic. If a posterior is n times as narrow
+# as the start in each direction, the path changes from β = 1 / n² on, equally in each e-fold.
 _E_FOLDS = 12
 # The pilot run: its chains, the transitions at the first temperature that find the scale of the
 # step, and how strongly the log of the step follows the acceptance.
 PILOT_CHAINS, _SEARCH, _GAIN = 4, 20, 1.0
-_OWN = 0.2  # the share of the temperatures that are spaced as the pilot's
-# A step of one length can take a chain of a Gaussian once around and back to where it was: each
-# transition has a step of its own (Neal 2011, section 3.2).
+_OWN = 0.2  # the share of the temperatures that are spaced like the pilot's
+# Each transition draws its own step: for a Gaussian, steps of a fixed length can return a chain to
+# its starting point (Neal 2011, section 3.2).
 _LOW, _HIGH = 0.4, 1.2
 
 
 class Chains(NamedTuple):
-    """Where the chains of T images have ended, and what they have weighed on the way.
+    """The ends of the chains of T images, and their weights.
 
-    The mean of exp(log_weight) over an image's chains is an unbiased estimate of p(x); with these
+    The mean of exp(log_weight) over an image's chains is an unbiased estimate of p(x). With these
     weights, z are draws from p(z | x).
     """
 
     z: jax.Array  # f[T, C, D]
     log_weight: jax.Array  # f[T, C], nats
     acceptance: jax.Array  # f[T, K], mean over the chains at each temperature
-    beta: jax.Array  # f[T, K], the temperatures: the last is 1
+    beta: jax.Array  # f[T, K], the temperatures; the last is 1
     step_size: jax.Array  # f[T, K], of u
-    failed: jax.Array  # i32[T, C], the first temperature at which NaN was met, 0 … K; −1: none
+    failed: jax.Array  # i32[T, C], the first temperature with NaN, 0 … K; −1: none
 
 
 class Images(NamedTuple):
-    """What belongs to each image of a block; all but x and index may be None."""
+    """The arrays of a block, one row for each image; all but x and index may be None."""
 
     x: jax.Array  # f[B, P]
     index: jax.Array | None  # type: ignore[assignment]  # i32[B], among all images: an image's randomness depends on it alone
@@ -87,14 +86,14 @@ def run_block(
     spec: AnnealedSpec,
     mesh: Mesh | None = None,
 ) -> Chains:
-    """All chains of a block of images, forward, or backward where `images.u` is given.
+    """Runs all chains of a block of images, forward, or backward if `images.u` is given.
 
-    Backward, `log_weight` is what the same path weighs forward: the mean of exp(−log_weight) is an
-    unbiased estimate of 1 / p(x), and z are no draws of the posterior.
+    For backward chains, `log_weight` is the log weight of the same path run forward. The mean of
+    exp(−log_weight) is then an unbiased estimate of 1 / p(x), and z are not draws of the posterior.
 
     Args:
-        decoder, prior: pytrees of functions, as `jax.tree_util.Partial` is.
-        images: a block; where there is a mesh, as many as divide over it.
+        decoder, prior: pytrees of functions, such as `jax.tree_util.Partial`.
+        images: a block; with a mesh, its images must divide over the devices.
         key: a PRNG key.
         sigma: f[].
     """
@@ -103,7 +102,7 @@ def run_block(
         one = functools.partial(_one_image, decoder, prior, key, sigma, code_dim, spec)
         return jax.vmap(one)(images)
 
-    # Energies are divided by σ²: TF32 or bfloat16 products would cost nats.
+    # Energies are divided by σ²: errors of TF32 or bfloat16 products would be nats.
     with jax.default_matmul_precision("highest"):
         if mesh is None:
             return run(images)
@@ -161,7 +160,7 @@ def _place(image, u):
 def _ell(decoder, prior, sigma, image, u):
     """ℓ(u) without the likelihood's constant."""
     v = _place(image, u)
-    # One row: vmapped over chains and images, a layer is one product of all of them.
+    # One row: `vmap` over chains and images makes one product per layer of all rows.
     x_hat = decoder(prior.to_code(v)[None])[0].astype(image.x.dtype)
     ell = -0.5 * (((image.x - x_hat) / sigma) ** 2).sum()
     if image.mean is None:  # prior and start are both standard normal in v
@@ -178,12 +177,12 @@ def _evaluate(density, u):
 
 
 def _pilot(density, chains, key, spec):
-    """Temperatures β f[K + 1] and step sizes f[K] for an image, from a few chains of their own.
+    """Temperatures β f[K + 1] and step sizes f[K] for an image, from a few pilot chains.
 
-    Steps are such that these chains accept as often as asked for. Temperatures are such that the
-    standard deviation of ℓ over chains, times the distance to the next β, is the same everywhere:
-    the log weights then vary least (Gelman and Meng 1998, section 4.1). The chains that count take
-    both as they are: adapting to themselves they would be biased.
+    Step sizes give the pilot chains the desired acceptance. Temperatures make the standard
+    deviation of ℓ over chains, times the distance to the next β, constant: the log weights then
+    vary least (Gelman and Meng 1998, section 4.1). The chains that are scored use both unchanged,
+    since adapting to themselves would bias them.
     """
     num = spec.num_temperatures
     betas = np.expm1(_E_FOLDS * np.linspace(0, 1, num + 1)) / np.expm1(_E_FOLDS)
@@ -201,7 +200,7 @@ def _pilot(density, chains, key, spec):
     at_start = chains, jnp.zeros((), betas.dtype)
     _, found = jax.lax.scan(one_temperature, at_start, (visited, keys))
     log_steps, variance = (_smooth(values[_SEARCH:]) for values in found)
-    # ℓ may be −∞, or vary without bounds: the pilot's own temperatures are always a part.
+    # ℓ may be −∞, or vary without bounds: some temperatures are always spaced like the pilot's.
     lengths = jnp.nan_to_num(jnp.sqrt(variance) * jnp.diff(betas), nan=0.0, posinf=0.0)
     own = jnp.linspace(0, 1, num + 1, dtype=betas.dtype)[1:]
     travelled = jnp.cumsum(lengths) / jnp.maximum(lengths.sum(), jnp.finfo(betas.dtype).tiny)
@@ -220,7 +219,7 @@ def _smooth(values):
 
 
 def _transitions(density, chains, beta, step_size, key, spec):
-    """One transition of each chain: the chains, acceptance f[C], and where NaN was met bool[C]."""
+    """One transition of each chain: the chains, their acceptance f[C], and NaN flags bool[C]."""
     kernel = hmc.build_kernel()
 
     def log_density(u):
@@ -239,7 +238,7 @@ def _transitions(density, chains, beta, step_size, key, spec):
             (after.logdensity + 0.5 * (u**2).sum()) / beta,
             (after.logdensity_grad + u) / beta,
         )
-        # Dividing by β rounds: a chain that stays keeps its numbers.
+        # Division by β rounds: a chain that rejects keeps its numbers.
         chain = jax.tree.map(lambda new, old: jnp.where(info.is_accepted, new, old), moved, chain)
         return chain, info.acceptance_rate, jnp.isnan(info.proposal.logdensity)
 
@@ -247,6 +246,6 @@ def _transitions(density, chains, beta, step_size, key, spec):
 
 
 def _is_nan(chains):
-    """bool[C]: ℓ is NaN, or finite with a gradient that is not. −∞ is a density of 0."""
+    """bool[C]: ℓ is NaN, or ℓ is finite but its gradient is not. ℓ = −∞ is a density of 0."""
     no_slope = ~jnp.isfinite(chains.grad).all(axis=-1)
     return jnp.isnan(chains.ell) | (jnp.isfinite(chains.ell) & no_slope)

@@ -1,4 +1,4 @@
-"""p(z) as the chains see it: a density in an unbounded space, and the way from there to codes."""
+"""p(z) for the chains: a density in an unbounded space, and the map from there to codes."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,16 +16,16 @@ def _same(v):
 
 
 class Prior(NamedTuple):
-    """One choice of p(z), as a density of v, from which codes are made: z = to_code(v).
+    """One choice of p(z), as a density of v and a map to codes z = to_code(v).
 
     Chains move in the space of v, which must be unbounded. `normal`, `uniform` and `density` make
-    the usual ones. Functions that are a `jax.tree_util.Partial` may hold arrays; equal programs are
-    then compiled once.
+    the usual priors. A function that is a `jax.tree_util.Partial` may hold arrays; equal programs
+    are then compiled once.
 
     Attributes:
         to_code: (v f[D]) → z f[D], smooth.
         from_code: its inverse, for chains that start around a code.
-        log_prob: (v f[D]) → f[] nats; None: v is standard normal. Only then can codes be drawn.
+        log_prob: (v f[D]) → f[] nats. None: v is standard normal, and codes can be drawn.
     """
 
     to_code: Callable[[jax.Array], jax.Array] = _same
@@ -40,15 +40,13 @@ def normal(std: float = 1.0) -> Prior:
 
 
 def uniform(radius: float) -> Prior:
-    """z ~ U(−radius, radius) in each dimension: a standard normal v through its distribution
-    function.
-    """
+    """z ~ U(−radius, radius) in each dimension: z is the distribution function of a normal v."""
     radius = _length("radius", radius)
     return Prior(Partial(_to_box, radius), Partial(_from_box, radius))
 
 
 def density(log_prob: Callable[[jax.Array], jax.Array]) -> Prior:
-    """Any log density (z f[D]) → f[] nats. Chains need a Gaussian to start from."""
+    """Any log density (z f[D]) → f[] nats; chains then need a Gaussian `start`."""
     if not callable(log_prob):
         raise UserError(
             f"log_prob is a {type(log_prob).__name__}: it must be a function (z f[D]) → f[]"
@@ -78,8 +76,8 @@ def _to_box(radius, v):
 
 
 def _from_box(radius, z):
-    """Of codes outside of the box, and at its faces, the nearest ones inside."""
+    """v of codes; codes at or beyond the faces of the box are moved inside first."""
     share = z / jnp.asarray(radius, z.dtype)
-    # Only the value is moved: a slope of 0 would be a start without width.
+    # Only the value is clipped: a slope of 0 would be a start of zero width.
     share += jax.lax.stop_gradient(jnp.clip(share, -0.99, 0.99) - share)
     return jnp.sqrt(jnp.asarray(2, z.dtype)) * jax.lax.erf_inv(share)

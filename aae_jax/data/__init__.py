@@ -1,7 +1,7 @@
-"""Data sets: one file a source. docs/data.md says what each takes and how it is split.
+"""Data sets, one module per source. docs/data.md describes each source and its splits.
 
-`load` returns a `Dataset`. Images are uint8, or float32 in [0, 1]; labels are int32, −1 where
-unlabelled. Training images may be `LazyImages`, which are decoded when they are asked for.
+`load` returns a `Dataset`. Images are uint8, or float32 in [0, 1]. Labels are int32; −1 means
+unlabelled. Training images may be `LazyImages`, which are decoded on demand.
 """
 
 import importlib
@@ -20,12 +20,12 @@ _STATISTICS_BYTES = 2**26  # of the images whose sums are taken at a time, as 8-
 
 
 class LazyImages:
-    """uint8[N, H, W, C] that is decoded when it is indexed; `np.asarray` decodes all of it."""
+    """uint8[N, H, W, C], decoded when indexed; `np.asarray` decodes all of it."""
 
     dtype = np.dtype(np.uint8)
 
     def __init__(self, read: Callable, num_images: int, image_shape: tuple[int, ...]) -> None:
-        """`read`: i64[n] → uint8[n, H, W, C]; called from several threads at once."""
+        """`read`: i64[n] → uint8[n, H, W, C]; several threads call it at once."""
         self._read = read
         self._numbers = np.arange(num_images)
         self.shape = (num_images, *image_shape)
@@ -58,12 +58,12 @@ def is_small(image_shape: tuple[int, ...]) -> bool:
     return int(np.prod(image_shape)) < 2**14
 
 
-# {"image": [N, H, W, C], "label": i32[N]}, and "condition" f32[N, K] where the data have any.
+# {"image": [N, H, W, C], "label": i32[N]}, and "condition" f32[N, K] if the data have conditions.
 Split = dict[str, np.ndarray | LazyImages]
 
 
 class Fold(NamedTuple):
-    """Images that choose σ and images that are scored."""
+    """The images that choose σ and the images that are scored."""
 
     validation: Split
     test: Split
@@ -79,17 +79,17 @@ class Dataset(NamedTuple):
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """(height, width, channels), or the shape of examples that are no images."""
+        """(height, width, channels), or the shape of other kinds of examples."""
         return self.train["image"].shape[1:]
 
     @property
     def validation(self) -> Split:
-        """Of the first fold; most data have one."""
+        """The validation images of the first fold; most data have one fold."""
         return self.folds[0].validation
 
     @property
     def test(self) -> Split:
-        """Of the first fold."""
+        """The test images of the first fold."""
         return self.folds[0].test
 
 
@@ -100,8 +100,7 @@ def load(spec: DataSpec) -> Dataset:
         spec: the config's `data` section.
 
     Raises:
-        UserError: no such data set, its files are not there, or something in them is not as it
-            should be.
+        UserError: the data set is unknown, or its files are missing or invalid.
     """
     own = registry.SOURCES
     if spec.name not in own and spec.name.lower() in own:
@@ -124,7 +123,7 @@ def load(spec: DataSpec) -> Dataset:
 
 
 def _check_split(name, split, dataset, spec):
-    """What every source promises, whatever its files held."""
+    """Checks what every source guarantees, whatever its files hold."""
     image, label = split["image"], split["label"]
     image_shape, num_classes = dataset.image_shape, dataset.num_classes
     if len(image) == 0:
@@ -136,8 +135,8 @@ def _check_split(name, split, dataset, spec):
     low, high = label.min(), label.max()
     if low < -1 or high >= num_classes:
         raise UserError(
-            f"{name}: labels go from {low} to {high}; with data.num_classes = {num_classes} they "
-            f"must be −1 (unlabelled) or 0 … {num_classes - 1}"
+            f"{name}: labels range from {low} to {high}; with data.num_classes = {num_classes} "
+            f"they must be −1 (unlabelled) or 0 … {num_classes - 1}"
         )
     if image.dtype != np.uint8:
         _check_range(name, image, spec.standardise)
@@ -150,36 +149,34 @@ def _check_split(name, split, dataset, spec):
             f"with data.condition_dim = {spec.condition_dim} they must be {(len(image), spec.condition_dim)}"
         )
     if not np.isfinite(condition).all():
-        raise UserError(
-            f"{name}: conditions must be finite, and there is NaN or infinity among them"
-        )
+        raise UserError(f"{name}: conditions must be finite, but they contain NaN or infinity")
 
 
 def _check_range(name: str, images: np.ndarray, standardise: bool) -> None:
-    """Refuses floats that are not finite, or not in [0, 1] where they are not standardised."""
+    """Raises if floats are not finite, or not in [0, 1] and not to be standardised."""
     low, high = images.min(), images.max()
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise UserError(f"{name}: pixels must be finite, and there is NaN or infinity among them")
+        raise UserError(f"{name}: pixels must be finite, but they contain NaN or infinity")
     if standardise and max(abs(low), abs(high)) > 1e14:
         raise UserError(
-            f"{name}: numbers go from {low:.4g} to {high:.4g}: they must lie within 1e14, so that "
-            "float32 holds their squares; scale them"
+            f"{name}: numbers range from {low:.4g} to {high:.4g}: they must lie within 1e14, so "
+            "that float32 holds their squares; scale them"
         )
     if not standardise and (low < 0 or high > 1):
         raise UserError(
-            f"{name}: pixels go from {low:.4g} to {high:.4g}; floats must lie in [0, 1], and 0 … "
-            "255 must be stored as uint8; numbers of another kind need data.standardise=True and "
+            f"{name}: pixels range from {low:.4g} to {high:.4g}; floats must lie in [0, 1], and "
+            "0 … 255 must be stored as uint8; other numbers need data.standardise=True and "
             "model.output='linear'"
         )
 
 
 def keep_labels(train: Split, num_labelled: int, num_classes: int, seed: int) -> Split:
-    """Hides all but some labels, the same number of each class.
+    """Keeps some labels, the same number of each class, and hides all others.
 
     Args:
         train: the training split.
-        num_labelled: how many images keep their label; a multiple of the number of classes, or as
-            many as are labelled, and then all keep theirs.
+        num_labelled: the number of images that keep their label: a multiple of the number of
+            classes, or the number of labelled images, which then all keep their label.
         num_classes: K.
         seed: chooses the images.
 
@@ -187,14 +184,14 @@ def keep_labels(train: Split, num_labelled: int, num_classes: int, seed: int) ->
         The split with −1 for every other label.
 
     Raises:
-        UserError: some class has not as many labelled images.
+        UserError: some class has too few labelled images.
     """
     if num_labelled == (np.asarray(train["label"]) >= 0).sum():
         return train
     if num_labelled % num_classes:
         raise UserError(
             f"data.num_labelled is {num_labelled}: it must be a multiple of the {num_classes} "
-            "classes, for as many of each"
+            "classes, for the same number of each"
         )
     random = np.random.RandomState(seed)
     label = np.full_like(train["label"], -1)
@@ -210,17 +207,40 @@ def keep_labels(train: Split, num_labelled: int, num_classes: int, seed: int) ->
 
 
 def example_order(label: np.ndarray, labelled_repeats: int) -> np.ndarray:
-    """The examples i32[M] that an epoch visits: all once, labelled ones `labelled_repeats` times."""
+    """The examples i32[M] of an epoch: each labelled one `labelled_repeats` times, others once."""
     labelled = np.flatnonzero(label >= 0)
     return np.concatenate(
         [np.arange(len(label)), np.tile(labelled, labelled_repeats - 1)], dtype=np.int32
     )
 
 
-def pixel_statistics(images: np.ndarray | LazyImages) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation f32[H, W, C] of every pixel of [0, 1] over training images.
+def labelled_rows(label: np.ndarray, num_classes: int) -> np.ndarray:
+    """The examples i32[M] that have a label, for algorithms that learn from few of them.
 
-    A pixel that never changes gets the standard deviation 1, and so stays at 0 when standardised.
+    Raises:
+        UserError: a class has none.
+    """
+    label = np.asarray(label)
+    counts = np.bincount(label[label >= 0], minlength=num_classes)
+    missing = np.flatnonzero(counts == 0)
+    if len(missing) == num_classes:
+        raise UserError(
+            "no training image has a label, and the algorithm learns classes from some: give labels, "
+            "raise data.num_labelled, or set options.labels=False for clusters without names"
+        )
+    if len(missing):
+        raise UserError(
+            f"class{'es' if len(missing) > 1 else ''} {', '.join(map(str, missing))} of {num_classes} "
+            f"{'have' if len(missing) > 1 else 'has'} no labelled training image: each needs at least "
+            "one, or data.num_classes is wrong"
+        )
+    return np.flatnonzero(label >= 0).astype(np.int32)
+
+
+def pixel_statistics(images: np.ndarray | LazyImages) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation f32[H, W, C] of every pixel in [0, 1] over training images.
+
+    A constant pixel gets the standard deviation 1, so that its standardised value is 0.
     """
     whole = images.dtype == np.uint8
     total = np.zeros(images.shape[1:], np.uint64 if whole else np.float64)

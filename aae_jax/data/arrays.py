@@ -1,4 +1,4 @@
-"""Arrays of a file → splits: which are images, labels and conditions, in which order of axes."""
+"""Arrays of a file → splits: finds images, labels and conditions, and the order of axes."""
 
 import numpy as np
 
@@ -20,10 +20,10 @@ _LINEAR = "data.standardise=True with model.output='linear'"
 def read(path: str, spec: DataSpec) -> tuple[dict[str, Part], tuple[str, ...] | None] | None:
     """The splits of a file, and the names of its classes if labels are words.
 
-    None where the file is of no known kind.
+    None if the kind of the file is unknown.
 
     Raises:
-        UserError: naming the file, what is wrong with it and what would be right.
+        UserError: the file is wrong; the message names the file, the fault and the remedy.
     """
     if path.lower().endswith(".csv"):
         stored = _as_examples(path, readers.read_csv(path, spec.label_column), spec)
@@ -49,7 +49,7 @@ def read(path: str, spec: DataSpec) -> tuple[dict[str, Part], tuple[str, ...] | 
 
 
 def _names(path, stored):
-    """For each split the names of its images, labels and conditions; None where there are none."""
+    """For each split the names of its images, labels and conditions; None if there are none."""
     lower = {name.lower(): name for name in stored}
 
     def first(patterns, *splits):
@@ -118,12 +118,12 @@ def _finite(name, values):
     with np.errstate(over="ignore"):
         values = values.astype(np.float32)
     if not np.isfinite((values.min(), values.max())).all():
-        raise UserError(f"{name}: there is NaN or infinity among them, or more than float32 holds")
+        raise UserError(f"{name} contains NaN or infinity, or exceeds float32's range")
     return values
 
 
 def _examples(name, values, spec):
-    """uint8 pixels, or float32, as `data.image_shape` says."""
+    """uint8 pixels, or float32, in the shape of `data.image_shape`."""
     wanted = spec.image_shape
     if values.dtype == object:
         raise UserError(f"{name} holds objects: arrays of numbers are needed")
@@ -140,7 +140,7 @@ def _examples(name, values, spec):
 
 
 def _numbers(name, values, spec):
-    """uint8, float32, or uint16 where `data.resize` is to make 8 bits of them."""
+    """uint8, float32, or uint16 if `data.resize` will convert it to 8 bits."""
     kind = values.dtype.kind
     if kind == "b":
         return values.astype(np.uint8) * np.uint8(255)
@@ -153,13 +153,11 @@ def _numbers(name, values, spec):
     low, high = values.min(), values.max()
     if kind == "f":
         if not (np.isfinite(low) and np.isfinite(high)):
-            raise UserError(
-                f"{name}: pixels must be finite, and there is NaN or infinity among them"
-            )
+            raise UserError(f"{name}: pixels must be finite, but they contain NaN or infinity")
         if low < -_ROUNDING or high > 1 + _ROUNDING:
             raise UserError(
-                f"{name}: pixels go from {low:.4g} to {high:.4g}; floats must lie in [0, 1], and "
-                f"0 … 255 must be stored as uint8; numbers of another range need {_LINEAR}"
+                f"{name}: pixels range from {low:.4g} to {high:.4g}; floats must lie in [0, 1], "
+                f"and 0 … 255 must be stored as uint8; numbers of another range need {_LINEAR}"
             )
         return np.clip(values, 0, 1).astype(np.float32)
     if low >= 0 and high <= 255:
@@ -167,13 +165,13 @@ def _numbers(name, values, spec):
     if values.dtype == np.uint16 and spec.resize:
         return values
     raise UserError(
-        f"{name} is {values.dtype} and goes from {low} to {high}: integers must be pixels of 0 … "
+        f"{name} is {values.dtype} and ranges from {low} to {high}: integers must be pixels of 0 … "
         f"255; scale them to floats in [0, 1], or set {_LINEAR}"
     )
 
 
 def _check_convertible(name, shape, spec):
-    """Whether `data.resize` is there to make examples of another shape right."""
+    """Raises unless `data.resize` is set for examples of another shape."""
     wanted, found = spec.image_shape, shape[1:]
     shown = (*found, 1) if len(found) == 2 and len(wanted) == 3 else found
     if not (len(wanted) == len(shown) == 3 and shown[2] in (1, 3, 4) and wanted[2] in (1, 3)):
@@ -191,7 +189,7 @@ def _check_convertible(name, shape, spec):
 
 
 def _check_order(name, shape, wanted):
-    """Refuses (N, channels, height, width), and N as the last axis."""
+    """Raises for (N, channels, height, width), and if N is the last axis."""
     found = shape[1:]
     if len(found) == 3:
         channels, height, width = found
@@ -212,7 +210,7 @@ def _check_order(name, shape, wanted):
 
 
 def _as_examples(path, stored, spec):
-    """A table's rows, as examples; they have no type, so it is told from their values."""
+    """A table's rows as examples; their type is inferred from their values."""
     rows = stored["images"]
     size = int(np.prod(spec.image_shape))
     if rows.shape[1] != size:
@@ -236,7 +234,7 @@ def _check_alike(path, splits, spec):
 
 
 def _add_labels(path, stored, names, splits, spec):
-    """Adds `label` to each split; what the classes are called."""
+    """Adds `label` to each split; returns the names of the classes."""
     labelled = {
         role: (name, stored[name], len(splits[role]["image"]))
         for role, (_, name, _) in names.items()

@@ -1,7 +1,8 @@
-"""scikit-learn's handwritten digits: 1,797 grey images of 8×8, shipped inside the package.
+"""scikit-learn's handwritten digits: 1,797 grey images of 8×8, shipped with scikit-learn.
 
-The UCI Optical Recognition test set. Intensities are 0 … 16, divided here by 16. The first 1,297
-images of a fixed shuffle train, the next 250 validate, the last 250 test.
+They are the UCI Optical Recognition test set. Intensities of 0 … 16 are divided by 16. In a fixed
+shuffle, the first 1,297 images are for training, the next 250 for validation, the last 250 for the
+test.
 """
 
 import importlib.util
@@ -17,12 +18,12 @@ _TRAIN, _VALIDATION = 1_297, 250
 
 
 def load(spec: DataSpec) -> "data.Dataset":
-    """The three splits; images f32[N, 8, 8, 1] in [0, 1]. The spec has no say."""
+    """The three splits; images f32[N, 8, 8, 1] in [0, 1]. The spec is not used."""
     del spec
     numbers = _read()
     images = (numbers[:, :64] / 16).astype(np.float32).reshape(-1, 8, 8, 1)
     labels = numbers[:, 64].astype(np.int32)
-    # RandomState is frozen, so the splits are the same under every NumPy.
+    # RandomState is frozen, so every version of NumPy gives the same splits.
     order = np.random.RandomState(0).permutation(len(images))
     train, validation, test = (
         {"image": images[rows], "label": labels[rows]}

@@ -1,9 +1,9 @@
-"""Which examples train, validate and test.
+"""The division of examples into training, validation and test.
 
-Where the data say it, they are obeyed. Otherwise a hash of each example's pixels decides: a tenth
-validates, a tenth is for the test. So the split is the same on every machine and in every order,
-examples that are added later leave the others where they are, and equal examples are never split.
-Where there are so few that a tenth is none, it is the example with the smallest hash.
+Splits given by the data are used. For data without splits, a hash of each example's pixels decides:
+a tenth is for validation, a tenth for the test. So the split does not depend on the machine or the
+order, examples added later do not move others, and equal examples stay together. If a tenth is less
+than one example, the one with the smallest hash is taken.
 """
 
 import hashlib
@@ -18,27 +18,27 @@ ALL = "all"  # the part of data that name no splits
 
 
 class Part(NamedTuple):
-    """Examples that lie together: of a split, or all."""
+    """Examples stored together: a split, or all."""
 
     hashes: list[bytes]
     take: Callable[[np.ndarray], "data.Split"]  # some rows of it
 
 
 def hash_of(example: np.ndarray) -> bytes:
-    """16 bytes that equal examples share, whatever file they come from."""
+    """A hash of 16 bytes, the same for equal examples from any file."""
     return hashlib.md5(np.ascontiguousarray(example).tobytes()).digest()
 
 
 def divide(
     path: str, parts: dict[str, Part], num_classes: int, class_names: tuple[str, ...] | None
 ) -> "data.Dataset":
-    """Makes the data set; a split that is not there is taken from what trains, by hash.
+    """Makes the data set; a missing split is taken from the training examples by hash.
 
     Args:
-        path: of the data, for what is printed.
-        parts: either `ALL`, or "train" and perhaps "validation" and "test".
+        path: of the data, for messages.
+        parts: either `ALL`, or "train" and optionally "validation" and "test".
         num_classes: K.
-        class_names: of the labels 0 … K − 1; None where they are numbers.
+        class_names: of the labels 0 … K − 1; None if they are numbers.
     """
     whole = parts.get(ALL) or parts["train"]
     tenth = np.array([int.from_bytes(value[:8], "big") % 10 for value in whole.hashes])
@@ -69,7 +69,7 @@ def _all_of(part):
 
 
 def _tell(path, whole, held, parts):
-    """What is done about splits that are not there, or that share examples."""
+    """Prints how missing splits were made, and warns of splits that share examples."""
     for role, rows in held.items():
         doing = "validate" if role == "validation" else "are for the test"
         print(

@@ -19,13 +19,13 @@ def load(spec: DataSpec) -> "data.Dataset":
     - arrays (`.npz`, `.mat`, `.h5`): `images` [N, …] and, if there are any, `labels` and
       `conditions`; or those of each split; or under the names of Keras, SVHN or `np.savez`.
     - a bare `.npy`; a `.csv` whose rows are examples.
-    - a directory: image files, with a sub-directory for each class or none, and above them
-      `train`, `val` and `test` or nothing.
+    - a directory of image files, with or without a sub-directory for each class; the whole may be
+      divided into `train`, `val` and `test`.
 
-    docs/data.md has the names, and what is read as what.
+    docs/data.md lists the names and how each is read.
 
     Raises:
-        UserError: naming the file, what is wrong with it and what would be right.
+        UserError: the data are wrong; the message names the file, the fault and the remedy.
     """
     path = os.path.abspath(expand_home("data.path", spec.path))
     if os.path.isdir(path):

@@ -1,4 +1,4 @@
-"""A directory of images → splits: `train/`, `val/` and `test/`, classes, or images alone."""
+"""A directory of images → splits, from `train/`, `val/` and `test/`, classes, or images alone."""
 
 import os
 from collections import Counter
@@ -19,17 +19,18 @@ _SPLITS = {
     **dict.fromkeys(("val", "valid", "validation"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+_UNLABELLED = {"unlabelled", "unlabeled"}  # a directory beside those of the classes: label −1
 _OF_SYSTEMS = ("thumbs.db", "desktop.ini")  # written into directories unasked, as hidden files are
 _BLOCK = 10_000  # files whose hashes are under way at a time
 
 
 def read(path: str, spec: DataSpec) -> tuple[dict[str, Part], tuple[str, ...] | None]:
-    """The splits of a directory, decoded only when asked for, and its classes' names if any.
+    """The splits of a directory, decoded on demand, and the names of its classes if any.
 
-    Every file is decoded once: a damaged one is found now.
+    Every file is decoded once here, so that damaged files are found before the training.
 
     Raises:
-        UserError: naming the file or directory, what is wrong with it and what would be right.
+        UserError: the data are wrong; the message names the file, the fault and the remedy.
     """
     if len(spec.image_shape) != 3 or spec.image_shape[2] not in (1, 3):
         raise UserError(
@@ -52,7 +53,7 @@ def read(path: str, spec: DataSpec) -> tuple[dict[str, Part], tuple[str, ...] | 
 
 
 def _list_splits(path):
-    """{split: {class or None: files}}, and how much of what was left out."""
+    """{split: {class or None: files}}, and the number of files left out, by kind."""
     left_out: Counter[str] = Counter()
     try:
         images, directories = _list(path, left_out)
@@ -70,11 +71,11 @@ def _list_splits(path):
         }
         return splits, left_out
     except OSError as error:
-        raise UserError(f"data.path: {error.filename!r} may not be read") from error
+        raise UserError(f"data.path: permission to read {error.filename!r} is denied") from error
 
 
 def _roles(path, directories):
-    """Which split each directory is; nothing where they are classes."""
+    """The split of each directory; empty if the directories are classes."""
     roles = {name: _SPLITS[name.lower()] for name in directories if name.lower() in _SPLITS}
     others = [name for name in directories if name not in roles]
     if not roles or (others and len(roles) == 1):  # classes, one of which may be called so
@@ -110,7 +111,7 @@ def _by_class(path, images, directories, left_out):
 
 
 def _list(directory, left_out):
-    """Image files, and {name: path} of directories in their natural order; counts the rest."""
+    """Image files, and {name: path} of directories in natural order; counts all other files."""
     images, directories = [], {}
     for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
         suffix = os.path.splitext(entry.name)[1].lower()
@@ -129,8 +130,8 @@ def _list(directory, left_out):
 
 
 def _class_names(path, splits, num_classes):
-    """Of all splits, in the order of their labels; None where there are no classes."""
-    by_split = {role: set(by_class) for role, by_class in splits.items()}
+    """The names of the classes of all splits, in the order of labels; None without classes."""
+    by_split = {role: set(by_class) - _UNLABELLED for role, by_class in splits.items()}
     known = set.union(*by_split.values())
     for role, names in by_split.items():
         if names != known:
@@ -139,22 +140,24 @@ def _class_names(path, splits, num_classes):
                 f"{path!r}: all splits must have the same classes, and {role} "
                 + (f"lacks {', '.join(lacking)[:200]}" if lacking else "has images without one")
             )
-    if known == {None}:
+    if known in ({None}, set()):
         return None
     if len(known) != num_classes:
         raise UserError(
-            f"data.path is {path!r}, which holds {len(known)} directories: with "
-            f"data.num_classes = {num_classes} there must be one for each class"
+            f"data.path is {path!r}, which holds {len(known)} classes: with "
+            f"data.num_classes = {num_classes} there must be one directory for each"
         )
     return tuple(natural_order(known))
 
 
 def _part(by_class, class_names, spec):
     """A part of the data, and its largest pixel."""
-    order = class_names or (None,)
+    number = {name: index for index, name in enumerate(class_names or ())}
+    order = [*number, *(name for name in by_class if name not in number)]
     files = np.array([file for name in order for file in by_class[name]])
-    label = np.repeat(np.arange(len(order)), [len(by_class[name]) for name in order])
-    label = label.astype(np.int32) if class_names else np.full(len(files), -1, np.int32)
+    label = np.concatenate(
+        [np.full(len(by_class[name]), number.get(name, -1), np.int32) for name in order]
+    )
 
     def read_image(name):
         return decode(_content(name), spec.image_shape, repr(str(name)), spec.resize)

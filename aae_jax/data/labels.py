@@ -1,4 +1,4 @@
-"""Labels as files have them → i32[N], and the names of classes."""
+"""Labels from files → i32[N], and the names of classes."""
 
 import re
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ _SHOWN = 400  # characters of a map of classes
 
 
 def natural_order(names: Iterable[str]) -> list[str]:
-    """Sorted as people do: 2 before 10."""
+    """Sorts as people do: 2 before 10."""
 
     def key(name):
         parts = re.split(r"(\d+)", name)
@@ -21,7 +21,7 @@ def natural_order(names: Iterable[str]) -> list[str]:
 
 
 def tell_classes(path: str, class_names: tuple[str, ...]) -> None:
-    """Prints which label each class has, in one line."""
+    """Prints the label of each class, in one line."""
     shown = ", ".join(f"{i} = {name}" for i, name in enumerate(class_names))
     if len(shown) > _SHOWN:
         last = f", …, {len(class_names) - 1} = {class_names[-1]}"
@@ -36,16 +36,16 @@ def read_labels(
 
     Args:
         path: of the file.
-        stored: for each split the name of its array, the array and the number of examples: whole
-            numbers or words [N], [N, 1] or [1, N], or one-hot rows [N, K]. Of words the empty one,
-            of one-hot rows those of zeros, are unlabelled.
+        stored: for each split the name of its array, the array and the number of examples. The
+            array holds integers or words [N], [N, 1] or [1, N], or one-hot rows [N, K]. An empty
+            word and a row of zeros mean unlabelled.
         num_classes: K.
 
     Returns:
-        i32[N] of each split, and what the classes are called if labels are words.
+        i32[N] of each split, and the names of the classes if labels are words.
 
     Raises:
-        UserError: they are something else, or other in number than the examples or the classes.
+        UserError: labels of another kind, or their number does not match examples or classes.
     """
     found = {
         role: _flat(f"{path!r}: {name}", values, count, num_classes)
@@ -55,11 +55,11 @@ def read_labels(
     if not words:
         return found, None
     if len(words) != len(found):
-        raise UserError(f"{path!r}: labels are words in {', '.join(words)}, and numbers elsewhere")
+        raise UserError(f"{path!r}: labels are words in {', '.join(words)}, but numbers elsewhere")
     class_names = natural_order({str(w) for values in words.values() for w in values} - {""})
     if len(class_names) != num_classes:
         raise UserError(
-            f"{path!r} has {len(class_names)} classes ({', '.join(class_names)[:200]}), and "
+            f"{path!r} has {len(class_names)} classes ({', '.join(class_names)[:200]}), but "
             f"data.num_classes is {num_classes}"
         )
     index = {"": -1} | {name: i for i, name in enumerate(class_names)}
@@ -82,9 +82,9 @@ def _flat(name, labels, num_examples, num_classes):
     if labels.dtype.kind == "U":
         return np.char.strip(labels)
     if labels.dtype.kind not in "biuf" or (labels != np.floor(labels)).any():
-        raise UserError(f"{name} is {labels.dtype}: it must be whole numbers, or words")
+        raise UserError(f"{name} is {labels.dtype}: it must be integers, or words")
     if labels.min(initial=0) < -(2**31) or labels.max(initial=0) >= 2**31:
-        raise UserError(f"{name} goes up to {labels.max()}: not a class")
+        raise UserError(f"{name} contains {labels.max()}, which is not a class")
     return labels.astype(np.int32)
 
 

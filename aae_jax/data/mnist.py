@@ -1,8 +1,8 @@
 """MNIST through tensorflow-datasets, in the order of the original files.
 
-tensorflow-datasets stores the images shuffled by a hash, and "the first 50,000" of the field's
-protocols are those of the original files; `_original_order` undoes the shuffle. Train: the first
-50,000 training images; validation: the other 10,000; test: the 10,000 test images.
+tensorflow-datasets stores the images shuffled by a hash, but the usual protocols mean the first
+50,000 of the original files. So `_original_order` undoes the shuffle. Train: the first 50,000
+training images. Validation: the other 10,000. Test: the 10,000 test images.
 """
 
 import hashlib
@@ -36,12 +36,13 @@ _CONTENTS = {
 
 
 def load(spec: DataSpec) -> "data.Dataset":
-    """Reads MNIST; prepares it first where that has not been done.
+    """Reads MNIST; prepares it first if it is not prepared yet.
 
-    Its four files may be packed or not: what they hold is compared with what was published.
+    The four original files may be compressed or not: their content is compared with the published
+    files.
 
     Raises:
-        UserError: MNIST is neither prepared, nor in `data.manual_dir`, nor can it be downloaded.
+        UserError: MNIST is neither prepared nor in `data.manual_dir`, and can't be downloaded.
     """
     builder = tfds_images.prepared_builder(spec, contents=_CONTENTS)
     train, test = _read(builder, "train"), _read(builder, "test")
@@ -66,7 +67,7 @@ def _read(builder, split):
 
 
 def _original_order(split, num_examples):
-    """Where each example of the original file lies in the prepared one, which is sorted by MD5."""
+    """The position of each original example in the prepared file, which is sorted by MD5."""
     salted = hashlib.md5(split.encode())
 
     def digest(index):

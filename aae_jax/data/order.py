@@ -1,4 +1,4 @@
-"""The order in which epochs visit the examples: a function of the training's key and the step."""
+"""The order in which epochs visit the examples, a function of the training's key and the step."""
 
 import functools
 import math
@@ -11,20 +11,35 @@ from aae_jax import keys
 from aae_jax.errors import UserError
 
 EXAMPLE = ("image", "label", "condition")  # what a data set has for each example, in this order
+# What a batch has of its labelled rows, and where a data set has it.
+LABELLED = {"labelled_image": "image", "labelled_label": "label"}
 
 
 def batch_rows(state: Any, dataset: dict[str, Any], num_steps: int) -> jax.Array:
-    """Which examples of a data set (see `train_steps`) the next steps see: i32[K, B]."""
+    """The examples i32[K, B] of a data set (see `train_steps`) for the next steps."""
     order = dataset.get("example_order")
     num_places = len(dataset["image"] if order is None else order)
     rows = epoch_rows(state.rng, state.step, num_steps, state.spec.train.batch_size, num_places)
     return rows if order is None else jnp.asarray(order)[rows]
 
 
+def labelled_batch_rows(state: Any, dataset: dict[str, Any], num_steps: int) -> jax.Array:
+    """Which labelled examples the next steps see beside: i32[K, B], in epochs of their own."""
+    labelled = jnp.asarray(dataset["labelled_rows"])
+    batch_size = state.spec.train.batch_size
+    places = epoch_rows(state.rng, state.step, num_steps, batch_size, len(labelled), keys.LABELLED)
+    return labelled[places]
+
+
 def epoch_rows(
-    rng: jax.Array, step: jax.Array, num_steps: int, batch_size: int, num_examples: int
+    rng: jax.Array,
+    step: jax.Array,
+    num_steps: int,
+    batch_size: int,
+    num_examples: int,
+    which: int = keys.SHUFFLE,
 ) -> jax.Array:
-    """Which examples the next steps see: i32[num_steps, batch_size].
+    """The examples i32[num_steps, batch_size] for the next steps.
 
     Position p of the stream of examples holds `permutation(epoch p // N)[p % N]`, and step t takes
     positions tB … tB + B − 1.
@@ -33,6 +48,7 @@ def epoch_rows(
         rng: the training's PRNG key.
         step: i32[], the first step.
         num_steps, batch_size, num_examples: K, B, N; static.
+        which: the stream of randomness that orders the epochs.
     """
     if num_examples < 1:
         raise UserError("the data set has no examples")
@@ -51,12 +67,15 @@ def epoch_rows(
     num_epochs = -(-(num_examples - common + num_steps * batch_size) // num_examples)
 
     epochs = first_epoch + jnp.arange(num_epochs)
-    stream = jax.vmap(lambda epoch: epoch_permutation(rng, epoch, num_examples))(epochs).reshape(-1)
+    stream = jax.vmap(lambda epoch: epoch_permutation(rng, epoch, num_examples, which))(epochs)
+    stream = stream.reshape(-1)
     rows = jax.lax.dynamic_slice(stream, (start,), (num_steps * batch_size,))
     return rows.reshape(num_steps, batch_size)
 
 
-@functools.partial(jax.jit, static_argnames="num_examples")
-def epoch_permutation(rng: jax.Array, epoch: jax.Array | int, num_examples: int) -> jax.Array:
-    """The order i32[N] in which an epoch visits the examples."""
-    return jax.random.permutation(keys.stream(rng, keys.SHUFFLE, epoch), num_examples)
+@functools.partial(jax.jit, static_argnames=("num_examples", "which"))
+def epoch_permutation(
+    rng: jax.Array, epoch: jax.Array | int, num_examples: int, which: int = keys.SHUFFLE
+) -> jax.Array:
+    """The order i32[N] in which an epoch of a stream visits the examples."""
+    return jax.random.permutation(keys.stream(rng, which, epoch), num_examples)

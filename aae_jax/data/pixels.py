@@ -1,4 +1,4 @@
-"""One image: decoded, and with `data.resize` converted to `data.image_shape`."""
+"""Decodes an image, and converts it to `data.image_shape` if `data.resize` is set."""
 
 import io
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from aae_jax.errors import UserError
 
-# Where JPEG, PNG and WebP keep what a camera wrote; OpenCV turns TIFF by itself.
+# Files that store a camera's orientation and need turning here; OpenCV turns TIFF itself.
 _EXIF = (b"Exif\0\0", b"eXIf", b"EXIF")
 _ORIENTATION = 0x0112
 _TURNS = {  # from what is stored to what is upright
@@ -21,17 +21,17 @@ _TURNS = {  # from what is stored to what is upright
 
 
 def decode(encoded: bytes, shape: tuple[int, ...], name: str, resize: bool = False) -> np.ndarray:
-    """PNG, JPEG and what else OpenCV reads → uint8[H, W, C].
+    """Decodes PNG, JPEG and the other formats of OpenCV to uint8[H, W, C].
 
     Args:
-        encoded: what the file holds.
+        encoded: the content of the file.
         shape: (H, W, C); C is 1 or 3.
         name: of the image, for errors.
-        resize: whether images of other sizes, channels and depths are converted; see `convert`.
-            The orientation that a camera wrote is applied then, and only then.
+        resize: whether to convert images of other sizes, channels and depths; see `convert`. Only
+            then is the camera's orientation applied.
 
     Raises:
-        UserError: saying of `name` that it is no image, is damaged, or has another shape or depth.
+        UserError: the file is not an image, is damaged, or has another shape or depth.
     """
     import cv2
 
@@ -39,7 +39,7 @@ def decode(encoded: bytes, shape: tuple[int, ...], name: str, resize: bool = Fal
     flag = cv2.IMREAD_UNCHANGED
     pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flag) if encoded else None
     if pixels is None:
-        raise UserError(f"{name} is no image, or damaged or cut off")
+        raise UserError(f"{name} is not an image, or it is damaged or truncated")
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.dtype not in (np.uint8, np.uint16):
@@ -69,18 +69,18 @@ def _upright(pixels, encoded):
 
     try:
         orientation = Image.open(io.BytesIO(encoded)).getexif().get(_ORIENTATION, 1)
-    except Exception:  # pillow reads fewer formats, and raises whatever it likes
+    except Exception:  # pillow reads fewer formats, and may raise anything
         return pixels
     return _TURNS.get(orientation, lambda x: x)(pixels)
 
 
 def convert(image: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
-    """An image of any size, grey, RGB or RGBA, as `shape`.
+    """Converts an image of any size, grey, RGB or RGBA, to `shape`.
 
-    16 bits are scaled to 8. What is transparent is laid over white. Colours become grey by the
-    weights of ITU-R BT.601 (0.299, 0.587, 0.114); grey becomes three equal channels. The largest
-    centred part of the shape's proportions is kept, and scaled: by the mean over areas where it
-    shrinks, else by linear interpolation.
+    16 bits are scaled to 8. Transparent pixels are laid over white. Colours become grey by the
+    weights of ITU-R BT.601 (0.299, 0.587, 0.114). Grey becomes three equal channels. The largest
+    centred crop with the proportions of `shape` is scaled, by area means when shrinking, by linear
+    interpolation when growing.
 
     Args:
         image: uint8 or uint16, or float32 in [0, 1]: [h, w] or [h, w, c], c = 1, 3 or 4.
@@ -88,7 +88,7 @@ def convert(image: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
         name: of the image, for errors.
 
     Returns:
-        uint8[H, W, C], or float32 where the image is.
+        uint8[H, W, C]; float32 for a float32 image.
 
     Raises:
         UserError: the image is of another kind.
@@ -141,12 +141,12 @@ def _cover(image, height, width):
 
 
 def refuse_zero_one(name: str, largest: int | None, remedy: str) -> None:
-    """Refuses 8-bit images whose largest pixel is 1: 0 and 1 are meant, not 0 and 1/255.
+    """Raises if the largest 8-bit pixel is 1: such images mean 0 and 1, not 0 and 1/255.
 
     Args:
-        name: of the images.
-        largest: of all pixels of uint8 images; None where images are no uint8.
-        remedy: what to do about it.
+        name: of the images, for the message.
+        largest: the largest pixel of uint8 images; None for images of other types.
+        remedy: the advice in the message.
     """
     if largest == 1:
         raise UserError(

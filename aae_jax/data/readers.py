@@ -1,4 +1,4 @@
-"""Files of arrays → arrays by name. Nothing is ever unpickled."""
+"""Files of arrays → arrays by name. Pickles are never loaded."""
 
 import csv
 import functools
@@ -17,10 +17,10 @@ _DELIMITERS = (",", ";", "\t")
 
 
 def read(path: str, image_shape: tuple[int, ...]) -> dict[str, np.ndarray] | None:
-    """All arrays of a file by name; None where its kind is not known.
+    """All arrays of a file by name; None if its kind is unknown.
 
-    `image_shape` tells the order of axes where a file does not. A bare `.npy` is "arr_0", as
-    `np.savez` would call it; a data set "train/images" of HDF5 is "train_images".
+    `image_shape` decides the order of axes if the file does not. A bare `.npy` is called "arr_0",
+    as in `np.savez`. A data set "train/images" of HDF5 is called "train_images".
     """
     readers: dict[str, Callable[[str], dict[str, np.ndarray]]] = {
         ".npz": read_npz,
@@ -34,7 +34,7 @@ def read(path: str, image_shape: tuple[int, ...]) -> dict[str, np.ndarray] | Non
 
 
 def read_npz(path: str) -> dict[str, np.ndarray]:
-    """All arrays of an .npz; pickled objects are refused, never unpickled."""
+    """All arrays of an .npz; pickled objects are refused."""
 
     def arrays():
         with open(path, "rb") as file:
@@ -54,10 +54,9 @@ def _read_npy(path):
 
 
 def read_mat(path: str, image_shape: tuple[int, ...] | None = None) -> dict[str, np.ndarray]:
-    """All arrays of a MATLAB file; those of `logical` are bool, and cells of text are strings.
+    """All arrays of a MATLAB file; `logical` becomes bool, and cells of text become strings.
 
-    A 7.3 file that does not say that MATLAB wrote it has its axes reversed if `image_shape` says
-    so.
+    In a 7.3 file not marked as MATLAB's, axes are reversed if the images fit `image_shape` only so.
     """
     from scipy.io import loadmat, whosmat
 
@@ -85,13 +84,13 @@ def read_mat(path: str, image_shape: tuple[int, ...] | None = None) -> dict[str,
 
 
 def _starts_as_hdf5(path):
-    """As MATLAB 7.3 does, after 512 bytes of its own."""
+    """Whether the file starts as MATLAB 7.3 files do: HDF5 after 512 bytes of MATLAB's."""
     with open(path, "rb") as file:
         return _HDF5 in (file.read(8), file.read(512)[-8:])
 
 
 def _words_of_cells(cells):
-    """Strings, where all cells hold text; else the cells."""
+    """Strings if all cells hold text, otherwise the cells."""
     texts = [np.asarray(cell) for cell in cells.reshape(-1)]
     if any(text.dtype.kind != "U" or text.size > 1 for text in texts):
         return cells
@@ -99,7 +98,7 @@ def _words_of_cells(cells):
 
 
 def _in_order_of_rows(stored, by_matlab, image_shape):
-    """Reverses the axes of all arrays, where only so the images are of their shape."""
+    """Reverses the axes of all arrays if the images have the right shape only then."""
 
     def fits(shape):
         return shape[1:] == image_shape or (*shape[1:], 1) == image_shape
@@ -111,7 +110,7 @@ def _in_order_of_rows(stored, by_matlab, image_shape):
 
 
 def read_hdf5(path: str) -> dict[str, np.ndarray]:
-    """All data sets of an HDF5 file; what MATLAB 7.3 wrote has its axes in MATLAB's order."""
+    """All data sets of an HDF5 file; those from MATLAB 7.3 get MATLAB's order of axes back."""
     return _read_hdf5(path)[0]
 
 
@@ -171,10 +170,10 @@ def read_csv(path: str, label_column: str | None) -> dict[str, np.ndarray]:
     Args:
         path: of the file; commas, semicolons or tabs between columns.
         label_column: its name in the header; None: "label", "class", "target" or "y", if exactly
-            one of the columns is called so.
+            one column has such a name.
 
     Raises:
-        UserError: there is no such column, or the others are not numbers.
+        UserError: the column does not exist, or the other columns are not numbers.
     """
 
     def first_line():
@@ -214,7 +213,7 @@ def read_csv(path: str, label_column: str | None) -> dict[str, np.ndarray]:
 
 
 def _check_numbers(path, names, columns, options):
-    """Refuses a column of words by its name, from the first lines."""
+    """Raises if the first lines show a column of words; the message names the column."""
 
     def first_rows():
         lines = {**options, "max_rows": 5}
@@ -231,7 +230,7 @@ def _check_numbers(path, names, columns, options):
 
 
 def _label_of(path, names, label_column):
-    """Which column holds the labels; None: none does."""
+    """The column that holds the labels; None if there is none."""
     shown = f"{', '.join(names[:8])}{', …' if len(names) > 8 else ''}" or "no header line"
     if label_column is not None:
         if names.count(label_column) != 1:
@@ -258,20 +257,20 @@ def _is_number(text):
 
 
 def _readable(path: str, read: Callable[[], Any], objects: bool = False) -> Any:
-    """What `read` returns; whatever it raises is one line. Arrays of objects are refused."""
+    """Calls `read`; any exception becomes one line. Arrays of objects are refused."""
     try:
         stored = read()
     except (NotImplementedError, MemoryError, UserError):
         raise
     except PermissionError as error:
-        raise UserError(f"{path!r} may not be read") from error
-    except Exception as error:  # the libraries raise whatever a damaged file brings them to
+        raise UserError(f"permission to read {path!r} is denied") from error
+    except Exception as error:  # the libraries may raise anything for a damaged file
         if "allow_pickle" in str(error):
             raise UserError(
                 f"{path!r} holds pickled objects: arrays of numbers are needed"
             ) from None
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{path!r} is damaged, cut off or of another kind: {reason}") from error
+        raise UserError(f"{path!r} is damaged, truncated or of another kind: {reason}") from error
     for name, values in stored.items() if isinstance(stored, dict) and not objects else ():
         if getattr(values, "dtype", None) == object:
             raise UserError(f"{path!r}: {name} holds objects: arrays of numbers are needed")

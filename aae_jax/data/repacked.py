@@ -1,6 +1,6 @@
-"""Original files that somebody unpacked, or packed again: right by what they hold.
+"""Original files that were unpacked or compressed again, recognised by their content.
 
-tensorflow-datasets compares the published .gz files byte by byte, and takes nothing else.
+tensorflow-datasets itself accepts only the published .gz files, byte for byte.
 """
 
 import contextlib
@@ -19,21 +19,21 @@ from aae_jax.errors import UserError
 def as_published(
     tfds: Any, builder: Any, manual_dir: str, contents: dict[str, str]
 ) -> Iterator[str]:
-    """A directory that the builder takes for that of its original files.
+    """A directory that the builder accepts as the one with its original files.
 
     Args:
         tfds: tensorflow-datasets.
         builder: not yet prepared.
-        manual_dir: where the files lie: `name.gz` as published or as packed by others, or `name`
-            unpacked ("train-images-idx3-ubyte", also "train-images.idx3-ubyte").
-        contents: for each `name.gz` the SHA-256 of what it holds.
+        manual_dir: the directory with the files: `name.gz`, published or compressed again, or
+            unpacked `name` ("train-images-idx3-ubyte", also "train-images.idx3-ubyte").
+        contents: for each `name.gz` the SHA-256 of its unpacked content.
 
     Yields:
-        The directory itself, unless files in it have the right contents in another packing: then
-        a temporary one. Files that are missing or wrong are left for the builder to name.
+        A temporary directory if files have the right content in another packing, otherwise the
+        directory itself. The builder reports missing and wrong files.
 
     Raises:
-        UserError: an unpacked file is not what was published, or may not be read.
+        UserError: an unpacked file differs from the published one, or can't be read.
     """
     directory = os.path.expanduser(manual_dir)
     found = {name: _find(directory, name) for name in contents}
@@ -52,7 +52,7 @@ def as_published(
                 yield manual_dir
                 return
             raise UserError(
-                f"{path!r} is not what was published as {name}: it is damaged, cut off, or of "
+                f"{path!r} differs from the published {name}: it is damaged, truncated, or of "
                 "another data set"
             )
     with tempfile.TemporaryDirectory() as temporary:
@@ -70,7 +70,7 @@ def as_published(
 
 @contextlib.contextmanager
 def _url_infos(builder_class, infos):
-    """The builder expects other checksums; it has no argument for them."""
+    """Replaces the checksums that the builder expects; it has no argument for them."""
     own = vars(builder_class).get("url_infos")
     builder_class.url_infos = infos
     try:
@@ -83,7 +83,7 @@ def _url_infos(builder_class, infos):
 
 
 def _find(directory, name):
-    """The path of a file, packed or not; None where it is not there."""
+    """The path of a file, compressed or not; None if there is none."""
     plain = name.removesuffix(".gz")
     names = (name, plain, plain.replace("-idx", ".idx"))
     paths = [os.path.join(directory, each) for each in names]
@@ -99,7 +99,7 @@ def _read(path):
 
 
 def _unpack(values):
-    """What a .gz holds, or the values themselves; None where it is damaged."""
+    """The content of a .gz, or the values themselves; None if it is damaged."""
     if values[:2] != b"\x1f\x8b":
         return values
     try:

@@ -1,8 +1,8 @@
 """The Toronto Face Dataset (Susskind, Anderson, Hinton 2010) as a tensorflow-datasets builder.
 
-Its file is given out by its authors on request, so it is prepared from a `manual_dir`. Images that
-are in no fold are the unlabelled part, which trains; fold k (1 … 5) of the labelled part chooses σ
-with its validation images and scores its test images (Goodfellow et al. 2014).
+The authors give out its file on request, so it is prepared from a `manual_dir`. The unlabelled
+images are in no fold, and are the training images. In fold k (1 … 5) of the labelled images,
+validation images choose σ and test images are scored (Goodfellow et al. 2014).
 """
 
 import os
@@ -22,7 +22,7 @@ _VARIABLES = ("images", "labs_ex", "labs_id", "folds")
 
 
 def file_names(size: int) -> tuple[str, str]:
-    """The two names under which the file is known."""
+    """The two known names of the file."""
     return f"TFD_{size}x{size}.mat", f"TFD_ranzato_{size}x{size}.mat"
 
 
@@ -102,7 +102,7 @@ def read_file(path: str, size: int) -> dict[str, np.ndarray]:
         images uint8[N, size, size, 1]; labs_ex i32[N], 0 … 6 or −1; labs_id i32[N]; folds u8[N, 5].
 
     Raises:
-        UserError: it is damaged, lacks a variable, or holds something else than the data set.
+        UserError: the file is damaged, lacks a variable, or does not hold the data set.
     """
     from aae_jax.data.readers import read_mat
 
@@ -140,17 +140,17 @@ def _check_whole(path, name, values, low, high):
     found = values.min(), values.max()
     if not (np.isfinite(found).all() and low <= found[0] and found[1] <= high):
         raise UserError(
-            f"{path!r}: {name} goes from {found[0]} to {found[1]}: it must be {low} … {high}"
+            f"{path!r}: {name} ranges from {found[0]} to {found[1]}: it must be {low} … {high}"
         )
     if np.issubdtype(values.dtype, np.floating) and (values != np.floor(values)).any():
-        raise UserError(f"{path!r}: {name} has fractions: it must be whole numbers")
+        raise UserError(f"{path!r}: {name} has fractions: it must be integers")
 
 
 def load(spec: DataSpec) -> "data.Dataset":
-    """The unlabelled images train; the folds' validation and test images are labelled ones.
+    """Loads the unlabelled images for training, and the folds of labelled images for scoring.
 
     `data.fold` picks one fold; None scores all five. `data.drop_black` leaves out the images that
-    are all black (130 in the published file); others who publish numbers keep them.
+    are all black (130 in the published file); published scores include them.
     """
     height, width, _ = spec.image_shape
     sizes = [config.name for config in Tfd.BUILDER_CONFIGS]

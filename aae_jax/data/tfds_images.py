@@ -1,8 +1,8 @@
 """Any image data set of tensorflow-datasets, by the name of its builder or by an import path.
 
-Prepared data are read without TensorFlow; what is not prepared is prepared first, from a directory
-of the original files or from the network. tensorflow-datasets writes to a temporary directory and
-renames it at the end, so what is half-prepared is never taken for whole.
+Prepared data are read without TensorFlow. Other data are prepared first, from a directory with the
+original files or from the network. tensorflow-datasets writes to a temporary directory and renames
+it at the end, so incomplete data are never used.
 """
 
 import dataclasses
@@ -53,7 +53,7 @@ def load(spec: DataSpec) -> "data.Dataset":
 
 
 def _class_names(builder, label):
-    """None where classes are only numbered."""
+    """The names of the classes; None if classes are only numbered."""
     names = builder.info.features[label].names if label is not None else None
     numbered = [str(i) for i in range(len(names or ()))]
     return tuple(names) if names and names != numbered else None
@@ -65,18 +65,18 @@ def prepared_builder(
     contents: dict[str, str] | None = None,
     **arguments: Any,
 ) -> Any:
-    """A tfds builder, prepared.
+    """A prepared tfds builder.
 
     Args:
-        spec: `name` names the builder where no class is given; where its data are.
+        spec: its `name` names the builder if no class is given; its directories hold the data.
         builder_class: a `tfds.core.DatasetBuilder`.
-        contents: for each original .gz file the SHA-256 of what it holds, if that is known; then
-            files that were unpacked, or packed again, are taken too.
-        **arguments: of its constructor.
+        contents: for each original .gz file the SHA-256 of its unpacked content, if known. Files
+            that were unpacked or compressed again are then accepted.
+        **arguments: of the builder's constructor.
 
     Raises:
-        UserError: no such builder, or it is neither prepared, nor in `data.manual_dir`, nor can it
-            be downloaded.
+        UserError: the builder is unknown, or its data are neither prepared nor in
+            `data.manual_dir`, and can't be downloaded.
     """
     try:
         import tensorflow_datasets as tfds
@@ -95,7 +95,7 @@ def prepared_builder(
                 _prepare(tfds, builder, dataclasses.replace(spec, manual_dir=manual_dir))
     elif spec.manual_dir is not None:
         print(
-            f"{builder.name} is prepared in {builder.data_path}: data.manual_dir is not read",
+            f"{builder.name} is prepared in {builder.data_path}: data.manual_dir is not used",
             flush=True,
         )
     return builder
@@ -116,7 +116,7 @@ def _find_builder(tfds, spec, builder_class, arguments):
             f"({_first_line(error)})"
         ) from error
     except PermissionError as error:
-        raise UserError(f"data.data_dir: {error.filename!r} may not be read") from error
+        raise UserError(f"data.data_dir: permission denied to read {error.filename!r}") from error
     except Exception as error:  # of the JSON that lies beside prepared data
         raise UserError(
             f"what is prepared of {spec.name!r} in {data_dir or 'the default data_dir'} is damaged: "
@@ -133,7 +133,7 @@ def _prepare(tfds, builder, spec):
         if not os.path.isdir(manual_dir):
             raise UserError(f"data.manual_dir is {manual_dir!r}: there is no such directory")
         if not os.access(manual_dir, os.R_OK | os.X_OK):
-            raise UserError(f"data.manual_dir is {manual_dir!r}: it may not be read")
+            raise UserError(f"data.manual_dir is {manual_dir!r}: permission to read it is denied")
         missing = [name for name in files if not os.path.isfile(os.path.join(manual_dir, name))]
         if missing:
             raise UserError(
@@ -160,7 +160,7 @@ def _prepare(tfds, builder, spec):
             f"{builder.name} is not prepared in {where}, and preparing it needs "
             f"{error.name or 'TensorFlow'}: pip install 'aae-jax[data]'"
         ) from error
-    except Exception as error:  # the libraries below raise whatever they like
+    except Exception as error:  # the libraries below may raise anything
         raise UserError(
             f"{builder.name} could not be prepared in {where} from "
             f"{spec.manual_dir or 'the network'}: {_first_line(error)}"
@@ -168,7 +168,7 @@ def _prepare(tfds, builder, spec):
 
 
 def _check_reachable(builder, where, files):
-    """Asks a server once: without a network tensorflow-datasets tries for minutes."""
+    """Asks a server once; without a network, tensorflow-datasets would try for minutes."""
     import requests
 
     for url in list(builder.url_infos or {})[:1]:
@@ -220,20 +220,19 @@ def read_split(
     lazy: bool = False,
     resize_to: tuple[int, ...] | None = None,
 ) -> "data.Split":
-    """One split, `"train"` or a slice or sum of splits as tensorflow-datasets writes them.
+    """Reads one split, such as "train", or a slice or sum in the notation of tensorflow-datasets.
 
     Args:
         builder: a prepared builder.
-        split: for instance "train[:90%]+extra"; in the order in which it is stored, which a hash
-            has shuffled and which is the same on every machine.
-        field: what the split is called in errors.
-        lazy: whether images are decoded only when they are asked for.
-        resize_to: the shape that images are converted to; None: they have the shape that the
-            builder gives.
+        split: for instance "train[:90%]+extra", in the stored order, which is a shuffle by hash and
+            the same on every machine.
+        field: the split's name in errors.
+        lazy: whether images are decoded on demand.
+        resize_to: the shape that images are converted to; None: the builder's shape.
 
     Returns:
-        `{"image": LazyImages or uint8[N, H, W, C], "label": i32[N]}`; an array in any case where
-        the data are stored as tfrecord.
+        `{"image": LazyImages or uint8[N, H, W, C], "label": i32[N]}`; always an array if the data
+        are stored as tfrecord.
     """
     image, label = image_name(builder), label_name(builder)
     feature = builder.info.features[image]
@@ -242,7 +241,7 @@ def read_split(
     if None in shape or feature.np_dtype not in depths:
         raise UserError(
             f"data.name is {builder.name!r}, whose images are {shape} of {feature.np_dtype}: all "
-            "must have one size, and be uint8; data.resize=True converts images of 8 or 16 bits"
+            "must be uint8 of one size; data.resize=True converts images of 8 or 16 bits"
         )
     try:
         source = _open(builder, split)
@@ -281,12 +280,12 @@ def read_split(
         return {"image": images, "label": labels}
     except UserError:
         raise
-    except Exception as error:  # array_record raises whatever it likes
+    except Exception as error:  # array_record may raise anything
         raise _damaged(builder, error) from error
 
 
 def read_integers(builder: Any, split: str, feature: str) -> np.ndarray:
-    """A feature of whole numbers, i32[N, K], in the order of `read_split`."""
+    """A feature of integers, i32[N, K], in the order of `read_split`."""
     try:
         source = _open(builder, split)
     except NotImplementedError:
@@ -302,7 +301,7 @@ def _damaged(builder, error):
 
 
 def check_disjoint(builder: Any, splits: dict[str, str]) -> None:
-    """Refuses slices that share images: `splits` maps a field of the config to its slice."""
+    """Raises if slices share images; `splits` maps a field of the config to its slice."""
     import tensorflow_datasets as tfds
 
     ranges = [
@@ -325,9 +324,9 @@ def check_disjoint(builder: Any, splits: dict[str, str]) -> None:
 
 
 def _open(builder, split):
-    """Random access to the stored records, as tf.train.Example messages.
+    """Random access to the stored records, which are tf.train.Example messages.
 
-    Parsing and decoding them here is several times faster than by tensorflow-datasets' features.
+    Parsing and decoding them here is several times faster than the features of tensorflow-datasets.
     """
     import tensorflow_datasets as tfds
 
@@ -366,7 +365,7 @@ def _read_tfrecord(builder, split, resize_to):
 
 
 def _refuse_zero_one(builder, images):
-    """Of images in memory: those that train are checked through the others, not all decoded."""
+    """Checks images in memory; lazy training images are not decoded for this."""
     refuse_zero_one(
         f"data.name is {builder.name!r}",
         images.max(initial=0),
@@ -375,7 +374,7 @@ def _refuse_zero_one(builder, images):
 
 
 def _tfrecord(builder, split, batched=True):
-    """All of a split that is stored as tfrecord, in the order in which array_record has it."""
+    """All examples of a split stored as tfrecord, in the order of array_record."""
     import tensorflow_datasets as tfds
 
     in_order = tfds.ReadConfig(interleave_cycle_length=1)

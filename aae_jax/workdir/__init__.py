@@ -1,1 +1,1 @@
-"""What happens in the directory of a run: training loop, checkpoints, records, scores, terminal."""
+"""The directory of a run: training loop, checkpoints, records, scores, report and terminal."""

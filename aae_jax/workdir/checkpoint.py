@@ -1,4 +1,4 @@
-"""Checkpoints of a `TrainState` in a directory, through orbax."""
+"""Checkpoints of a `TrainState` in a directory, written by orbax."""
 
 import dataclasses
 import hashlib
@@ -21,16 +21,15 @@ _ITEM = "default"  # orbax's name for what a checkpoint holds, where it is one t
 
 
 class Checkpoints:
-    """The checkpoints of one run; use it as a context, which waits for writes under way.
+    """The checkpoints of one run, as a context manager that waits for pending writes.
 
-    Only arrays are written: the spec comes from the config, whose copy lies in the workdir. Each
-    checkpoint appears by one rename, so a killed write leaves the earlier ones whole. With it
-    appear the SHA-256 of its files: tensorstore's own checksums don't cover all of them, and where
-    they do it prints tracebacks.
+    Only arrays are written; the spec comes from the config in the workdir. Each checkpoint appears
+    by one rename, so that a killed write leaves the earlier ones intact. It includes the SHA-256 of
+    its files: tensorstore's checksums don't cover all files, and their failures print tracebacks.
     """
 
     def __init__(self, directory: str, max_to_keep: int = 2, read_only: bool = False) -> None:
-        """`read_only`: changes nothing on the disk, whoever else is writing there."""
+        """`read_only`: changes nothing on the disk, where another run may be writing."""
         self._saving: int | None = None  # step of the newest write
         self._directory = pathlib.Path(os.path.abspath(directory))
         # Opening a manager fails where a run at work removes a checkpoint meanwhile.
@@ -39,7 +38,7 @@ class Checkpoints:
     def _open_manager(self, max_to_keep):
         return ocp.CheckpointManager(
             self._directory,
-            # Orbax would guess them from the newest checkpoint, which may be empty.
+            # Otherwise orbax infers them from the newest checkpoint, which may be empty.
             item_handlers=ocp.StandardCheckpointHandler(),
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=max_to_keep,
@@ -62,22 +61,22 @@ class Checkpoints:
                 raise self._write_error(error) from error
 
     def wait(self) -> None:
-        """Returns when every checkpoint is on the disk; raises `UserError` if one can't be."""
+        """Waits until every checkpoint is on the disk; raises `UserError` if a write failed."""
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
-        except Exception as error:  # tensorstore and orbax raise whatever they like
+        except Exception as error:  # tensorstore and orbax may raise anything
             raise self._write_error(error) from error
 
     def latest_step(self) -> int | None:
-        """The step of the newest checkpoint, whole or not; None where there is none."""
+        """The step of the newest checkpoint, intact or not; None if there is none."""
         return self._manager.latest_step()
 
     def save(self, state: TrainState) -> None:
         """Copies the state to the host and writes it in the background.
 
         Raises:
-            UserError: this or the write before failed; earlier checkpoints are whole.
+            UserError: this write or the one before failed; earlier checkpoints are intact.
         """
         step = int(state.step)
         if step == self.latest_step():
@@ -90,19 +89,19 @@ class Checkpoints:
             raise self._write_error(error) from error
 
     def remove_after(self, step: int) -> None:
-        """Removes later checkpoints: damaged ones, in whose place new ones will be written."""
+        """Removes later checkpoints, which are damaged and will be written again."""
         for later in self._manager.all_steps():
             if later > step:
                 self._manager.delete(later)
 
     def restore(self, like: TrainState) -> TrainState:
-        """Reads the newest checkpoint that is whole, and says so where that is not the newest.
+        """Reads the newest intact checkpoint, with a warning if newer ones are damaged.
 
         Args:
-            like: a state of the same spec; its arrays say shapes, dtypes and placement.
+            like: a state of the same spec, with the shapes, dtypes and placement of its arrays.
 
         Raises:
-            UserError: there is no checkpoint, or none that can be read.
+            UserError: there is no checkpoint, or none can be read.
         """
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _arrays(like))
         while True:
@@ -122,12 +121,12 @@ class Checkpoints:
         return like.replace(rng=rng, **arrays)
 
     def _steps(self):
-        """What is on the disk now, the newest first."""
+        """The steps of the checkpoints on the disk now, the newest first."""
         names = (path.name for path in self._directory.iterdir())
         return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
     def _read_newest(self, steps, target):
-        """The first that is whole: its step and arrays, and what is wrong with those before it."""
+        """Step and arrays of the first intact checkpoint, and the faults of those before it."""
         damaged: list[str] = []
         for step in steps:
             arrays, damage = self._read(step, target)
@@ -142,7 +141,7 @@ class Checkpoints:
         raise UserError(f"no checkpoint in {self._directory}: train first")
 
     def _read(self, step, target):
-        """(arrays, None), or (None, what is wrong with the files)."""
+        """(arrays, None), or (None, the fault of the files)."""
         directory = self._directory / str(step)
         try:
             recorded = json.loads((directory / _DIGESTS).read_bytes())
@@ -165,7 +164,7 @@ class Checkpoints:
             with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
                 arguments = ocp.args.StandardRestore(target)
                 return reader.restore(directory / _ITEM, args=arguments), None
-        except Exception as error:  # tensorstore and orbax raise whatever they like
+        except Exception as error:  # tensorstore and orbax may raise anything
             raise UserError(
                 f"the checkpoint {str(directory)!r} is whole but can't be read: {_first_line(error)}"
             ) from error
@@ -187,7 +186,7 @@ class Checkpoints:
 
 
 def _digests(directory: pathlib.Path) -> dict[str, str]:
-    """SHA-256 of the files that hold the arrays; orbax's own notes lie above them."""
+    """SHA-256 of the files that hold the arrays; orbax's metadata lie in the directory above."""
     files = (path for path in directory.glob("*/**/*") if path.is_file())
     return {
         path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -204,7 +203,7 @@ def _first_line(error) -> str:
 
 
 def _arrays(state):
-    """The state as a dict of plain arrays; typed keys as their words."""
+    """The state as a dict of plain arrays; typed keys become their integers."""
     fields = [
         field.name for field in dataclasses.fields(state) if field.name not in ("spec", "rng")
     ]

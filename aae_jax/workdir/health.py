@@ -1,4 +1,4 @@
-"""Training that goes wrong: numbers that are not finite, a discriminator or a code that collapsed."""
+"""Checks of a training: NaN, Inf, a collapsed code or discriminator, a poor match to the prior."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -12,23 +12,25 @@ from aae_jax.data.order import batch_rows
 from aae_jax.networks import Params
 from aae_jax.train_state import TrainState
 
-# Lines of metrics.jsonl in a row, a dispatch each, after which a collapse is reported.
+# A collapse is reported after this many lines of metrics.jsonl in a row, one line per dispatch.
 PATIENCE = 5
 
-# Distance of the codes from the prior, in stds of the prior, from which on a finished run warns.
-# Half a std is what codes of half or one and a half times the prior's std have, or codes that are
-# shifted by half of it. The digits end at 0.20 (samples of the prior: 0.14), at 1.08 where the
-# discriminator does not learn, and at 0.72 where the generator does not.
+# A finished run warns from this distance of the codes from the prior, in stds of the prior. Codes
+# with half or one and a half times the prior's std, or shifted by half a std, have a distance of
+# 0.5. The digits end at 0.20 (samples of the prior: 0.14), at 1.08 if the discriminator does not
+# learn, and at 0.72 if the generator does not learn.
 FAR = 0.5
 
-# Of the log weights' standard deviation over an image's chains, median over images, in nats: trained
-# autoencoders have 2 where both bounds lie within a nat, and models that chains can't sample hundreds.
+# A run warns from this standard deviation of the log weights over an image's chains, median over
+# images, in nats. Trained autoencoders have 2 when both bounds lie within a nat. Models that chains
+# can't sample have hundreds.
 DISAGREEMENT = 5.0
 
-# A discriminator is blind where codes are at least `SEEN` stds from the prior, and its loss is nearer
-# to a coin's than `COIN` nats and than a tenth of the squared distance. Codes that are shifted by d
-# stds leave d² / 4 nats to see. Fig. 2a of before `mlp_spread` had 3 times the squared distance, its
-# variants of `studies.matching` half of it or more; runs of a few steps are far from a coin's loss.
+# A discriminator is blind if codes are at least `SEEN` stds from the prior, and its loss differs
+# from that of random guesses by less than `COIN` nats and by less than a tenth of the squared
+# distance. A shift of codes by d stds allows a gain of d² / 4 nats. Fig. 2a before `mlp_spread`
+# gained 3 times the squared distance, the variants in `studies.matching` half of it or more. After
+# a few steps, losses are still far from random guesses.
 SEEN, COIN = 0.1, 0.02
 
 
@@ -36,8 +38,8 @@ SEEN, COIN = 0.1, 0.02
 def finite_networks(params: Params) -> dict[str, jax.Array]:
     """Whether all parameters of a network are finite, bool[] by network.
 
-    With a loss that is finite, this covers gradients: one that is not leaves parameters of the same
-    step that are not, under Adam, SGD and clipping alike, whatever the learning rate.
+    If losses are finite, this check covers gradients too: a gradient that is not finite makes the
+    parameters of the same step not finite, under Adam, SGD and clipping, at any learning rate.
     """
     return {
         name: jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(network)], bool).all()
@@ -46,7 +48,7 @@ def finite_networks(params: Params) -> dict[str, jax.Array]:
 
 
 def is_finite(metrics: dict[str, Any], networks: dict[str, Any]) -> bool:
-    """Of the losses f[K] among the metrics of a dispatch, and of `finite_networks` after it."""
+    """Whether a dispatch's losses f[K] and `finite_networks` after it are all finite."""
     losses = [values for name, values in metrics.items() if name.startswith("loss/")]
     return bool(np.isfinite(losses).all()) and all(map(bool, networks.values()))
 
@@ -57,18 +59,18 @@ def find_failure(
     dataset: dict[str, Any],
     advance: Callable[[TrainState, int], tuple[TrainState, dict[str, jax.Array]]],
 ) -> dict[str, Any] | None:
-    """Repeats steps one at a time up to the first with a number that is not finite.
+    """Repeats steps one at a time up to the first with a loss or parameter that is not finite.
 
     Args:
-        state: the state before a dispatch that went wrong.
+        state: the state before a dispatch that failed.
         num_steps: of that dispatch.
-        dataset: that it was trained on, as `train_steps` takes it.
-        advance: (state, number of steps) → (state, metrics), as the dispatch was made.
+        dataset: of that dispatch, as `train_steps` takes it.
+        advance: (state, number of steps) → (state, metrics), as in the dispatch.
 
     Returns:
         `step` (1 is the first of the training), `losses` by phase in that step, `networks` whose
-        parameters are not finite after it, and `rows` of its batch in the training set; None where
-        all steps are finite.
+        parameters are not finite after it, and `rows` of its batch in the training set; None if all
+        steps are finite.
     """
     for _ in range(num_steps):
         before = state
@@ -92,7 +94,7 @@ def find_failure(
 
 
 class Collapse:
-    """Reads lines of metrics in turn; warns once of each way in which the game has ended."""
+    """Reads lines of metrics in turn; warns once of each kind of collapse."""
 
     def __init__(self, lines: Iterable[dict[str, Any]] = ()) -> None:
         self._in_a_row: dict[str, int] = {}
@@ -101,7 +103,7 @@ class Collapse:
             self.see(line)
 
     def see(self, line: dict[str, Any]) -> list[str]:
-        """Takes the next line; returns the warnings that are new with it."""
+        """Reads the next line; returns new warnings."""
         before = len(self.warnings)
         for kind, seen in _signs_of_all(line).items():
             self._in_a_row[kind] = self._in_a_row.get(kind, 0) + 1 if seen else 0
@@ -113,7 +115,7 @@ class Collapse:
 
 
 def _signs_of_all(line):
-    """`_signs` of each seed of several seeds, or of the one training."""
+    """`_signs` for each seed, or for the single training."""
     by_seed = line.get("by_seed")
     if not by_seed:
         return _signs(line)
@@ -126,11 +128,11 @@ def _signs_of_all(line):
 
 
 def _signs(line):
-    """What a line says of each kind of collapse; the VAE has no discriminator."""
+    """Whether a line shows each kind of collapse; the VAE has no discriminator."""
     accuracies = [line.get(f"discriminator/accuracy_on_{name}") for name in ("prior", "codes")]
     stds = [line.get(f"{name}/std") for name in ("code", "prior")]
     return {
-        "the discriminator tells prior and codes apart in 99 of 100: its accuracy is pinned at 1": (
+        "the discriminator tells 99 of 100 codes from the prior: its accuracy stays near 1": (
             None not in accuracies and min(accuracies) >= 0.99
         ),
         "the codes have collapsed: their std is below 1 % of the prior's": (
@@ -143,7 +145,7 @@ def far_from_prior(by_seed: list[dict[str, Any]]) -> list[str]:
     """Warnings of codes that do not match the prior.
 
     Args:
-        by_seed: what `measures.diagnose` found for each seed; without an encoder there is no
+        by_seed: the results of `measures.diagnose` for each seed; without an encoder they have no
             distance.
     """
     warnings = []
@@ -154,16 +156,16 @@ def far_from_prior(by_seed: list[dict[str, Any]]) -> list[str]:
             seed = f"seed {index + 1} of {len(by_seed)}: " if len(by_seed) > 1 else ""
             warnings.append(
                 f"{seed}the codes are far from the prior, {distance:.2f} of its std (samples of the "
-                f"prior: {floor:.2f}): the decoder has seen few codes where samples are drawn"
+                f"prior: {floor:.2f}): samples are drawn where the decoder has seen few codes"
             )
     return warnings
 
 
 def weak_bound(by_seed: list[dict[str, Any]]) -> list[str]:
-    """Warnings of an annealed likelihood whose chains disagree, which is then far too low.
+    """Warnings of an annealed likelihood that is far too low, because its chains disagree.
 
     Args:
-        by_seed: what `likelihood.score_annealed` found for each seed, where it was asked for.
+        by_seed: the results of `likelihood.score_annealed` for each seed, if it was run.
     """
     warnings = []
     for index, found in enumerate(by_seed):
@@ -171,7 +173,7 @@ def weak_bound(by_seed: list[dict[str, Any]]) -> list[str]:
         if not std <= DISAGREEMENT:  # NaN too
             seed = f"seed {index + 1} of {len(by_seed)}: " if len(by_seed) > 1 else ""
             warnings.append(
-                f"{seed}the annealed likelihood may lie nats too low: the log weights of an image's "
+                f"{seed}the annealed likelihood may be nats too low: the log weights of an image's "
                 f"chains have a standard deviation of {std:.3g} nats (median); raise "
                 "evaluation.annealed.num_temperatures, or num_chains"
             )
@@ -179,12 +181,12 @@ def weak_bound(by_seed: list[dict[str, Any]]) -> list[str]:
 
 
 def blind_discriminator(by_seed: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[str]:
-    """Warnings of a discriminator that sees no difference where codes and prior differ.
+    """Warnings of a discriminator that sees no difference although codes and prior differ.
 
     Args:
         by_seed: as in `far_from_prior`.
-        lines: of metrics.jsonl; `loss/discriminator` of the last `PATIENCE` counts, where there is
-            a phase of that name.
+        lines: of metrics.jsonl; the last `PATIENCE` values of `loss/discriminator` count, if there
+            is such a phase.
     """
     warnings = []
     for index, found in enumerate(by_seed):
@@ -196,9 +198,9 @@ def blind_discriminator(by_seed: list[dict[str, Any]], lines: list[dict[str, Any
         if excess > SEEN**2 and abs(2 * math.log(2) - loss) < min(COIN, excess / 10):
             seed = f"seed {index + 1} of {len(by_seed)}: " if len(by_seed) > 1 else ""
             warnings.append(
-                f"{seed}the discriminator has gone blind: its loss is a coin's, {loss:.4f}, and the "
-                f"codes are {distance:.2f} of the prior's std from the prior (samples of the prior: "
-                f"{floor:.2f})"
+                f"{seed}the discriminator has gone blind: its loss is that of random guesses, "
+                f"{loss:.4f}, but the codes are {distance:.2f} of the prior's std from the prior "
+                f"(samples of the prior: {floor:.2f})"
             )
     return warnings
 
@@ -209,7 +211,7 @@ def _of_seed(line, name, index):
 
 
 def match_to_prior(found: dict[str, Any]) -> tuple[float | None, float | None]:
-    """Sliced Wasserstein distance of codes and of prior samples from the prior, in its stds."""
+    """Sliced Wasserstein distances from the prior, of codes and of prior samples, in its stds."""
     std = found.get("prior/std")
     values = [found.get(f"prior/sliced_wasserstein{suffix}") for suffix in ("", "_floor")]
     if not std or None in values or not np.isfinite([std, *values]).all():

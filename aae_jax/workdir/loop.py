@@ -1,4 +1,4 @@
-"""The training loop: dispatches of many steps, metrics, checkpoints, and what goes wrong."""
+"""The training loop: dispatches of many steps, metrics, checkpoints, and failures."""
 
 import dataclasses
 import itertools
@@ -25,7 +25,7 @@ Advance = Callable[[TrainState, int], tuple[TrainState, dict[str, jax.Array]]]
 
 
 class Job(NamedTuple):
-    """What a training needs beside its state and its checkpoints."""
+    """What a training needs in addition to its state and its checkpoints."""
 
     settings: Settings  # `run.stream` is decided
     train: dict[str, Any]  # images [N, …], perhaps lazy; labels [N], or [K, N] of several seeds
@@ -34,7 +34,7 @@ class Job(NamedTuple):
 
 
 def is_streamed(images: Any, settings: Settings) -> bool:
-    """Whether images are read from the host while training, as `run.stream` or their size says."""
+    """Whether images are streamed from the host while training, by `run.stream` or their size."""
     if settings.run.stream is not None:
         return settings.run.stream
     most = memory.device_bytes()
@@ -42,13 +42,13 @@ def is_streamed(images: Any, settings: Settings) -> bool:
 
 
 def train(state: TrainState, job: Job, checkpoints: Any, signals: terminal.Signals) -> TrainState:
-    """Steps on to `train.num_steps`, a dispatch at a time, or until a signal.
+    """Trains up to `train.num_steps`, one dispatch at a time, or until a signal.
 
     Args:
         state: of the newest checkpoint, or at step 0; replicated over the job's mesh.
         job: the training.
         checkpoints: an open `workdir.checkpoint.Checkpoints`.
-        signals: those that a first signal is noted by.
+        signals: an open `workdir.terminal.Signals`, which notes a first signal.
     """
     settings, given = job.settings, job.mesh
     spec, every = state.spec, settings.run.checkpoint_every
@@ -59,7 +59,7 @@ def train(state: TrainState, job: Job, checkpoints: Any, signals: terminal.Signa
     job = job._replace(mesh=parallel.for_batches(given, spec.train.batch_size))
     if job.mesh is not given:
         terminal.say(
-            f"batch {spec.train.batch_size} does not divide over {given.size} devices: "
+            f"a batch of {spec.train.batch_size} does not divide over {given.size} devices: "
             f"training on {job.mesh.size}"
         )
         state = jax.device_put(state, parallel.replicated(job.mesh))
@@ -69,7 +69,7 @@ def train(state: TrainState, job: Job, checkpoints: Any, signals: terminal.Signa
     log = records.MetricsLog(job.workdir, step)
     collapse = health.Collapse(log.kept)
     if step:
-        terminal.say(f"going on from step {step}")
+        terminal.say(f"resuming from step {step}")
     before, start = log.seconds, time.monotonic()
     pending = None  # the dispatch under way; its metrics are read while the next one runs
     with terminal.Progress(num_steps) as progress:
@@ -97,7 +97,7 @@ def train(state: TrainState, job: Job, checkpoints: Any, signals: terminal.Signa
             step += size
             pending = (begin, step, metrics, finite)
             if step // every > (step - size) // every or step == num_steps or stop:
-                flush()  # raises where a number is not finite, before that state is saved
+                flush()  # raises if a number is not finite, before that state is saved
                 pending = None
                 log.flush()
                 checkpoints.save(state)
@@ -108,7 +108,7 @@ def train(state: TrainState, job: Job, checkpoints: Any, signals: terminal.Signa
 
 
 def _fail(begin, end, job, advance, checkpoints):
-    """Says which of the steps from the state `begin` to step `end` went wrong first, and how."""
+    """Finds the first failed step from the state `begin` to step `end`, records it, and raises."""
     settings, workdir = job.settings, job.workdir
     if settings.run.stream:  # the stream has gone past them
         advance = stepper(begin, job)
@@ -127,9 +127,9 @@ def _fail(begin, end, job, advance, checkpoints):
     failure = min(failures, key=lambda found: found["step"], default=None)
     if failure is None:
         raise UserError(
-            f"a loss or a parameter was not finite in steps {first} to {end}, and is when they are "
-            f"repeated: training is at the edge of what {begin.spec.model.param_dtype} holds, or "
-            f"this machine computes wrongly; earlier checkpoints are kept in {workdir}"
+            f"a loss or a parameter was not finite in steps {first} to {end}, but is when they are "
+            f"repeated: training is at the edge of {begin.spec.model.param_dtype}'s range, or this "
+            f"machine makes errors; earlier checkpoints are kept in {workdir}"
         )
     failure["last_checkpoint"] = checkpoints.latest_step()
     records.write_json(os.path.join(workdir, "failure.json"), failure)
@@ -138,8 +138,8 @@ def _fail(begin, end, job, advance, checkpoints):
     networks = f", and the parameters of {networks} are not finite after it" if networks else ""
     of_seed = f" of seed {failure['seed']}" if settings.num_seeds > 1 else ""
     raise UserError(
-        f"at step {failure['step']}{of_seed} {losses}{networks}: training stopped, earlier "
-        f"checkpoints are kept in {workdir}, failure.json there has the rows of the batch; try lower "
+        f"at step {failure['step']}{of_seed} {losses}{networks}: training stopped; earlier "
+        f"checkpoints are kept in {workdir}, where failure.json has the rows of the batch; lower "
         "optimizer.*.learning_rate or set optimizer.*.clip_norm"
     )
 
@@ -148,7 +148,7 @@ def stepper(state: TrainState, job: Job) -> Advance:
     """(state, number of steps) → (state, metrics), from images on the device or streamed to it.
 
     Args:
-        state: where the steps begin.
+        state: the state before the first step.
         job: the training; batches divide over its mesh.
     """
     if job.settings.run.stream:

@@ -1,19 +1,19 @@
-"""What the numbers of `results.json` and the figures of a run mean, for its report."""
+"""Titles and meanings of the numbers in `results.json`, and captions of figures, for the report."""
 
 from typing import NamedTuple
 
 
 class Number(NamedTuple):
-    """A number of `results.json` that the page shows."""
+    """A number of `results.json` that the report shows."""
 
     title: str
     meaning: str
     form: str = ".4g"
     error: str | None = None  # the name of its standard error
-    floor: str | None = None  # the name of the same for samples of the prior in place of codes
+    floor: str | None = None  # the name of its value for samples of the prior in place of codes
 
 
-# In the order of the page. Numbers that are not here are left to `results.json`.
+# In the order of the report. It leaves out all other numbers of `results.json`.
 NUMBERS = {
     "parzen/log_likelihood": Number(
         "Test log-likelihood, nats",
@@ -24,54 +24,59 @@ NUMBERS = {
     ),
     "parzen/validation_log_likelihood": Number(
         "Validation log-likelihood, nats",
-        "The same for the validation images that chose σ.",
+        "Mean over the validation images that chose σ, under the same Parzen window.",
         ".1f",
     ),
     "parzen/sigma": Number("σ of the Parzen window", "Chosen on validation images."),
     "parzen/num_samples": Number("Samples", "Drawn from the model for the Parzen window.", ",d"),
     "annealed/log_likelihood": Number(
         "Annealed log-likelihood, nats",
-        "Mean over test images, under the decoder and Gaussian noise of σ: the limit of endlessly "
-        "many samples, by annealed importance sampling, which errs to low numbers. Higher is better.",
+        "Mean over test images, under the decoder and Gaussian noise of std σ: the limit of the "
+        "Parzen window for infinitely many samples. Annealed importance sampling estimates a lower "
+        "bound. Higher is better.",
         ".1f",
         error="annealed/standard_error",
     ),
     "annealed/spread": Number(
         "Spread of the annealed estimates, nats",
-        "Standard error of an image's estimate over its chains, mean over images.",
+        "Standard error of an image's estimate over its chains; mean over images.",
         ".2g",
     ),
     "annealed/log_weight_std": Number(
         "Disagreement of the annealed chains, nats",
-        "Std of the log weights over an image's chains, median over images. Above 5 the estimate is "
-        "too low by nats.",
+        "Std of the log weights over an image's chains; median over images. Above 5 the estimate "
+        "is too low by nats.",
     ),
     "annealed/sigma": Number("σ of the annealed log-likelihood", "Std of the decoder's noise."),
-    "annealed/num_images": Number("Images of the annealed score", "The first of the test.", ",d"),
+    "annealed/num_images": Number("Annealed test images", "The first test images.", ",d"),
     "annealed/acceptance": Number("Annealed acceptance", "Share of proposals accepted."),
     "classification/error": Number(
-        "Classification error", "Share of test images given a wrong class. Lower is better."
+        "Classification error",
+        "Share of test images with a wrong class. Lower is better. Clusters found without labels "
+        "are named by one validation image each.",
+        error="classification/standard_error",
     ),
     "reconstruction/half_squared_error": Number(
         "Reconstruction error",
-        "Half of the squared error of a test image, summed over its pixels. Lower is better.",
+        "Half the squared error of a test image, summed over its pixels; mean over images. Lower "
+        "is better.",
     ),
     "prior/sliced_wasserstein": Number(
         "Distance of codes from the prior",
-        "Sliced Wasserstein distance of test images' codes from samples of the prior, in units of "
-        "the code. Samples of the prior have the lowest that can be had.",
+        "Sliced Wasserstein distance between codes of test images and samples of the prior, in "
+        "units of the code. Lower is better; samples of the prior have the lowest possible value.",
         floor="prior/sliced_wasserstein_floor",
     ),
     "prior/empty_cells": Number(
         "Empty cells",
-        "Share of cells of equal prior probability without a code. Samples of the prior leave the "
-        "fewest that can be had.",
+        "Share of cells of equal prior probability that hold no code. Lower is better; samples of "
+        "the prior have the lowest possible value.",
         floor="prior/empty_cells_floor",
     ),
     "label/codes_in_component": Number(
         "Codes in their label's component",
         "Share of test images whose code lies in the component of the prior that their label "
-        "selects. Samples of the prior have the most that can be had.",
+        "selects. Higher is better; samples of the prior have the highest possible value.",
         floor="label/prior_in_component",
     ),
     "code/std": Number("Std of the codes", "Over test images and dimensions."),
@@ -79,16 +84,20 @@ NUMBERS = {
 }
 
 CAPTIONS = {
-    "training_curves": "Losses and diagnostics while training; each point is a mean over steps.",
-    "samples": "Samples of the model. Right of the red line: the training image nearest to the "
+    "training_curves": "Losses and diagnostics while training; each point is the mean over a "
+    "dispatch's steps.",
+    "samples": "Samples of the model. Right of the red line: the nearest training image to the "
     "sample beside it.",
     "reconstructions": "Test images, each with its reconstruction to the right.",
     "code_marginals": "Each dimension of the codes of test images (blue), over samples of the "
     "prior (grey).",
-    "codes": "Codes of test images by label; samples of the prior beside them.",
-    "percentiles": "The decoder over the percentiles of a 2-D Gaussian prior.",
-    "components": "The decoder over the first components of the mixture.",
-    "roll": "The decoder along the swiss roll, row by row from its centre.",
-    "style": "Each row one code, each column one label.",
-    "walk": "A closed walk through the codes.",
+    "codes": "Left: codes of test images, coloured by label. Right: samples of the prior.",
+    "percentiles": "Decoded images over the percentiles of a 2-D Gaussian prior.",
+    "components": "Decoded images over the first components of the mixture prior.",
+    "roll": "Decoded images along the axis of the swiss roll, row by row from its centre.",
+    "style": "Decoded images: one code per row, one label per column.",
+    "classes": "One class or cluster per row. Left of the first red line: its image with style 0. "
+    "Then decoded styles of the prior. Right of the second line: test images put in the class.",
+    "map": "Test images on the map, coloured by label. Crosses: the centres of classes or clusters.",
+    "walk": "Decoded images along a closed walk through the codes.",
 }

@@ -1,4 +1,4 @@
-"""Whether a model fits into memory: an estimate before the training, and one line where it does not."""
+"""Memory: an estimate before the training, and a one-line error if a model does not fit."""
 
 import contextlib
 import math
@@ -16,7 +16,7 @@ from aae_jax.train_state import create_train_state
 
 
 def device_bytes() -> int | None:
-    """The memory of a device; of a CPU that of the machine; None where it can't be told."""
+    """The memory of a device, for a CPU the machine's; None if it is unknown."""
     statistics = jax.local_devices()[0].memory_stats()
     if statistics and "bytes_limit" in statistics:
         return statistics["bytes_limit"]
@@ -27,14 +27,14 @@ def device_bytes() -> int | None:
 
 
 def estimate(settings: Settings) -> dict[str, int]:
-    """Bytes of what a training keeps on each device, found by tracing.
+    """The bytes that a training keeps on each device, found by tracing.
 
     Args:
         settings: a whole config.
 
     Returns:
         "parameters", "moments" of the optimisers and "averages" of all seeds; "batch" of images.
-        What a step holds in between is not counted.
+        A step's intermediate values are not counted.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(lambda key: create_train_state(settings.spec, key), key)
@@ -53,11 +53,11 @@ def estimate(settings: Settings) -> dict[str, int]:
 
 
 def check(settings: Settings, num_copies: int) -> None:
-    """Refuses a model whose parameters and moments alone are more than the memory.
+    """Raises if the parameters and moments of a model alone exceed the memory.
 
     Args:
         settings: a whole config.
-        num_copies: how many copies lie in one memory: as many as there are CPU devices, or 1.
+        num_copies: copies in one memory: the number of CPU devices, otherwise 1.
     """
     found, most = estimate(settings), device_bytes()
     state = num_copies * (found["parameters"] + found["moments"])
@@ -65,14 +65,14 @@ def check(settings: Settings, num_copies: int) -> None:
         raise UserError(
             f"the model does not fit into memory: {_shown(found)}"
             + (f", on each of {num_copies} CPU devices" if num_copies > 1 else "")
-            + f", and there are {_size(most)}; make the networks smaller (model.*_hidden, "
+            + f", but there are {_size(most)}; make the networks smaller (model.*_hidden, "
             "model.conv_channels)"
         )
 
 
 @contextlib.contextmanager
 def reported(config: Any) -> Iterator[None]:
-    """Says in one line, with the estimate, that the memory has run out."""
+    """Turns an out-of-memory error into one line with the estimate."""
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -82,9 +82,9 @@ def reported(config: Any) -> Iterator[None]:
         there = "" if most is None else f" of {_size(most)}"
         first = (str(error).splitlines() or ["MemoryError"])[0][:150]
         raise UserError(
-            f"the memory{there} has run out ({first}): {_shown(estimate(parse_config(config)))}, beside "
-            "the images and what a step holds in between; try a smaller train.batch_size, smaller "
-            "networks (model.*), or --config.run.stream=True; checkpoints are kept"
+            f"the memory{there} has run out ({first}): {_shown(estimate(parse_config(config)))}, "
+            "plus the images and a step's intermediate values; try a smaller train.batch_size, "
+            "smaller networks (model.*), or --config.run.stream=True; checkpoints are kept"
         ) from error
 
 

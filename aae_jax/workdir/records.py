@@ -1,6 +1,6 @@
-"""What a run keeps in its directory beside the checkpoints: JSON, metrics, TensorBoard events.
+"""The files of a run's directory other than checkpoints: JSON, metrics, TensorBoard events.
 
-Of several processes only the first writes; all read.
+If there are several processes, only the first writes; all read.
 """
 
 import contextlib
@@ -30,20 +30,20 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-# What a disk says that is full, read-only, not the user's, or broken.
+# The errors of a disk that is full, read-only, without permission, or broken.
 _DISK_ERRORS = {
     getattr(errno, name) for name in "ENOSPC EDQUOT EFBIG EROFS EACCES EPERM EIO ESTALE".split()
 }
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 
-# Fields that may change between two starts in one workdir: they don't touch the training.
+# Fields that may change between two starts in one workdir: they don't affect the training.
 _FREE = ("evaluation.", "parallel.", "run.", "data.data_dir", "data.manual_dir", "data.fold")
 _LENGTH = ("train.num_steps", "run.max_steps")  # see _check_length
 
 
 def check(workdir: str, config_json: dict[str, Any], spec: Spec) -> None:
-    """Refuses a workdir that can't be used or holds another training, before data are loaded."""
+    """Raises, before data are loaded, if a workdir can't be used or holds another training."""
     if os.path.exists(workdir) and not os.path.isdir(workdir):
         raise UserError(f"--workdir is {workdir!r}, which is a file: name a directory")
     parent = os.path.abspath(workdir)
@@ -69,15 +69,15 @@ def check(workdir: str, config_json: dict[str, Any], spec: Spec) -> None:
 
 
 def _check_length(workdir, before, now, spec):
-    """A training may be made longer where nothing that it has done depends on its length."""
+    """Raises if a training's length was changed and the steps done depend on it."""
     done = newest_step(workdir)
     if done == 0:
         return
     start_from, most = now.get("start_from"), [flat.get("run.max_steps") for flat in (before, now)]
     if start_from is not None and named_config(start_from) and most[0] != most[1]:
         raise UserError(
-            f"run.max_steps was {most[0]}, now {most[1]}: the run in {workdir!r} has started from "
-            f"{start_from!r} of that length; name another --workdir"
+            f"run.max_steps was {most[0]}, now {most[1]}: the run in {workdir!r} started from "
+            f"{start_from!r}, trained for that many steps; name another --workdir"
         )
     lengths = (before.get("train.num_steps"), most[0])
     was = min((length for length in lengths if length is not None), default=None)
@@ -97,7 +97,7 @@ def _check_length(workdir, before, now, spec):
 
 
 def newest_step(workdir: str) -> int:
-    """Of the checkpoints, told from their names alone; 0 where there is none."""
+    """The step of the newest checkpoint, judged by names alone; 0 if there is none."""
     try:
         names = os.listdir(os.path.join(workdir, "checkpoints"))
     except FileNotFoundError:
@@ -106,7 +106,7 @@ def newest_step(workdir: str) -> int:
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """The fields of nested sections by their names with dots."""
+    """The fields of nested sections by dotted names."""
     if not isinstance(tree, dict):
         return {prefix[:-1]: tree}
     flat = {}
@@ -117,7 +117,7 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def at_work(workdir: str) -> Iterator[None]:
-    """Keeps other runs out of a workdir, and says in one line when it can't be written to."""
+    """Keeps other runs out of a workdir, and turns failed writes into one line."""
     try:
         with open(os.path.join(workdir, "lock"), "w") as file:
             try:
@@ -146,12 +146,12 @@ def at_work(workdir: str) -> Iterator[None]:
             raise
         raise UserError(
             f"{workdir!r} can't be written to ({error.strerror}): earlier checkpoints are kept, and "
-            "the same command goes on from them"
+            "the same command resumes from them"
         ) from error
 
 
 def remove_stale(workdir: str) -> None:
-    """Scores and pictures of an earlier step must not pass for those of the finished model."""
+    """Removes scores and pictures of an earlier step, which are not the finished model's."""
     if not processes.is_first():
         return
     for name in ("results.json", "report.html", "failure.json"):
@@ -162,7 +162,7 @@ def remove_stale(workdir: str) -> None:
 
 
 class MetricsLog:
-    """`metrics.jsonl` and TensorBoard events, one entry a dispatch: means over its steps."""
+    """`metrics.jsonl` and TensorBoard events, one entry per dispatch: means over its steps."""
 
     def __init__(self, workdir: str, step: int) -> None:
         from tensorboardX.event_file_writer import EventsWriter
@@ -187,7 +187,7 @@ class MetricsLog:
     def write(
         self, step: int, metrics: dict[str, Any], seconds: Callable[[], float]
     ) -> dict[str, Any]:
-        """Waits for the metrics of a dispatch that ended at `step`; `seconds` is then called."""
+        """Waits for the metrics of a dispatch that ended at `step`, then calls `seconds`."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.summary import Summary
 
@@ -221,7 +221,7 @@ class MetricsLog:
         return line
 
     def flush(self) -> None:
-        """Before a checkpoint: what led to it is on the disk when that is."""
+        """Writes the metrics to the disk; called before each checkpoint, so that they are first."""
         if not self._writes:
             return
         os.fsync(self._file.fileno())
@@ -238,7 +238,7 @@ class MetricsLog:
 
     @classmethod
     def read(cls, workdir: str) -> list[dict[str, Any]]:
-        """All whole lines; a line cut short by a kill was not finished and does not count."""
+        """All complete lines; a line truncated by a kill is ignored."""
         try:
             with open(cls._path(workdir)) as file:
                 text = file.read()
@@ -253,7 +253,7 @@ class MetricsLog:
 
 
 def write_json(path: str, value: Any) -> None:
-    """JSON has no NaN: a number that is not finite is null."""
+    """Writes JSON; a number that is not finite becomes null, since JSON has no NaN."""
     write_atomically(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
 
 
@@ -266,7 +266,7 @@ def _finite(value):
 
 
 def read_json(path: str) -> Any:
-    """What a file holds; None where there is none."""
+    """The content of a JSON file; None if there is no file."""
     try:
         with open(path) as file:
             return json.load(file)
@@ -286,12 +286,12 @@ def write_atomically(path: str, text: str) -> None:
 
 
 def partial_directory(workdir: str) -> str:
-    """Sums of scoring passes under way; it goes when results.json is written."""
+    """The directory of unfinished scoring passes; removed when results.json is written."""
     return os.path.join(workdir, "partial")
 
 
 def write_partial(path: str, done: int, sums: Any) -> None:
-    """Saves the sums of the rounds that are done."""
+    """Saves the sums of the finished rounds."""
     if not processes.is_first():
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -301,7 +301,7 @@ def write_partial(path: str, done: int, sums: Any) -> None:
 
 
 def read_partial(path: str, kind: type[Any]) -> tuple[int, Any] | None:
-    """Rounds done and their sums, of a type; None where there are none, or none that can be read."""
+    """The number of finished rounds and their sums, of a type; None if they can't be read."""
     try:
         with np.load(path, allow_pickle=False) as saved:
             return int(saved["done"]), kind(*(saved[name] for name in kind._fields))

@@ -1,4 +1,4 @@
-"""`report.html`: a finished run in one page, which needs no network and no other file."""
+"""`report.html`: a finished run on one page, which needs no network and no other file."""
 
 import base64
 import html
@@ -28,21 +28,21 @@ figcaption { color: #555; font-size: .9rem }
 
 
 class Run(NamedTuple):
-    """What a page is made of."""
+    """The contents of a report."""
 
     workdir: str
     config: Mapping[str, Any]  # config.json
-    default: Mapping[str, Any] | None  # experiments/default.py; None where there is none
+    default: Mapping[str, Any] | None  # experiments/default.py; None if there is none
     results: Mapping[str, Any]  # results.json; empty where nothing is scored
     pictures: Mapping[str, bytes]  # by file name, PNG or GIF
     missing: Sequence[str] = ()  # pictures that the model should have
 
 
 def write(workdir: str, expected: Iterable[str]) -> None:
-    """Writes `report.html` of a run by one rename, from the other files of its directory.
+    """Writes `report.html` of a run by one rename, from the other files in its directory.
 
     Args:
-        workdir: with `config.json`, and `results.json` and `figures/` as far as they are there.
+        workdir: with `config.json`; `results.json` and `figures/` may be missing.
         expected: the file names of the model's figures.
     """
     directory = os.path.join(workdir, "figures")
@@ -64,7 +64,7 @@ def write(workdir: str, expected: Iterable[str]) -> None:
 
 
 def page(run: Run) -> str:
-    """The whole page. It is ASCII, so that any locale can write it."""
+    """The page, in ASCII, so that any locale can write it."""
     name = os.path.basename(os.path.abspath(run.workdir))
     body = [
         f"<h1>{_text(name)}</h1>",
@@ -76,8 +76,8 @@ def page(run: Run) -> str:
         *_pictures(run),
         "<h2>Config</h2>",
         _config(run),
-        "<h2>Make it again</h2>",
-        "<p>In the project's directory, into another workdir or to go on in this one:</p>",
+        "<h2>Repeat this run</h2>",
+        "<p>In the project's directory; another --workdir starts the run anew.</p>",
         f"<pre>{_text(command(run))}</pre>",
     ]
     head = f'<meta charset="utf-8"><title>{_text(name)}</title><style>{_STYLE}</style>'
@@ -87,7 +87,7 @@ def page(run: Run) -> str:
 
 
 def command(run: Run) -> str:
-    """What trains the same model again: a command line, or Python where there is no launcher."""
+    """The command line that trains the same model again, or Python if there is no launcher."""
     if run.default is None:
         return (
             "import json, ml_collections\nfrom aae_jax import experiment\n\n"
@@ -100,7 +100,7 @@ def command(run: Run) -> str:
 
 
 def _what(run):
-    """One sentence: what was trained, for how long, on what."""
+    """One sentence: algorithm, data, seeds, steps, time and devices."""
     config, results = run.config, run.results
     data = config.get("data", {}).get("name", "unknown data")
     first, count = config.get("seed", 0), config.get("num_seeds", 1)
@@ -155,7 +155,7 @@ def _scores(results):
 
 
 def _members(kind, members, names):
-    """A table of the same numbers for each seed or fold."""
+    """A table of the numbers of each seed or fold."""
     rows = [
         [str(one.get(kind)), *[_number(one.get(name), NUMBERS[name].form) for name in names]]
         for one in members
@@ -172,7 +172,7 @@ def _number(value, form):
 
 
 def _std(value, mean):
-    """Two digits of a standard deviation over seeds; rounding errors of equal numbers are 0."""
+    """A standard deviation over seeds with two digits; rounding errors of equal numbers give 0."""
     if value is None:
         return ""
     return _number(0 if value < 1e-12 * abs(mean) else value, ".2g")
@@ -182,7 +182,7 @@ def _pictures(run):
     said = []
     if "by_seed" in run.results and run.pictures:
         said.append("<p>Of the first seed; the training curves are means over the seeds.</p>")
-    # The curves first: how the training went.
+    # The training curves come first.
     for name in sorted(run.pictures, key=lambda name: (name != "training_curves.png", name)):
         stem, _, kind = name.rpartition(".")
         caption = _text(CAPTIONS.get(stem, stem.replace("_", " ")))
@@ -198,7 +198,7 @@ def _pictures(run):
 
 
 def _differences(run) -> list[tuple[str, Any, Any]]:
-    """(field, value, default) of the fields that are not the default's."""
+    """(field, value, default) of the fields that differ from the default."""
     now, default = records.flatten(run.config), records.flatten(run.default or {})
     return [
         (name, value, default.get(name))
@@ -221,7 +221,7 @@ def _config(run):
 
 
 def _value(value):
-    """As a flag takes it: lists of JSON are tuples."""
+    """A value as a flag takes it: lists of JSON become tuples."""
     return value if isinstance(value, str) else repr(_tuples(value))
 
 
@@ -230,7 +230,7 @@ def _tuples(value):
 
 
 def _table(heads, rows, numbers):
-    """Columns 1 … `numbers` hold numbers; a column that is empty everywhere is left out."""
+    """A table; columns 1 … `numbers` hold numbers, and empty columns are left out."""
     kept = [i for i in range(len(heads)) if any(row[i] for row in rows)]
     opening = {i: '<td class="number">' if 1 <= i <= numbers else "<td>" for i in kept}
     lines = ["".join(f"<th>{_text(heads[i])}</th>" for i in kept)]

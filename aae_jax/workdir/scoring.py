@@ -79,7 +79,8 @@ def score(
                 )
             records.write_json(path, {"steps": int(state.step), **_over_seeds(by_seed)})
         for scores, key, alone in zip(by_seed, keys, members, strict=True):
-            scores |= measures.diagnose(processes.local_copy(alone), dataset.test, key)
+            one, validation = processes.local_copy(alone), dataset.folds[0].validation
+            scores |= measures.diagnose(one, dataset.test, key, validation)
         lines = records.MetricsLog.read(workdir)
         found_now = [
             *health.weak_bound(by_seed),

@@ -1,4 +1,4 @@
-"""What is said at the end of a run."""
+"""The summary printed at the end of a run."""
 
 import os
 
@@ -7,7 +7,7 @@ from aae_jax.workdir import health, records, terminal
 
 
 def say(state: TrainState, workdir: str) -> None:
-    """Prints what a run's directory holds: steps, scores, the match to the prior, figures."""
+    """Prints steps, scores, the match to the prior, and the files of a run's directory."""
     lines = [f"{workdir}: {int(state.step)} of {state.spec.train.num_steps} steps"]
     results = records.read_json(os.path.join(workdir, "results.json"))
     if results:
@@ -20,7 +20,7 @@ def say(state: TrainState, workdir: str) -> None:
         )
         if "annealed/log_likelihood" in results:
             lines.append(
-                "                 and with endlessly many samples "
+                "                 limit of many samples "
                 f"{_shown(results['annealed/log_likelihood'], '.1f')} "
                 f"± {_shown(results['annealed/standard_error'], '.1f')} nats (annealed importance "
                 f"sampling, {results['annealed/num_images']} images, "
@@ -29,8 +29,8 @@ def say(state: TrainState, workdir: str) -> None:
         if "spread" in results:
             spread = _shown(results["spread"].get("parzen/log_likelihood"), ".1f")
             lines.append(
-                f"                 mean of {len(results['by_seed'])} seeds, their standard deviation "
-                f"{spread} nats; the pictures are the first's"
+                f"                 mean of {len(results['by_seed'])} seeds, standard deviation "
+                f"{spread} nats; pictures of the first seed"
             )
         match = _match(results, records.MetricsLog.read(workdir))
         lines += [f"                 {match}"] if match else []
@@ -38,7 +38,7 @@ def say(state: TrainState, workdir: str) -> None:
     if os.path.isdir(figures):
         lines.append(f"  figures/       {', '.join(sorted(os.listdir(figures)))}")
     if os.path.exists(os.path.join(workdir, "report.html")):
-        lines.append("  report.html    all of this in one page, for a browser")
+        lines.append("  report.html    scores, figures and config on one page, for a browser")
     lines.append("  metrics.jsonl, tensorboard/, checkpoints/, config.json")
     terminal.say("\n".join(lines))
 
@@ -48,7 +48,7 @@ def _shown(number, form):
 
 
 def _match(results, metrics) -> str:
-    """How near the codes are to the prior, and what the discriminator still tells apart."""
+    """The distance of the codes from the prior, and the discriminator's accuracies."""
     distance, floor = health.match_to_prior(results)
     if distance is None or floor is None:
         return ""
@@ -59,5 +59,5 @@ def _match(results, metrics) -> str:
     last = metrics[-1] if metrics else {}
     prior, codes = (last.get(f"discriminator/accuracy_on_{name}") for name in ("prior", "codes"))
     if prior is not None and codes is not None:
-        said += f"; discriminator right on {prior:.2f} of prior, {codes:.2f} of codes"
+        said += f"; discriminator accuracy {prior:.2f} on the prior, {codes:.2f} on codes"
     return said

@@ -1,6 +1,6 @@
-"""What somebody at the terminal sees of a run, and how he stops it.
+"""Terminal output and signal handling.
 
-Of several processes only the first prints.
+If there are several processes, only the first prints.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ _SIGNALS = [  # Windows has no SIGHUP
 
 
 def say(text: str) -> None:
-    """Prints at once."""
+    """Prints a line at once, on the first process."""
     if processes.is_first():
         print(text, flush=True)
 
 
 def _num_columns(stream) -> int:
-    """Of a terminal; 0 where there is none, as some pseudo-terminals say of themselves."""
+    """The width of a terminal; 0 if there is none. Some pseudo-terminals report 0 too."""
     try:
         return os.get_terminal_size(stream.fileno()).columns if stream.isatty() else 0
     except (AttributeError, OSError, ValueError):  # no stream, closed, a terminal that is gone
@@ -34,7 +34,7 @@ def _num_columns(stream) -> int:
 
 
 class Progress:
-    """A bar with rate and time left on a terminal, about ten plain lines elsewhere."""
+    """Progress: a bar with rate and time left on a terminal, about ten plain lines elsewhere."""
 
     def __init__(self, total: int, unit: str = "step", label: str | None = None) -> None:
         self._total, self._unit, self._label = total, unit, label
@@ -91,12 +91,13 @@ class Progress:
 
 
 class Signals:
-    """Notes SIGINT, SIGTERM and SIGHUP, so that the loop can save first.
+    """Notes SIGINT, SIGTERM and SIGHUP, so that the loop can save before it stops.
 
-    A second SIGINT or SIGTERM acts at once. One that is ignored, as `nohup` ignores SIGHUP, stays so.
+    A second SIGINT or SIGTERM acts at once. A signal that is ignored stays ignored, such as SIGHUP
+    under `nohup`.
 
-    Several processes must stop at the same step, whichever of them got the signal: they `ask` at
-    the same points, and then obey what `to_obey` says.
+    Several processes must stop at the same step, whichever of them got the signal. So all `ask` at
+    the same points, and then obey `to_obey`.
     """
 
     def __enter__(self) -> "Signals":
@@ -117,7 +118,7 @@ class Signals:
             signal.signal(signum, handler)
 
     def ask(self) -> None:
-        """Starts to find out which signal any process has received; no device waits for it."""
+        """Starts to find out which signal any process has received, without blocking."""
         self._asked = processes.all_reduce_max([self.received])
 
     def to_obey(self) -> int:

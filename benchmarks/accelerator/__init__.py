@@ -1,1 +1,1 @@
-"""What the package does on an accelerator: `python -m benchmarks.accelerator`."""
+"""Checks and timings on an accelerator: `python -m benchmarks.accelerator`."""

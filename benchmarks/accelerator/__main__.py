@@ -1,18 +1,18 @@
-"""What the package does on one accelerator: checks, steps, the Parzen window, a whole reproduction.
+"""Checks and timings on one accelerator: steps, the Parzen window, a whole reproduction.
 
     python -m benchmarks.accelerator [--sections=checks,steps] [--mnist_dir=DIR] [--small]
 
-Sections, each a few tables in Markdown, printed as they are found:
+Each section is a few tables in Markdown, printed as they are measured:
 
-- checks: training steps against float64, runs cut into calls, errors of log-likelihoods;
-- steps: steps a second by batch size and precision, and what bounds them;
+- checks: training steps against float64, runs split into calls, errors of log-likelihoods;
+- steps: steps per second by batch size and precision, and their bounds;
 - waiting: how long the device waits for the host, and its memory;
-- torch: the same step in PyTorch, where it is installed: eager, compiled, and from a CUDA graph;
+- torch: the same step in PyTorch, if it is installed: eager, compiled, and from a CUDA graph;
 - parzen: products, tiles and whole evaluations of the Parzen window;
 - time_to_340: `experiments/mnist.py`, then `:smooth`, trained and scored.
 
-A section that stops with an error says so in one line, and the others go on. After `--seconds` none
-begins. It needs JAX, Flax, optax and chex, and no launcher. `--small` shrinks everything, to try the command on a CPU.
+If a section fails, one line reports it, and the others run. No section begins after `--seconds`. The
+command needs JAX, Flax, optax and chex. `--small` shrinks everything, to try the command on a CPU.
 """
 
 import argparse
@@ -35,7 +35,7 @@ SECTIONS = {
 
 
 def driver():
-    """Of an NVIDIA card: what its own tool says, or that there is none."""
+    """The driver of an NVIDIA card, by its own tool; says if there is none."""
     command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -41,7 +41,7 @@ def in_float64(state):
 
 
 def take_steps(state, images, prior_z):
-    """[losses f64[3] a step], and the parameters as NumPy arrays."""
+    """[losses f64[3] of each step], and the parameters as NumPy arrays."""
     step, losses = jax.jit(aae.train_step), []
     for image, z in zip(images, prior_z):
         label = jnp.full(len(z), -1, jnp.int32)
@@ -53,7 +53,7 @@ def take_steps(state, images, prior_z):
 
 
 def step_rows(setup):
-    """Without input noise, which float32 and float64 draw differently."""
+    """Rows of steps without input noise, which float32 and float64 draw differently."""
     batch_size, rng = 100, np.random.default_rng(0)
     images = models.dataset(setup).train["image"][: STEPS * batch_size]
     images = images.reshape(STEPS, batch_size, 28, 28, 1)
@@ -86,7 +86,7 @@ def step_rows(setup):
 
 
 def split_rows(setup):
-    """Bit by bit, over all arrays of the state."""
+    """Rows of the comparison of split calls, bit by bit, over all arrays of the state."""
     many, few = setup.call
     for products in setup.products[:2]:
         spec = models.aae_spec(setup.hidden, 100, products)
@@ -99,10 +99,10 @@ def split_rows(setup):
 
 
 def leaves(state):
-    """Every array of a state but its key."""
+    """All arrays of a state except its key."""
     return [np.asarray(value) for value in jax.tree.leaves(state.replace(rng=None))]
 
 
 def differ(some, others):
-    """How many arrays are not the same bits."""
+    """The number of arrays with different bits."""
     return sum(a.tobytes() != b.tobytes() for a, b in zip(some, others, strict=True))

@@ -1,4 +1,4 @@
-"""What is trained and scored here, at the paper's size or small; needs no ml_collections."""
+"""The models that are trained and scored here, at the paper's size or small."""
 
 import dataclasses
 import functools
@@ -47,7 +47,7 @@ class Setup(NamedTuple):
 
     @property
     def usual(self):
-        """Of these, what `launch.py` runs."""
+        """The one of `PRODUCTS` that `launch.py` uses."""
         return self.size("TF32", "float32")
 
     @property
@@ -134,7 +134,7 @@ def on_device(setup: Setup) -> dict[str, jax.Array]:
 
 @functools.cache
 def steps(setup: Setup, spec: aae.Spec, num_steps: int, products: str) -> Steps:
-    """`train_steps` on the training images, compiled; sections share what one of them has made."""
+    """`train_steps` on the training images, compiled once for all sections."""
     data, state = on_device(setup), create(spec)
     start = time.perf_counter()
     with precision(products):

@@ -1,4 +1,4 @@
-"""The Parzen kernel on an accelerator: which products, which tiles, what they err."""
+"""The Parzen kernel on an accelerator: products, tiles, and their errors."""
 
 import functools
 import math
@@ -98,7 +98,7 @@ def product_rows(setup):
 
 
 def first_line(error):
-    """Of a message that may be long."""
+    """The first line of a message."""
     return f"{type(error).__name__}: {error}".splitlines()[0][:120].replace("|", "/")
 
 

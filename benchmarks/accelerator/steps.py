@@ -1,4 +1,4 @@
-"""Steps a second of the paper's model, and what bounds them."""
+"""Steps per second of the paper's model, and their bounds."""
 
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,7 @@
-"""The same training step in PyTorch, in a process of its own.
+"""The same training step in PyTorch, in a separate process.
 
-There JAX runs on the CPU, so that neither library takes memory or CUDA libraries from the other.
+In that process JAX runs on the CPU, so that neither library takes memory or CUDA libraries from the
+other.
 """
 
 import argparse
@@ -23,7 +24,7 @@ STEPS = {100: 300, 1_000: 200, 10_000: 40}  # images a step → steps a call
 
 
 def run(setup: models.Setup) -> None:
-    """Prints the table of the other process; where there is no PyTorch, says so."""
+    """Prints the table of the other process, or one line if PyTorch is missing."""
     if importlib.util.find_spec("torch") is None:
         markdown("A training step in PyTorch", COLUMNS[:1], [("PyTorch is not installed",)])
         return
@@ -37,7 +38,7 @@ def run(setup: models.Setup) -> None:
 
 
 def bfloat16_dense(x, weight, bias, activation):
-    """A layer as `model.compute_dtype` "bfloat16" has it: the last one gives float32."""
+    """A dense layer for `model.compute_dtype` "bfloat16"; the last one returns float32."""
     import torch
 
     y = torch.nn.functional.linear(x.bfloat16(), weight.bfloat16(), bias.bfloat16())
@@ -45,7 +46,7 @@ def bfloat16_dense(x, weight, bias, activation):
 
 
 def graphed(function):
-    """A function captured as a CUDA graph; what replays it."""
+    """Captures a function as a CUDA graph; returns a function that replays it."""
     import torch
 
     stream = torch.cuda.Stream()
@@ -61,7 +62,7 @@ def graphed(function):
 
 
 def variants(setup, on_gpu):
-    """(batch, products, compiled or not) in the order of their worth: compiling takes minutes."""
+    """(batch, products, compiled or not), the most useful first: compiling takes minutes."""
     if not on_gpu:
         return [(setup.size(100, 20), "float32", False)]
     order = [("TF32", False), ("float32", False), ("TF32", True), ("bfloat16", False)]
@@ -91,7 +92,7 @@ def make(setup, images, variant):
 
 
 def rows(setup, images, deadline):
-    """A row a variant, and one as a CUDA graph; variants that begin too late are left out."""
+    """Rows of each variant, plain and as a CUDA graph; variants that start too late are left out."""
     on_gpu = images.device.type == "cuda"
     for variant in variants(setup, on_gpu):
         batch_size, products, compiled = variant
@@ -123,7 +124,7 @@ def rows(setup, images, deadline):
 
 
 def measure(setup, function, num_steps, on_gpu):
-    """Seconds a step, of several calls."""
+    """Seconds per step, over several calls."""
     import torch
 
     def steps():

@@ -13,7 +13,7 @@ SEED = 0
 
 
 def run(setup: models.Setup) -> None:
-    """Prints what each part takes, and the scores."""
+    """Prints the time of each part, and the scores."""
     markdown(
         f"`experiments/mnist.py`, then `:smooth`, seed {SEED}, {models.name_of_data(setup)}",
         ("part", "seconds", "nats"),
@@ -22,7 +22,7 @@ def run(setup: models.Setup) -> None:
 
 
 def rows(setup):
-    """Both trainings with the products that are the default here, as `launch.py` runs them."""
+    """Both trainings with JAX's default products, as `launch.py` runs them."""
     begun = time.perf_counter()
     data = models.dataset(setup)
     models.on_device(setup)

@@ -22,7 +22,7 @@ def run(setup: models.Setup) -> None:
         return found.params
 
     def looked_at():
-        """As a run does: each call's metrics reach the host before the next one."""
+        """As in a run: each call's metrics reach the host before the next call."""
         found = state
         for _ in range(calls):
             found, metrics = part(found)
@@ -48,7 +48,7 @@ def run(setup: models.Setup) -> None:
 
 
 def memory(compiled):
-    """What the compiled steps need, and what the device has seen in this process so far."""
+    """The memory of the compiled steps, and the device's peak in this process so far."""
     found = compiled.memory_analysis()
     for name in ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes"):
         value = getattr(found, name, None)

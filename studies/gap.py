@@ -1,0 +1,100 @@
+"""Compares a model's samples with its reconstructions, and its codes with the prior.
+
+    python -m studies.gap --workdir=runs/mnist
+
+The codes are those of training images, clean and with the training's input noise; the adversary has
+only seen the noisy ones. For both: the distance to the prior, the least and greatest std over
+directions, the mean, and a new discriminator's gain on hold-out codes (`studies.matching`, *left*).
+The validation scores, with the best σ, are those of images decoded from the codes. If q(z) equals
+p(z), they equal the scores of samples.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+import aae_jax as aae
+from aae_jax import code_metrics, parzen
+from aae_jax.priors import sample_prior
+from benchmarks import inputs
+from benchmarks.report import Report
+from studies import games, runs
+from studies.fresh import fresh_discriminator, left
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "A finished run.", required=True)
+_FRESH_STEPS = flags.DEFINE_integer("fresh_steps", 1_000, "Of batches of 1,000.", lower_bound=1)
+
+NUM_IMAGES = 10_000  # that are scored as samples
+NUM_VALIDATION = 2_000
+COLUMNS = (
+    "codes of",
+    "distance, of the prior's std",
+    "std by direction, of the prior's",
+    "norm of the mean, of the prior's std",
+    "left, thousandths of a nat",
+    "decoded as samples, validation nats",
+)
+
+
+def codes(state, images, noise, key):
+    """Codes of uint8 images with Gaussian noise of this std on their pixels."""
+
+    @jax.jit
+    def encode(part, key):
+        x = part.astype(jnp.float32) / 255
+        return aae.encode(state, x + noise * jax.random.normal(key, x.shape))
+
+    parts = range(0, len(images), NUM_IMAGES)
+    return jnp.concatenate(
+        [encode(images[i : i + NUM_IMAGES], jax.random.fold_in(key, i)) for i in parts]
+    )
+
+
+def rows(run):
+    """One row of `COLUMNS` for the prior and for each kind of codes."""
+    state, settings, dataset = run
+    spec, key, std = state.spec, jax.random.key(0), games.prior_std(state.spec)
+    train, hold_out = (jnp.asarray(s["image"]) for s in (dataset.train, dataset.validation))
+    valid = jnp.asarray(inputs.flat(dataset.validation["image"][:NUM_VALIDATION]))
+    sigmas = jnp.asarray(settings.evaluation.sigmas)
+    many = sample_prior(spec, jax.random.fold_in(key, 1), 3 * NUM_IMAGES).z
+    prior_z, others, told = jnp.split(many, 3)
+
+    def scored(z):
+        samples = aae.decode(state, z).reshape(len(z), -1)
+        return float(parzen.select_sigma(valid, samples, sigmas)[1].max())
+
+    def described(name, z, logit):
+        values = np.asarray(z, np.float64)
+        stds = np.sqrt(np.linalg.eigvalsh(np.cov(values.T))) / std
+        distance = code_metrics.sliced_wasserstein(z, prior_z, key=jax.random.fold_in(key, 2))
+        return (
+            name,
+            float(distance) / std,
+            f"{stds[0]:.2f} to {stds[-1]:.2f}",
+            float(np.linalg.norm(values.mean(axis=0))) / std,
+            None if logit is None else float(left(logit, z, told)[0]),
+        )
+
+    yield *described("the prior", others, None), scored(prior_z)
+    noises = {"clean images": 0.0}
+    if spec.train.input_noise:
+        noises[f"images with noise of std {spec.train.input_noise:g}"] = spec.train.input_noise
+    for index, (name, noise) in enumerate(noises.items()):
+        own = jax.random.fold_in(key, 3 + index)
+        train_z = codes(state, train, noise, own)
+        z = codes(state, hold_out[:NUM_IMAGES], noise, jax.random.fold_in(own, 1))
+        fresh = fresh_discriminator(spec, train_z, jax.random.fold_in(own, 2), _FRESH_STEPS.value)
+        yield *described(name, z, fresh), scored(train_z[:NUM_IMAGES])
+
+
+def main(argv):
+    del argv
+    report = Report()
+    report.table("codes", COLUMNS, rows(runs.load(_WORKDIR.value)))
+    report.end()
+
+
+if __name__ == "__main__":
+    app.run(main)
