@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aae_jax import parallel, parzen, processes
+from aae_jax import bandwidth, parallel, parzen, processes
 from aae_jax.arguments import as_key, check_range
 from aae_jax.checks import have_same_order
 from aae_jax.errors import UserError
@@ -87,18 +87,25 @@ def evaluate(
     valid = [validation["image"][: spec.num_validation] for validation, _ in folds]
     sigmas = fitting_sigmas(valid) if spec.sigmas is None else spec.sigmas
 
-    def score(splits, sigmas, name):
-        """f64[S, T] for each split; all are scored in one pass over the samples."""
+    def score(splits, sigmas, name, number=num_samples):
+        """f64[S, T] for each split, all scored in one pass over the samples; the share multiplied out."""
         images = np.concatenate(splits)
-        found = log_likelihoods(sampler, images, key, num_samples, sigmas, name, mesh, run)
+        found, share = scored(sampler, images, key, number, tuple(sigmas), name, mesh, run)
         ends = np.cumsum([len(split) for split in splits])[:-1]
-        return np.split(found.astype(np.float64), ends, axis=1)
+        return np.split(found.astype(np.float64), ends, axis=1), share
 
-    valid_ll = score(valid, sigmas, "validation")
-    own = [int(ll.mean(axis=1).argmax()) for ll in valid_ll]
-    shared = int(np.mean([ll.mean(axis=1) for ll in valid_ll], axis=0).argmax())
+    test = [images["image"] for _, images in folds]
+    once = None
+    one_type = len({images.dtype for images in (*valid, *test)}) == 1
+    if callable(sampler) and one_type and bandwidth.draws_once(num_samples, sigmas):
+        once = bandwidth.score_once(score, valid, test, sigmas)
+    valid_ll = score(valid, sigmas, "validation")[0] if once is None else once[0]
+    own, shared = bandwidth.best(valid_ll)
     used = sorted({*own, shared}) if len(folds) > 1 else own
-    test_ll = score([test["image"] for _, test in folds], tuple(sigmas[i] for i in used), "test")
+    if once is None:
+        test_ll, share = score(test, [sigmas[i] for i in used], "test")
+    else:
+        test_ll, share = [every[used] for every in once[1]], once[2]
     by_fold = [
         {
             "log_likelihood": float(test[used.index(best)].mean()),
@@ -114,6 +121,7 @@ def evaluate(
         **by_fold[0],
         "num_samples": num_samples,
         "sigmas": list(map(float, sigmas)),
+        "multiplied_share": share,
         "sigma_on_grid_edge": len(sigmas) > 1
         and any(best in (0, len(sigmas) - 1) for best in used),
     }
@@ -193,6 +201,27 @@ def log_likelihoods(
         f[S, T], nats. Images and samples count as the float32 numbers that they are in [0, 1];
         `parzen.precision` says how exact scores are.
     """
+    return scored(sampler, images, key, num_samples, sigmas, name, mesh, run).log_likelihoods
+
+
+class Scored(NamedTuple):
+    """What a pass over the samples found."""
+
+    log_likelihoods: np.ndarray  # f[S, T], nats
+    multiplied_share: float  # of images × samples, from 0 to 1: the others are too far to count
+
+
+def scored(
+    sampler: Samples,
+    images: np.ndarray,
+    key: jax.Array | None,
+    num_samples: int,
+    sigmas: tuple[float, ...],
+    name: str,
+    mesh: jax.sharding.Mesh | None = None,
+    run: Run = at_once,
+) -> Scored:
+    """As `log_likelihoods`, with the share of products that was multiplied out."""
     x = to_unit(jnp.asarray(images)).reshape(len(images), -1)
     sigma = jnp.asarray(sigmas, x.dtype)
     if callable(sampler):
@@ -203,18 +232,23 @@ def log_likelihoods(
     columns, *chosen = parzen.choose_method(x, sigma)
     # Processes run one program, whatever each machine is good at.
     bf16_split, differences = (bool(flag) for flag in processes.broadcast_from_first(chosen))
-    kind = parzen.DifferenceSums if differences else parzen.Sums
+    kind: Any = parzen.DifferenceSums if differences else parzen.Sums
+    bound, num_chunks = None, None
+    if not bf16_split and not differences and parzen.is_worth_it(x, num_samples):
+        bound = processes.broadcast_from_first(parzen.make_bound(x, sigma, num_samples))
+        kind, num_chunks = parzen.ScreenedSums, parzen.NUM_CHUNKS
+    of_bound = () if bound is None else (bound,)
     if callable(sampler):
-        samples_per_round = parzen.samples_per_round(num_samples, mesh)
+        samples_per_round = parzen.samples_per_round(num_samples, mesh, num_chunks)
         # A plain function becomes a pytree without leaves.
         is_pytree = isinstance(sampler, jax.tree_util.Partial)
         drawn = sampler if is_pytree else jax.tree_util.Partial(sampler)
         if mesh is not None:
-            x, sigma = parallel.replicate((x, sigma), mesh)
+            x, sigma, bound = parallel.replicate((x, sigma, bound), mesh)
 
         def add(sums, first, last):
             sums = kind(*sums)  # a file of sums does not hold their kind
-            scored = x, sigma, columns, drawn, key
+            scored = x, sigma, columns, drawn, key, bound
             return _add_drawn(sums, first, last, scored, (num_samples, mesh, bf16_split))
 
     else:
@@ -224,31 +258,44 @@ def log_likelihoods(
             sums = kind(*sums)
             for start in range(first * _PIECE, min(last * _PIECE, num_samples), _PIECE):
                 piece = to_unit(jnp.asarray(samples[start : start + _PIECE]))
-                sums = parzen.add_samples(sums, x, piece, sigma, columns, bf16_split)
+                if bound is None:
+                    sums = parzen.add_samples(sums, x, piece, sigma, columns, bf16_split)
+                else:
+                    sums = parzen.add_screened_samples(sums, piece, bound)
             return sums
 
+    empty: Any
+    if bound is None:
+        empty = parzen.start(x, sigma, mesh, differences)
+    else:
+        empty = parzen.start_screened(bound, mesh)
     scoring_pass = ScoringPass(
         name=name,
         identity=fingerprint(
             sampler, x, sigma, key, num_samples, 1 if mesh is None else mesh.size,
             samples_per_round, bf16_split, jax.__version__, *(["differences"] if differences else []),
+            *of_bound,
         ),
         num_samples=num_samples,
         samples_per_round=samples_per_round,
         num_rounds=-(-num_samples // samples_per_round),
-        empty=jax.tree.map(np.asarray, parzen.start(x, sigma, mesh, differences)),
+        empty=jax.tree.map(np.asarray, empty),
         add=add,
     )  # fmt: skip
     # Whether a pass has just run or was read whole, the devices' sums are added up in one order.
-    sums = kind(*processes.gather_to_host(run(scoring_pass)))
-    return np.asarray(parzen.finish(sums, x, num_samples, sigma))
+    sums, share = kind(*processes.gather_to_host(run(scoring_pass))), 1.0
+    if bound is not None:
+        share, sums = parzen.multiplied_share(sums), parzen.in_order(sums, bound)
+    return Scored(np.asarray(parzen.finish(sums, x, num_samples, sigma)), share)
 
 
 @functools.partial(jax.jit, static_argnames="static")
 def _add_drawn(sums, first, last, scored, static):
-    x, sigma, columns, sampler, key = scored
+    x, sigma, columns, sampler, key, bound = scored
     num_samples, mesh, bf16_split = static
     stream = parzen.Stream(sampler, key, num_samples, mesh)
+    if bound is not None:
+        return parzen.add_screened_drawn(sums, stream, first, last, bound)
     return parzen.add_drawn(sums, x, stream, sigma, first, last, columns, bf16_split)
 
 

@@ -49,7 +49,7 @@ def command(*arguments):
 
 
 def operations(settings):
-    """The operations of the distances and of the decoder in both passes over the samples."""
+    """The operations of all distances, none left out, and of the decoder in two passes over the samples."""
     dataset = data.load(settings.data)
     validation = dataset.validation["image"][: settings.evaluation.num_validation]
     params = jax.eval_shape(lambda: networks.init(settings.spec, jax.random.key(0)))

@@ -10,24 +10,31 @@ import jax.numpy as jnp
 PRODUCT = 2_000, 784, 2_000  # rows × inner × columns of a product that runs at the machine's rate
 
 
-def seconds(function: Callable[[], object]) -> float:
+def seconds(
+    function: Callable[[], object], clock: Callable[[], float] = time.perf_counter
+) -> float:
     """The time of one call, until its arrays are ready."""
-    start = time.perf_counter()
+    start = clock()
     jax.block_until_ready(function())
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def interleaved(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+def interleaved(
+    functions: dict[str, Callable[[], object]],
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Times of several functions in turn, after one call each that is not counted.
 
-    Machines drift, so only numbers from the same rounds can be compared.
+    Machines drift, so only numbers from the same rounds can be compared. `time.process_time` adds up
+    the seconds of all cores: other work on the machine changes these less.
     """
     for function in functions.values():
         seconds(function)
     times = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
-            times[name].append(seconds(function))
+            times[name].append(seconds(function, clock))
     return times
 
 

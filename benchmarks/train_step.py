@@ -17,6 +17,7 @@ import json
 import math
 import os
 import tempfile
+import time
 from typing import NamedTuple
 
 import jax
@@ -40,6 +41,9 @@ _REPEATS = flags.DEFINE_integer(
     "repeats", 7, "Rounds, in which everything is timed in turn.", lower_bound=1
 )
 _OUTSIDE = flags.DEFINE_bool("outside", True, "Time whole runs of the launcher's loop as well.")
+_CPU_SECONDS = flags.DEFINE_bool(
+    "cpu_seconds", False, "Time steps and parts by CPU seconds: for a machine with other work."
+)
 
 ROWS = 10_000  # of a timed call: steps × batch size
 REPEATS_OF_A_PART = 10
@@ -140,6 +144,7 @@ def roofline(batch_size, repeats):
             },
         },
         repeats,
+        time.process_time if _CPU_SECONDS.value else time.perf_counter,
     )
     step = np.array(times["step"]) / steps
     rate = 2 * math.prod(timing.PRODUCT) / np.array(times["fastest product"])

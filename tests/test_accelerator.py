@@ -18,6 +18,7 @@ from experiments import mnist
 TABLES = {
     "checks": ["3 training steps", "4 steps in one call", "Errors of log-likelihoods"],
     "steps": ["What the card does", "A training step by `train_steps`"],
+    "waiting": ["4 steps, batch 100", "Memory, MB"],
     "torch": ["A training step in PyTorch"],
     "parzen": [
         "Products alone",
@@ -25,9 +26,9 @@ TABLES = {
         "100 points × 2,000 stored samples",
         "100 points, samples drawn",
         "Time of one as a share",
+        "Samples that are too far left out",
     ],
     "time_to_340": ["`experiments/mnist.py`, then `:smooth`"],
-    "waiting": ["4 steps, batch 100", "Memory, MB"],
 }
 
 
@@ -65,6 +66,13 @@ def test_a_section_that_stops_lets_the_others_go_on(tmp_path):
     said = [line for line in done.stdout.splitlines() if "failed" in line]
     assert len(said) == 1 and said[0].startswith("section waiting failed: FileNotFoundError")
     assert "A training step in PyTorch" in done.stdout
+
+
+def test_no_section_begins_late():
+    done = accelerator("--small", "--sections=waiting,steps", "--seconds=0")
+    assert done.returncode == 0, done.stderr
+    left_out = [line for line in done.stdout.splitlines() if "left out: 0 s are over" in line]
+    assert len(left_out) == 2 and "|---|" in done.stdout and "steps/s" not in done.stdout
 
 
 def test_sections_are_checked():

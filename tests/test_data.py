@@ -1,9 +1,12 @@
 """Splits, labels, statistics, and the checks of every source."""
 
 import hashlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from runs import ROOT
 
 from aae_jax import data
 from aae_jax.data import LazyImages
@@ -19,9 +22,13 @@ def hashes(split):
     return {hashlib.sha256(np.ascontiguousarray(image)).hexdigest() for image in split["image"]}
 
 
-def test_digits_are_scikit_learns():
+@pytest.mark.parametrize("has_file", [True, False])
+def test_digits_are_scikit_learns(monkeypatch, has_file):
+    """Read from its file, or by its own function where a version keeps the file elsewhere."""
     from sklearn.datasets import load_digits
 
+    if not has_file:
+        monkeypatch.setattr("pathlib.Path.exists", lambda path: False)
     loaded = data.load(spec("digits", (8, 8, 1)))
     assert loaded.image_shape == (8, 8, 1) and loaded.num_classes == 10
     parts = [loaded.train, loaded.validation, loaded.test]
@@ -32,6 +39,15 @@ def test_digits_are_scikit_learns():
     labels = np.concatenate([part["label"] for part in parts])
     np.testing.assert_array_equal(labels, load_digits().target[order])
     assert found.dtype == np.float32 and found.min() == 0 and found.max() == 1
+
+
+def test_digits_do_without_importing_scikit_learn():
+    code = (
+        "import sys; from aae_jax import data; from aae_jax.settings import DataSpec; "
+        "data.load(DataSpec('digits', (8, 8, 1), 10)); print('sklearn' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "False\n", done
 
 
 def test_digits_splits_are_disjoint():

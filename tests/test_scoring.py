@@ -10,8 +10,9 @@ import pytest
 from runs import LONG, Killed, results, small_config
 
 import aae_jax as aae
-from aae_jax import evaluation, experiment, measures
+from aae_jax import bandwidth, evaluation, experiment, measures
 from aae_jax.config import parse_config
+from aae_jax.parzen import bound
 from aae_jax.workdir import records, scoring
 
 
@@ -116,6 +117,47 @@ def test_damaged_and_foreign_sums_are_not_used(trained, long_results, tmp_path, 
     (partial / os.path.basename(saved[0])).write_bytes(content)
     experiment.run(small_config(), workdir, "evaluate")
     assert results(workdir) == results(trained)
+
+
+@pytest.fixture
+def screened(monkeypatch):
+    """Samples that are too far are left out, and each is drawn once, from 40,000 samples on."""
+    monkeypatch.setattr(bound, "_FEWEST_SAMPLES", 40_000)
+    monkeypatch.setattr(bound, "_FEWEST_COLUMNS", 1)
+    monkeypatch.setattr(bandwidth, "FEW", 4_000)
+
+
+def test_samples_are_left_out_and_drawn_once(
+    trained, long_results, tmp_path, monkeypatch, capsys, screened, dispatches
+):
+    """Of 64 pixels almost all are components: few samples are left out, but the sums are others."""
+    whole = str(shutil.copytree(trained, tmp_path / "whole"))
+    experiment.run(small_config(**LONG), whole, "evaluate")
+    found, printed = results(whole), capsys.readouterr().out
+    share = found.pop("parzen/multiplied_share")
+    assert 0 < share < 1 and f"multiplied {100 * share:.2g} % of images × samples" in printed
+    assert long_results["parzen/multiplied_share"] == 1
+    assert {**found, "parzen/multiplied_share": 1.0}.keys() == long_results.keys()
+    for name, value in found.items():
+        if name.startswith("parzen/"):
+            assert value == pytest.approx(long_results[name], abs=1e-3), name
+    # Cut in the one pass over all samples, it goes on to the same bits.
+    counted, number = evaluation._add_drawn, len(dispatches)
+    assert number == 3
+    cut = str(shutil.copytree(trained, tmp_path / "cut"))
+
+    def add(*arguments):
+        if len(dispatches) == number + 2:
+            raise Killed
+        return counted(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "_add_drawn", add)
+        with pytest.raises(Killed):
+            experiment.run(small_config(**LONG), cut, "evaluate")
+    experiment.run(small_config(**LONG), cut, "evaluate")
+    assert results(cut) == {**found, "parzen/multiplied_share": share}
+    assert dispatches[number:] == [0, 0, 1]
 
 
 def test_long_evaluations_show_progress(trained, tmp_path, monkeypatch, capsys, dispatches):

@@ -8,6 +8,9 @@ TF32 or bfloat16 product costs nats. Of 8-bit pixels it is made of two bfloat16 
 numbers where that is faster: `add_samples` says how. For a σ so small that the rounding of a product
 would cost 0.01 nats, stored samples are scored in float64, and drawn ones by differences: `precision`
 gives the bound. Only JAX is needed.
+
+With many samples almost all lie too far from a point to count. On a CPU, the command below and
+`aae_jax.evaluate` leave those out by a bound on distances (`bound`, `screening`), exact to 1e-6 nats.
 `python -m aae_jax.parzen --help` scores arrays in files.
 """
 
@@ -18,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from aae_jax.parzen.bound import Bound, is_worth_it, make_bound
 from aae_jax.parzen.precision import Method, are_in_range, choose_method, products_hold
 from aae_jax.parzen.running import (
     CHUNK,
@@ -34,27 +38,46 @@ from aae_jax.parzen.running import (
     start,
     varying,
 )
+from aae_jax.parzen.screening import (
+    NUM_CHUNKS,
+    ScreenedSums,
+    add_screened_drawn,
+    add_screened_samples,
+    in_order,
+    multiplied_share,
+    start_screened,
+)
 
 __all__ = [
     "CHUNK",
+    "NUM_CHUNKS",
+    "Bound",
     "DifferenceSums",
     "Method",
     "Sampler",
+    "ScreenedSums",
     "Stream",
     "Sums",
     "add_drawn",
     "add_samples",
+    "add_screened_drawn",
+    "add_screened_samples",
     "are_in_range",
     "can_bf16_split",
     "choose_method",
     "finish",
+    "in_order",
+    "is_worth_it",
     "log_likelihood",
     "log_likelihood_streamed",
+    "make_bound",
+    "multiplied_share",
     "num_rounds",
     "products_hold",
     "samples_per_round",
     "select_sigma",
     "start",
+    "start_screened",
     "varying",
 ]
 

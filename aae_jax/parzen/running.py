@@ -7,7 +7,7 @@ sums into log-likelihoods. The sums are plain arrays, so a long evaluation can s
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ def start(
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     kind = DifferenceSums if differences else Sums
     return kind(
-        nearest=jnp.full((devices, len(x)), _far(dtype), dtype),
+        nearest=jnp.full((devices, len(x)), far(dtype), dtype),
         total=jnp.zeros((devices, len(x), len(sigma)), dtype),
     )
 
@@ -156,13 +156,15 @@ def tile() -> tuple[int, int]:
     return (10_000, 10) if jax.default_backend() == "gpu" else (500, 2)
 
 
-def samples_per_round(num_samples: int, mesh: Mesh | None = None) -> int:
+def samples_per_round(
+    num_samples: int, mesh: Mesh | None = None, num_chunks: int | None = None
+) -> int:
     """How many samples the devices add together in a round of `add_drawn`.
 
-    Each adds as many chunks as `tile` says, or fewer where there are no more.
+    Each adds `num_chunks`, as many as `tile` says for None, or fewer where there are no more.
     """
     one_each = CHUNK * (1 if mesh is None else mesh.size)
-    return one_each * min(tile()[1], -(-num_samples // one_each))
+    return one_each * min(num_chunks or tile()[1], -(-num_samples // one_each))
 
 
 def num_rounds(num_samples: int, mesh: Mesh | None = None) -> int:
@@ -186,10 +188,23 @@ def add_drawn(
     into calls of one compiled function, the sums end bit-identical.
     """
 
+    def add(sums, draw):
+        return _add(sums, x, draw, first, last, sigma, columns, bf16_split)
+
+    return over_devices(add, sums, stream, samples_per_round(stream.num_samples, stream.mesh))
+
+
+def over_devices(
+    add: Callable[[Any, Callable], Any], sums: Any, stream: Stream, per_round: int
+) -> Any:
+    """Calls `add(sums, draw)` on every device of a stream's mesh with its own sums.
+
+    `draw(i)` gives the samples of a device in round i, of `per_round` on all, and which of them count.
+    """
     sampler, key, num_samples, mesh = stream
 
     def rounds(sums, device, num_devices):
-        size = samples_per_round(num_samples, mesh) // num_devices
+        size = per_round // num_devices
 
         def draw(index):
             first = (index * num_devices + device) * size
@@ -197,7 +212,7 @@ def add_drawn(
             samples = jax.lax.map(lambda i: sampler(jax.random.fold_in(key, i), CHUNK), chunks)
             return samples.reshape(size, -1), first + jnp.arange(size) < num_samples
 
-        return _add(sums, x, draw, first, last, sigma, columns, bf16_split)
+        return add(sums, draw)
 
     if mesh is None:
         return rounds(sums, 0, 1)
@@ -215,7 +230,7 @@ def add_drawn(
 @functools.partial(jax.jit, static_argnames="num_samples")
 def finish(sums: Sums, x: jax.Array, num_samples: int, sigma: jax.Array) -> jax.Array:
     """Log-likelihoods f[S, T] in nats under the window of all samples that were added."""
-    x, _, scale = _prepare(x, sigma)
+    x, _, scale = prepare(x, sigma)
     nearest = sums.nearest.min(axis=0)
     total = (sums.total * _shrink(scale, nearest - sums.nearest)).sum(axis=0)
     differences = isinstance(sums, DifferenceSums)
@@ -226,12 +241,12 @@ def finish(sums: Sums, x: jax.Array, num_samples: int, sigma: jax.Array) -> jax.
     return log_sum - math.log(num_samples) - log_volume
 
 
-def _far(dtype):
+def far(dtype):
     """An offset beyond any other, yet finite: the difference of two of them is 0, not NaN."""
     return jnp.finfo(dtype).max / 4
 
 
-def _prepare(x, sigma):
+def prepare(x, sigma):
     """Test points about their mean, that mean, and 1 / 2σ²."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     x = x.astype(dtype)
@@ -243,6 +258,21 @@ def _prepare(x, sigma):
 def _shrink(scale, difference):
     """What a sum is multiplied by when its reference falls: [...] and [S] → [..., S]."""
     return jnp.exp(scale * difference[..., None])
+
+
+def fold(
+    offsets: jax.Array, nearest: jax.Array, total: jax.Array, scale: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Folds samples into the sums of points: offsets f[B, N], f[B], f[B, S], 1 / 2σ² f[S]."""
+
+    def one_point(offset, nearest, total):
+        """[N], [], [S] → [], [S]."""
+        # The nearest sample is the largest term for every σ, so one minimum serves them all.
+        closer = jnp.minimum(nearest, offset.min())
+        terms = jnp.exp(scale[:, None] * (closer - offset)).sum(axis=1)
+        return closer, total * _shrink(scale, closer - nearest) + terms
+
+    return jax.vmap(one_point)(offsets, nearest, total)
 
 
 @jax.checkpoint
@@ -267,7 +297,7 @@ def _add(sums, x, read, first, last, sigma, columns, bf16_split):
     The sums are those of one device: P is 1.
     """
     kind, differences = type(sums), isinstance(sums, DifferenceSums)
-    given, (x, centre, scale) = x, _prepare(x, sigma)
+    given, (x, centre, scale) = x, prepare(x, sigma)
     num_points = len(x)
     num_blocks = -(-num_points // tile()[0])
     block = -(-num_points // num_blocks)
@@ -302,15 +332,15 @@ def _add(sums, x, read, first, last, sigma, columns, bf16_split):
         samples, counts = read(index)
         samples = samples.astype(x.dtype)
         if differences:  # of the given numbers: about the mean, they would round once more
-            far = jnp.where(counts, 0, _far(x.dtype))
+            unseen = jnp.where(counts, 0, far(x.dtype))
         else:
             squared_norm, factor = factors(samples - centre)
-            squared_norm = jnp.where(counts, squared_norm, _far(x.dtype))
+            squared_norm = jnp.where(counts, squared_norm, far(x.dtype))
 
         def offsets(point):
             """[D] → [N]"""
             if differences:
-                return _squared_distances(samples, point) + far
+                return _squared_distances(samples, point) + unseen
             # A transposed factor would be widened to float32 first.
             product = jnp.matmul(
                 factor,
@@ -320,20 +350,13 @@ def _add(sums, x, read, first, last, sigma, columns, bf16_split):
             )
             return squared_norm - product
 
-        def one_point(offset, nearest, total):
-            """Folds the piece into one test point: [N], [], [S] → [], [S]."""
-            # The nearest sample is the largest term for every σ, so one minimum serves them all.
-            closer = jnp.minimum(nearest, offset.min())
-            terms = jnp.exp(scale[:, None] * (closer - offset)).sum(axis=1)
-            return closer, total * _shrink(scale, closer - nearest) + terms
-
         def one_block(block):
-            points, *sums = block
+            points, nearest, total = block
             # The distances of a block of points are one matrix product. Differences come from a
             # loop: fused with what uses them, they would be computed more than once, and may round
             # in several ways, so that the nearest sample is not where the minimum is.
             every = jax.lax.map if differences else lambda f, points: jax.vmap(f)(points)
-            return jax.vmap(one_point)(every(offsets, points), *sums)
+            return fold(every(offsets, points), nearest, total, scale)
 
         return jax.lax.map(one_block, (blocks, *sums))
 

@@ -58,6 +58,11 @@ def score(
                 mesh,
                 run,
             )
+            if found["parzen/multiplied_share"] < 1:
+                share = 100 * found["parzen/multiplied_share"]
+                terminal.say(
+                    f"multiplied {share:.2g} % of images × samples: the others are too far"
+                )
             if found["parzen/sigma_on_grid_edge"]:
                 terminal.say(
                     f"warning: σ = {found['parzen/sigma']:.4g} lies on the edge of "

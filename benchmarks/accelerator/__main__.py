@@ -6,13 +6,13 @@ Each section is a few tables in Markdown, printed as they are measured:
 
 - checks: training steps against float64, runs split into calls, errors of log-likelihoods;
 - steps: steps per second by batch size and precision, and their bounds;
-- torch: the same step in PyTorch, if it is installed;
+- waiting: how long the device waits for the host, and its memory;
+- torch: the same step in PyTorch, if it is installed: eager, compiled, and from a CUDA graph;
 - parzen: products, tiles and whole evaluations of the Parzen window;
-- time_to_340: `experiments/mnist.py`, then `:smooth`, trained and scored;
-- waiting: how long the device waits for the host, and its memory.
+- time_to_340: `experiments/mnist.py`, then `:smooth`, trained and scored.
 
-If a section fails, one line reports it, and the others run. The command needs JAX, Flax, optax and
-chex. `--small` shrinks everything, to try the command on a CPU.
+If a section fails, one line reports it, and the others run. No section begins after `--seconds`. The
+command needs JAX, Flax, optax and chex. `--small` shrinks everything, to try the command on a CPU.
 """
 
 import argparse
@@ -27,10 +27,10 @@ from benchmarks.report import machine, markdown
 SECTIONS = {
     "checks": checks.run,
     "steps": steps.run,
+    "waiting": waiting.run,
     "torch": torch_steps.run,
     "parzen": parzen.run,
     "time_to_340": training.run,
-    "waiting": waiting.run,
 }
 
 
@@ -44,7 +44,7 @@ def driver():
 
 
 def parse(arguments=None):
-    """The command line: (names of sections, Setup)."""
+    """The command line: (names of sections, seconds after which none begins, Setup)."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sections", default=",".join(SECTIONS), help="which, in which order")
     parser.add_argument("--mnist_dir", help="MNIST's four original .gz files; without, strokes")
@@ -52,19 +52,23 @@ def parse(arguments=None):
     parser.add_argument(
         "--torch_seconds", type=float, default=120, help="PyTorch's rows end after so long"
     )
+    parser.add_argument(
+        "--seconds", type=float, default=480, help="no section begins after so long"
+    )
     found = parser.parse_args(arguments)
     names = found.sections.split(",")
     for name in names:
         if name not in SECTIONS:
             parser.error(f"--sections names {name!r}: there are {', '.join(SECTIONS)}")
-    return names, models.Setup(found.small, found.mnist_dir, found.torch_seconds)
+    return names, found.seconds, models.Setup(found.small, found.mnist_dir, found.torch_seconds)
 
 
 def main():
     """Runs the sections one after the other."""
     # Before the first array: leaves room for PyTorch on the same card.
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.6")
-    names, setup = parse()
+    start = time.perf_counter()
+    names, seconds, setup = parse()
     try:
         torch = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
@@ -73,6 +77,9 @@ def main():
     for name in names:
         begun = time.perf_counter()
         print(f"\n## {name}", flush=True)
+        if begun - start >= seconds:
+            print(f"\nsection {name} left out: {seconds:g} s are over", flush=True)
+            continue
         try:
             SECTIONS[name](setup)
         except Exception as error:

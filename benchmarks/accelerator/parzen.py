@@ -51,6 +51,11 @@ def run(setup: models.Setup) -> None:
     print_errors(setup)
     fastest = tiles(setup)
     whole(setup, fastest)
+    markdown(
+        "Samples that are too far left out, one σ, sums that have seen these samples",
+        ("kernel", "ms", "times as long as two bfloat16 products", "share multiplied out"),
+        screened_rows(setup),
+    )
 
 
 def points_and_samples(setup, num_points, num_samples):
@@ -199,6 +204,31 @@ def tiles(setup):
         rows(),
     )
     return {bf16_split: min(found, key=found.get) for bf16_split, found in times.items()}
+
+
+def screened_rows(setup):
+    """The kernel that only CPUs use so far, beside the plain one, by the tiles of this backend."""
+    num_points, num_samples = setup.size((10_000, 100_000), (100, 10_000))
+    x, samples = points_and_samples(setup, num_points, num_samples)
+    columns, bound = parzen.varying(x), parzen.make_bound(x, SIGMAS[3:4], 10_000_000)
+    x, samples, sigma = jnp.asarray(x), jnp.asarray(samples), jnp.asarray(SIGMAS[3:4])
+    plain = parzen.start(x, sigma)
+    seen = parzen.start_screened(bound)
+    for _ in range(2):  # the first round is a plain product
+        seen = parzen.add_screened_samples(seen, samples, bound)
+    again = parzen.add_screened_samples(seen, samples, bound)
+    share = float((again.multiplied - seen.multiplied)[0] / (again.rounds - seen.rounds)[0])
+    add = parzen.add_samples
+    functions = {
+        ADDITION[1]: lambda: add(plain, x, samples, sigma, columns, True),
+        ADDITION[0]: lambda: add(plain, x, samples, sigma, columns, False),
+        "left out": lambda: parzen.add_screened_samples(seen, samples, bound),
+    }
+    times = {name: np.array(v) for name, v in timing.interleaved(functions, 3).items()}
+    for name, found in times.items():
+        ratio = timing.median_and_spread(found / times[ADDITION[1]])
+        milliseconds = timing.median_and_spread(1e3 * found)
+        yield name, milliseconds, ratio, share if name == "left out" else 1.0
 
 
 def whole(setup, fastest):
