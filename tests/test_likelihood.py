@@ -185,7 +185,7 @@ def test_a_cut_scoring_goes_on_bit_identical(trained, tmp_path, monkeypatch, cap
     assert blocks == [0, 1, 2] * rounds + [0, 1, 2, 3]
     assert first == (5 if how is Killed else 6)
     if how is not Killed:
-        assert "fitting σ, round 2: going on from image" in capsys.readouterr().out
+        assert "fitting σ, round 2: resuming from image" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -280,8 +280,8 @@ def test_a_scoring_pass_of_two_processes_that_one_stops_goes_on_bit_identical(tm
     assert len(list(partial.iterdir())) == 2  # both passes
     assert not (tmp_path / "cut" / "results.json").exists()
     said = score("cut", 0)
-    assert "validation: going on from sample 40500" in said
-    assert "test: going on from sample 24000" in said
+    assert "validation: resuming from sample 40500" in said
+    assert "test: resuming from sample 24000" in said
     for process in (0, 1):
         uncut, cut = (np.load(tmp_path / f"{name}{process}.npz") for name in ("uncut", "cut"))
         assert list(uncut["rounds"]) == 2 * [0, 1, 2, 3, 4, 5] and list(cut["rounds"]) == [3, 4, 5]

@@ -72,7 +72,7 @@ def test_a_cut_evaluation_goes_on_bit_identical(
             experiment.run(small_config(**LONG), workdir, "evaluate")
     if how is not Killed:
         assert stopped.value.code == 128 + how
-        assert "the same command goes on from there" in capsys.readouterr().out
+        assert "the same command resumes from there" in capsys.readouterr().out
     assert results(workdir)["parzen/num_samples"] == 200
     # Sums of another model, or damaged ones, are not taken.
     partial = os.path.join(workdir, "partial")
@@ -87,7 +87,7 @@ def test_a_cut_evaluation_goes_on_bit_identical(
     assert dispatches == 2 * [0, 1, 2, 3, 4, 5]
     assert first == (at - 1 if how is Killed else at)
     if how is not Killed:
-        resumed = f"validation: going on from sample {min(at * 8_000, 40_500)}\n"
+        resumed = f"validation: resuming from sample {min(at * 8_000, 40_500)}\n"
         assert resumed in capsys.readouterr().out
 
 

@@ -4,13 +4,13 @@
 
 in nats, natural logarithm (Breuleux et al. 2011, Bengio et al. 2013, Goodfellow et al. 2014). The
 distances are one matrix product at full float32 precision: they are divided by 2σ² ≈ 0.05, so a
-TF32 or bfloat16 product costs nats. Of 8-bit pixels it is made of two bfloat16 products of split
-numbers where that is faster: `add_samples` says how. For a σ so small that the rounding of a product
-would cost 0.01 nats, stored samples are scored in float64, and drawn ones by differences: `precision`
-gives the bound. Only JAX is needed.
+TF32 or bfloat16 product costs nats. For 8-bit pixels, two bfloat16 products of split numbers replace
+it where they are faster (`add_samples`). If σ is so small that the rounding of a product would cost
+0.01 nats, stored samples are scored in float64, and drawn samples by differences; `precision` has the
+bound. Only JAX is needed.
 
-With many samples almost all lie too far from a point to count. On a CPU, the command below and
-`aae_jax.evaluate` leave those out by a bound on distances (`bound`, `screening`), exact to 1e-6 nats.
+With many samples, most lie too far from a point to count. On a CPU, the command below and
+`aae_jax.evaluate` leave these out by a bound on distances (`bound`, `screening`), exact to 1e-6 nats.
 `python -m aae_jax.parzen --help` scores arrays in files.
 """
 
@@ -91,13 +91,13 @@ def log_likelihood(x: jax.Array, samples: jax.Array, sigma: jax.Array | float) -
 
     Where σ is too small for float32 products (`products_hold`), arrays that are all known are
     scored in float64 as they were given, and the scores rounded to float32. Under jit with x and σ
-    known and samples traced, distances are float32 differences. Where x or σ is traced, nothing can
-    be chosen: they are float32 products, and off by more than 0.01 nats for such a σ.
+    known and samples traced, distances are float32 differences. If x or σ is traced, distances are
+    float32 products, and scores for such a σ are off by more than 0.01 nats.
 
     Args:
         x: f[T, D], test points; for Table 1 pixels in [0, 1].
         samples: f[N, D], the centres of the window, in the same units.
-        sigma: f[] or f[S], bandwidths from 1e-15 to 1e15; all S are read off the same distances.
+        sigma: f[] or f[S], bandwidths from 1e-15 to 1e15; all S use the same distances.
 
     Returns:
         f[T], or f[S, T] for S bandwidths: nats.
@@ -134,10 +134,10 @@ def log_likelihood_streamed(
 ) -> jax.Array:
     """The same for samples that are drawn on the device in chunks and never stored.
 
-    Chunk i holds `sampler(fold_in(key, i), 1000)`; of the last one only the rows that are needed
-    count. The devices of a mesh take turns: the samples are the same for any number of devices, and
-    log-likelihoods differ by rounding only. Every call traces the sampler anew: jit what calls this
-    more than once. Where σ is too small for float32 products (`products_hold`), distances are
+    Chunk i holds `sampler(fold_in(key, i), 1000)`; superfluous rows of the last chunk do not count.
+    The devices of a mesh take turns, so the samples are the same for any number of devices, and
+    log-likelihoods differ by rounding only. Every call traces the sampler anew: jit the caller if it
+    calls this more than once. If σ is too small for float32 products (`products_hold`), distances are
     float32 differences; under jit only where x and σ are known.
 
     Args:

@@ -1,8 +1,9 @@
-"""The kernel of the Parzen window that multiplies out only the samples that can count.
+"""The kernel of the Parzen window that computes distances only to samples that can count.
 
-`bound` says which those are. In each round, a block of points takes the samples that any of its 64 points
-may need, 64 at a time. While most samples are needed, as before near ones have been seen or for a large σ,
-a round is a plain product. On stored samples and drawn ones, exact to 10⁻⁶ nats and the rounding of products.
+`bound` selects these samples. In each round, a block of 64 points takes the samples that any of its
+points may need, 64 at a time. A round is a plain product while most samples are needed: before near
+samples have been seen, or for a large σ. Scores of stored and of drawn samples are exact to 10⁻⁶ nats
+and the rounding of products.
 """
 
 from typing import NamedTuple

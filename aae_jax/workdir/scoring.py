@@ -151,10 +151,10 @@ def _elementwise(function, values):
 
 
 def _run_pass(scoring_pass, signals, workdir):
-    """Runs a pass about a second at a time, or goes on with one that was cut.
+    """Runs a pass about a second at a time, or resumes one that was interrupted.
 
-    The sums are saved every half minute under the hash of all that they depend on, so those of
-    another model, grid or number of samples are never taken for its own.
+    The sums are saved every half minute, under the hash of everything that they depend on. So a pass
+    never resumes from sums of another model, grid or number of samples.
     """
     path = os.path.join(records.partial_directory(workdir), f"{scoring_pass.identity}.npz")
     total, name, unit = scoring_pass.num_samples, scoring_pass.name, scoring_pass.unit
@@ -167,7 +167,7 @@ def _run_pass(scoring_pass, signals, workdir):
     )
     done = int(done)
     if done:
-        terminal.say(f"{name}: going on from {unit} {samples(done)}")
+        terminal.say(f"{name}: resuming from {unit} {samples(done)}")
     size = 1
     begun = saved = time.monotonic()
     with terminal.Progress(total, unit, name) as progress:
@@ -192,7 +192,7 @@ def _run_pass(scoring_pass, signals, workdir):
     if signals.to_obey():
         terminal.say(
             f"interrupted at {unit} {samples(done)} of {total} ({name}), saved in {workdir}: the "
-            "same command goes on from there"
+            "same command resumes from there"
         )
         raise SystemExit(128 + signals.to_obey())
     return sums
