@@ -184,8 +184,8 @@ def _labelled(state, batch, axis_name):
     for name in LABELLED:
         if name not in batch:
             raise UserError(
-                f"batch has no {name!r}: algorithm {spec.algorithm_name} learns from rows with labels "
-                "beside it; train_steps takes them from a data set's 'labelled_rows'"
+                f"batch has no {name!r}: algorithm {spec.algorithm_name} also needs rows with labels; "
+                "train_steps takes them from a data set's 'labelled_rows'"
             )
     x = to_inputs(state, batch["labelled_image"])
     label = as_labels(batch["labelled_label"], len(x), spec.num_classes, least=0)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference import Adam, as_layers, backward, forward, sigmoid
-from runs import results, small_config
+from runs import STEPS, Killed, interrupt, metrics, results, small_config
 from small import SHAPE, make_dataset, make_spec, refused, start, train_step
 
 import aae_jax as aae
@@ -20,6 +20,7 @@ from aae_jax.config import parse_config
 from aae_jax.data import streaming
 from aae_jax.data.order import epoch_permutation
 from aae_jax.optimizers import make_schedule
+from aae_jax.workdir import health
 from experiments import clustering, reduction, semi_supervised as configs
 
 NUM_LABELLED = 5
@@ -256,6 +257,20 @@ def test_few_labelled_rows_do_not_displace_the_order_of_images(monkeypatch):
     assert sorted(epoch for which, epoch in computed if which == keys.SHUFFLE) == [0, 1, 2, 3]
 
 
+def test_a_failure_names_the_labelled_rows_too():
+    state, dataset = start(make_model()), few_labels()
+
+    def advance(state, num_steps):
+        """Steps with an infinite learning rate of the supervised phase in the second."""
+        broken = {**state.learning_rate_scale, "supervised": jnp.float32(jnp.inf)}
+        now = state.replace(learning_rate_scale=broken) if int(state.step) == 1 else state
+        return aae.train_steps(now, dataset, num_steps)
+
+    failure = health.find_failure(state, 3, dataset, advance)
+    assert failure["step"] == 2 and len(failure["rows"]) == 8
+    assert failure["labelled_rows"] == labelled_of(state, dataset, 1).tolist()
+
+
 def test_a_batch_may_have_any_number_of_labelled_rows():
     state, dataset = start(make_model()), few_labels()
     batch, prior_sample = batch_of(state, dataset, 0)
@@ -464,20 +479,28 @@ def test_bad_fields_are_one_line_before_anything_is_written(tmp_path, overrides,
     assert not os.path.exists(tmp_path / "run")
 
 
-def test_a_run_is_scored_drawn_resumed_and_used(tmp_path, capsys):
+def test_a_run_is_scored_drawn_resumed_and_used(tmp_path, capsys, monkeypatch):
     """Two seeds with labels of their own, cut in between; then classes from the command line."""
     from aae_jax import __main__ as command
 
-    def config(**overrides):
+    def config():
         return small_config(
             algorithm="semi_supervised",
             num_seeds=2,
-            **{"data.num_labelled": 20, "prior.std": 1.0, **overrides},
+            **{"data.num_labelled": 20, "prior.std": 1.0},
         )
 
     workdir = str(tmp_path / "run")
+    interrupt(monkeypatch, 5, Killed)
+    with pytest.raises(Killed):
+        experiment.run(config(), workdir)
+    monkeypatch.undo()
     experiment.run(config(), workdir)
+    steps = [line["step"] for line in metrics(workdir)]
+    assert steps[-1] == STEPS and steps == sorted(set(steps))
     found = results(workdir)
+    shown = f"classification error {found['classification/error']:.2%} ± "
+    assert shown in capsys.readouterr().out
     for scores in found["by_seed"]:
         assert 0 <= scores["classification/error"] <= 1
     assert os.path.exists(os.path.join(workdir, "figures", "classes.png"))
