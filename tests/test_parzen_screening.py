@@ -234,15 +234,25 @@ def test_drawn_samples_on_any_number_of_devices(devices):
 
 
 def test_is_worth_it_for_many_points_and_samples_only():
-    x = np.random.default_rng(0).uniform(size=(100, DIM))
+    x = np.random.default_rng(0).uniform(size=(500, DIM))
     assert bound.is_worth_it(x, 1_000_000)
     assert not bound.is_worth_it(x, 1_000)
-    assert not bound.is_worth_it(x[:10], 1_000_000)
+    assert not bound.is_worth_it(x[:400], 1_000_000)
     assert not bound.is_worth_it(x[:, :8], 1_000_000)
+
+
+def test_few_points_are_padding():
+    """Padding is multiplied like points: blocks of 64 filled up, and at most one block in eleven."""
+    for num_points in [*range(500, 2_000, 7), 10_000, 11_000]:
+        group = bound._points_of_a_group(num_points)
+        blocks, padded = -(-num_points // 64), -(-num_points // group) * (group // 64)
+        assert group % 64 == 0 and 5 <= group // 64 <= 10
+        assert blocks <= padded <= blocks * (1 + 1 / 11) + 1e-9, num_points
 
 
 @pytest.fixture
 def for_few_samples(monkeypatch):
+    monkeypatch.setattr(bound, "_FEWEST_POINTS", 100)
     monkeypatch.setattr(bound, "_FEWEST_SAMPLES", 5_000)
     monkeypatch.setattr(parzen, "NUM_CHUNKS", 2)
 

@@ -122,6 +122,7 @@ def test_damaged_and_foreign_sums_are_not_used(trained, long_results, tmp_path, 
 @pytest.fixture
 def screened(monkeypatch):
     """Samples that are too far are left out, and each is drawn once, from 40,000 samples on."""
+    monkeypatch.setattr(bound, "_FEWEST_POINTS", 1)
     monkeypatch.setattr(bound, "_FEWEST_SAMPLES", 40_000)
     monkeypatch.setattr(bound, "_FEWEST_COLUMNS", 1)
     monkeypatch.setattr(bandwidth, "FEW", 4_000)

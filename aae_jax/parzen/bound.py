@@ -34,22 +34,22 @@ import numpy as np
 from aae_jax.parzen.running import far, prepare, varying
 
 BLOCK = 64  # points that take the same samples
-GROUP = 8 * BLOCK  # points of a product
+_GROUP = 8  # blocks of a product, or a few more or less
 _COMPONENTS = 61  # of the projection: with three more numbers a point has 64
 _NATS = 1e-6  # what all samples that are left out may add to a score
-_FEWEST_SAMPLES, _FEWEST_COLUMNS = 200_000, 256  # for fewer it does not pay
+_FEWEST_POINTS, _FEWEST_SAMPLES, _FEWEST_COLUMNS = 500, 200_000, 256  # for fewer it does not pay
 
 
 class Bound(NamedTuple):
-    """What the bound needs to know of T test points, G groups of B blocks of 64, padded."""
+    """What the bound needs to know of T test points, G groups of B points in blocks of 64, padded."""
 
     place: jax.Array  # i32[T], where in the blocks each test point is
     centre: jax.Array  # f[D], the mean of the points
     columns: jax.Array  # i32[C], in which points differ: in the others they are 0 about it
-    points: jax.Array  # f[G, GROUP, C], about it
+    points: jax.Array  # f[G, B, C], about it
     basis: jax.Array  # f[C, K + 3], with three columns of 0: products of 64 columns are faster
-    factors: jax.Array  # f[G, GROUP, K + 1], −2 Px and −2 r_x
-    allowance: jax.Array  # f[G, GROUP], how far above the nearest offset a bound may lie
+    factors: jax.Array  # f[G, B, K + 1], −2 Px and −2 r_x
+    allowance: jax.Array  # f[G, B], how far above the nearest offset a bound may lie
     slack: jax.Array  # f[], 4 η, for rounding: a share of ‖s‖²
     of_nearest: jax.Array  # f[], the same for the nearest offset
     scale: jax.Array  # f[S], 1 / 2σ²
@@ -60,7 +60,7 @@ def is_worth_it(x: np.ndarray | jax.Array, num_samples: int) -> bool:
 
     Whether it does is measured while samples are added. On a GPU it has not been measured.
     """
-    if jax.default_backend() != "cpu" or len(x) < BLOCK or num_samples < _FEWEST_SAMPLES:
+    if jax.default_backend() != "cpu" or len(x) < _FEWEST_POINTS or num_samples < _FEWEST_SAMPLES:
         return False
     return len(varying(x)) >= _FEWEST_COLUMNS
 
@@ -74,7 +74,8 @@ def make_bound(x: jax.Array, sigma: jax.Array, num_samples: int) -> Bound:
     dtype, rows = points.dtype, np.asarray(points, np.float64)[:, columns]
     basis = _components(rows, min(_COMPONENTS, rows.shape[1])).astype(dtype)
     order = _side_by_side(rows @ basis)
-    padding = -len(order) % GROUP
+    group = _points_of_a_group(len(order))
+    padding = -len(order) % group
     padded = np.concatenate([order, np.full(padding, order[-1])])
     place = np.empty(len(order), np.int32)
     place[order] = np.arange(len(order), dtype=np.int32)
@@ -91,7 +92,7 @@ def make_bound(x: jax.Array, sigma: jax.Array, num_samples: int) -> Bound:
     allowance[len(order) :] = -float(far(dtype))  # padding needs nothing
 
     def in_groups(value):
-        return jnp.asarray(value, dtype).reshape(-1, GROUP, *value.shape[1:])
+        return jnp.asarray(value, dtype).reshape(-1, group, *value.shape[1:])
 
     return Bound(
         place=jnp.asarray(place),
@@ -105,6 +106,13 @@ def make_bound(x: jax.Array, sigma: jax.Array, num_samples: int) -> Bound:
         of_nearest=jnp.asarray(10 * product, dtype),
         scale=scale,
     )
+
+
+def _points_of_a_group(num_points):
+    """Whole blocks, as many as leave the least padding: padding is multiplied like points."""
+    blocks = -(-num_points // BLOCK)
+    sizes = range(min(blocks, _GROUP - 3), min(blocks, _GROUP + 2) + 1)
+    return BLOCK * min(sizes, key=lambda size: (-blocks % size, abs(size - _GROUP)))
 
 
 def _components(rows, number):

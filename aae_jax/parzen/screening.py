@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from aae_jax.parzen.bound import BLOCK, GROUP, Bound
+from aae_jax.parzen.bound import BLOCK, Bound
 from aae_jax.parzen.running import CHUNK, Stream, Sums, far, fold, over_devices, samples_per_round
 
 NUM_CHUNKS = 10  # of samples in a round of a device
@@ -171,7 +171,7 @@ def _multiply_all(sums, samples, squared_norm, bound):
 
 
 def _needed(nearest, samples, squared_norm, bound):
-    """Which samples any point of a block may need: bool[G, GROUP / BLOCK, N].
+    """Which samples any point of a block may need: bool[G, B / 64, N].
 
     The bound less the threshold is one product of K + 3 numbers.
     """
@@ -186,11 +186,11 @@ def _needed(nearest, samples, squared_norm, bound):
 
     def one_group(points):
         def one_tile(tile):
-            above = _product(points, tile).reshape(GROUP // BLOCK, BLOCK, -1)
+            above = _product(points, tile).reshape(-1, BLOCK, tile.shape[0])
             return above.min(axis=1) <= 0
 
         needed = jax.lax.map(one_tile, _tiles(of_samples))
-        return jnp.swapaxes(needed, 0, 1).reshape(GROUP // BLOCK, -1)
+        return jnp.swapaxes(needed, 0, 1).reshape(needed.shape[1], -1)
 
     return jax.lax.map(one_group, of_points)
 
