@@ -166,7 +166,9 @@ def _inputs(state, batch, prior_sample, axis_name):
     if spec.train.input_noise:
         noise = row_normal(noise_keys, spec.num_pixels, x.dtype)
         x_noisy = x + spec.train.input_noise * noise.reshape(x.shape)
-    return Inputs(x, x_noisy, label, posterior_keys, prior_sample, dropout_keys, condition)
+    return Inputs(
+        x, x_noisy, label, posterior_keys, prior_sample, dropout_keys, condition, state.step
+    )
 
 
 def _check_examples(name, examples):

@@ -29,6 +29,7 @@ class Inputs(NamedTuple):
     prior_sample: PriorSample
     dropout_keys: jax.Array | None = None  # key[B], for `networks.apply`; each phase has its own
     condition: jax.Array | None = None  # f[B, K] beside the examples, where `spec.condition_dim`
+    step: jax.Array | None = None  # i32[], of the training, 0 for the first
 
 
 class Phase(NamedTuple):
