@@ -174,7 +174,15 @@ def _inputs(state, batch, prior_sample, axis_name):
         x_noisy = x + spec.train.input_noise * noise.reshape(x.shape)
     labelled = _labelled(state, batch, axis_name) if spec.needs_labelled else None
     return Inputs(
-        x, x_noisy, label, posterior_keys, prior_sample, dropout_keys, condition, labelled
+        x,
+        x_noisy,
+        label,
+        posterior_keys,
+        prior_sample,
+        dropout_keys,
+        condition,
+        labelled,
+        state.step,
     )
 
 
