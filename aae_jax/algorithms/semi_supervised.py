@@ -174,8 +174,10 @@ def discriminator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array
         on_prior = _discriminate(spec, params, name, prior_y, prior_z, prior_keys)
         on_codes = _discriminate(spec, params, name, y, z, keys)
         loss += losses.discriminator_loss(on_prior, on_codes)
-        metrics[f"{name}/accuracy_on_prior"] = (on_prior > 0).astype(z.dtype)
-        metrics[f"{name}/accuracy_on_codes"] = (on_codes < 0).astype(z.dtype)
+        # The warnings of a run read those of styles, which are the codes.
+        called = name.removeprefix("style_")
+        metrics[f"{called}/accuracy_on_prior"] = (on_prior > 0).astype(z.dtype)
+        metrics[f"{called}/accuracy_on_codes"] = (on_codes < 0).astype(z.dtype)
     return loss, metrics
 
 
