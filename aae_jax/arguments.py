@@ -96,11 +96,15 @@ def check_range(name: str, values: jax.Array, beyond: float | None = None) -> No
         )
 
 
-def as_labels(label: Any, num_rows: int, num_classes: int) -> jax.Array:
+def as_labels(label: Any, num_rows: int, num_classes: int, least: int = -1) -> jax.Array:
     """Labels i32[N] from a scalar or [N]; soft classes f[N, K] are returned unchanged.
 
+    Args:
+        label, num_rows, num_classes: the labels, N and K.
+        least: the smallest label; −1: a row may have none.
+
     Raises:
-        UserError: wrong shape or type, or known labels outside −1 … K − 1.
+        UserError: wrong shape or type, or known labels outside `least` … K − 1.
     """
     label = as_array("label", label)
     if label.ndim == 2 and label.shape == (num_rows, num_classes):
@@ -118,10 +122,10 @@ def as_labels(label: Any, num_rows: int, num_classes: int) -> jax.Array:
         raise UserError(f"label is {label.dtype}: it must be integers, or soft classes [N, K]")
     if is_known(label) and label.size:
         low, high = int(label.min()), int(label.max())
-        if low < -1 or high >= num_classes:
+        if low < least or high >= num_classes:
             raise UserError(
-                f"label ranges from {low} to {high}: it must be 0 … {num_classes - 1}, or −1 for "
-                "none"
+                f"label ranges from {low} to {high}: it must be 0 … {num_classes - 1}"
+                + (", or −1 for none" if least < 0 else "")
             )
     return jnp.broadcast_to(label, (num_rows,)).astype(jnp.int32)
 

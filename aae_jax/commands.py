@@ -64,6 +64,9 @@ def for_all(rows: Rows, label: int | None, condition: list[float] | None) -> Row
 def encode(state: TrainState, rows: Rows, output: str, seed: int | None = None) -> None:
     """Writes `codes` f[N, D] of images, and `labels` and `conditions` if they are known.
 
+    Labels that name classes are left out if the model has clusters: `decode` would take them for
+    clusters.
+
     Args of this and the functions below:
         state: a trained state.
         rows: images; codes for `decode`; `rows_of_samples` for `sample`.
@@ -75,6 +78,8 @@ def encode(state: TrainState, rows: Rows, output: str, seed: int | None = None) 
         UserError: the rows do not fit the model, or the output can't be written.
     """
     _check_images(state, rows)
+    if not state.spec.algorithm.names_classes(state.spec):
+        rows = rows._replace(label=None)
     program = jax.jit(train_state.encode)
 
     def block(index, part):
@@ -225,7 +230,8 @@ def _checked(spec, rows, names):
     num_rows, checked = len(rows.values), {}
     with _said_of(rows.origin):
         if "label" in names and rows.label is not None:
-            checked["label"] = np.asarray(as_labels(rows.label, num_rows, spec.num_labels))
+            label = as_labels(rows.label, num_rows, spec.num_labels, spec.least_label)
+            checked["label"] = np.asarray(label)
         if "condition" in names and rows.condition is not None:
             checked["condition"] = np.asarray(as_condition(spec, rows.condition, num_rows))
     return rows._replace(**checked)

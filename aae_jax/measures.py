@@ -33,8 +33,8 @@ def diagnose(
         state: a trained state, on one device.
         test: `{"image": [N, H, W, C] uint8 or floats in [0, 1], "label": i32[N]}`.
         key: a PRNG key, or a seed, for the posterior and for samples of the prior.
-        validation: other images with labels, in the same form, which name clusters; of models that
-            find clusters without labels there is no error without them.
+        validation: other images with labels, in the same form, which name clusters. Without them,
+            a model with clusters gets no error.
 
     Returns:
         `reconstruction/*`, `code/*`, `prior/*` and `label/*` if the algorithm has an encoder,
@@ -59,8 +59,8 @@ def classification(
         state, test, validation: as in `diagnose`.
 
     Returns:
-        `classification/error` and its standard error over images; of clusters the class that each is
-        named by, `classification/cluster_names`. Nothing where no image has a label.
+        `classification/error` and its standard error over images. For clusters also
+        `classification/cluster_names`, the class of each. Empty if no image has a label.
     """
     spec, program = state.spec, jax.jit(classify)
 

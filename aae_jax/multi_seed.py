@@ -75,7 +75,8 @@ def train(
     Args:
         state: of K members.
         dataset: `{"image": [N, H, W, C], "label": i32[K, N]}`: members may have different labels;
-            optionally "example_order": i32[K, M] and "condition": f[N, C], as in `train_steps`.
+            optionally "example_order": i32[K, M], "labelled_rows": i32[K, M] and "condition":
+            f[N, C], as in `train_steps`.
         num_steps: static.
         batch_sharding: how each member's batches are split over devices; static.
 

@@ -189,8 +189,8 @@ def sample_prior(
         key: a PRNG key, or a seed.
         batch_size: B, the number of draws.
         label: i32[B] or a scalar, the component to draw each row from; −1, or None for all rows,
-            draws from the full prior. Of models with classes or clusters of their own
-            (`Algorithm.num_labels`) None draws them uniformly.
+            draws from the full prior. For models with classes or clusters of their own
+            (`Algorithm.num_labels`), −1 and None draw the class uniformly.
 
     Returns:
         `PriorSample(z f[B, D], label i32[B])`.
@@ -203,19 +203,18 @@ def sample_prior(
     own_labels, key = spec.algorithm.num_labels is not None, as_key(key)
     if label is not None and not (spec.prior.has_components or own_labels):
         raise UserError(f"a label is given, but prior {spec.prior.name!r} has no components")
-    if label is None and own_labels:
-        label_key = jax.random.fold_in(key, 1)
-        label = jax.random.randint(label_key, (batch_size,), 0, spec.num_labels)
-    label = as_labels(-1 if label is None else label, batch_size, spec.num_labels)
+    component = as_labels(-1 if label is None else label, batch_size, spec.num_labels)
+    if own_labels:
+        component = _fill(jax.random.fold_in(key, 1), component, spec.num_labels)
     field = _field(spec)
-    z = in_one_line(field, spec.prior.distribution.sample, spec, key, label)
+    z = in_one_line(field, spec.prior.distribution.sample, spec, key, component)
     expected = (batch_size, spec.model.code_dim)
     if getattr(z, "shape", None) != expected:
         raise UserError(
             f"{field} returns shape {getattr(z, 'shape', type(z).__name__)}: it must be "
             f"[batch_size, model.code_dim], {expected}"
         )
-    return PriorSample(z.astype(spec.model.param_dtype), label)
+    return PriorSample(z.astype(spec.model.param_dtype), component)
 
 
 def check_prior(spec: Spec) -> None:

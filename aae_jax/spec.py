@@ -368,6 +368,11 @@ class Spec:
         num_labels = self.algorithm.num_labels
         return self.num_classes if num_labels is None else num_labels(self)
 
+    @property
+    def least_label(self) -> int:
+        """The smallest label that a code is decoded with; −1: the decoder knows "no label"."""
+        return -1 if self.algorithm.num_labels is None else 0
+
     def decoder_takes(self, name: str) -> bool:
         """Whether decoding a code takes a "label", or a "condition", beside it."""
         own = name == "label" and self.algorithm.num_labels is not None

@@ -227,8 +227,8 @@ def _row_keys(key, num_rows):
     return None if key is None else row_keys(as_key(key), num_rows)
 
 
-def _label_rows(spec, label, num_rows):
-    return None if label is None else as_labels(label, num_rows, spec.num_labels)
+def _label_rows(spec, label, num_rows, least=-1):
+    return None if label is None else as_labels(label, num_rows, spec.num_labels, least)
 
 
 def _conditions(spec, condition, num_rows):
@@ -290,7 +290,8 @@ def decode(
     if label is not None and not spec.decoder_takes("label"):
         raise UserError("a label is given, but model.label_in_decoder is False")
     num_rows = z.shape[0]  # not len(z), which a symbolic batch size lacks
-    label, conditions = _label_rows(spec, label, num_rows), _conditions(spec, condition, num_rows)
+    label = _label_rows(spec, label, num_rows, spec.least_label)
+    conditions = _conditions(spec, condition, num_rows)
     return _to_images(state, decode(spec, inference_params(state), z, label, **conditions))
 
 
@@ -307,7 +308,8 @@ def reconstruct(
     if reconstruct is None:
         return decode(state, encode(state, images, key), label, condition)
     spec, x = state.spec, to_inputs(state, images)
-    label, conditions = _label_rows(spec, label, len(x)), _conditions(spec, condition, len(x))
+    label = _label_rows(spec, label, len(x), spec.least_label)
+    conditions = _conditions(spec, condition, len(x))
     keys = _row_keys(key, len(x))
     x_hat = reconstruct(spec, inference_params(state), x, keys, label, **conditions)
     return _to_images(state, x_hat)

@@ -174,7 +174,15 @@ def _inputs(state, batch, prior_sample, axis_name):
         x_noisy = x + spec.train.input_noise * noise.reshape(x.shape)
     labelled = _labelled(state, batch, axis_name) if spec.needs_labelled else None
     return Inputs(
-        x, x_noisy, label, posterior_keys, prior_sample, dropout_keys, condition, labelled
+        x,
+        x_noisy,
+        label,
+        posterior_keys,
+        prior_sample,
+        dropout_keys,
+        condition,
+        labelled,
+        state.step,
     )
 
 
@@ -184,11 +192,11 @@ def _labelled(state, batch, axis_name):
     for name in LABELLED:
         if name not in batch:
             raise UserError(
-                f"batch has no {name!r}: algorithm {spec.algorithm_name} learns from rows with labels "
-                "beside it; train_steps takes them from a data set's 'labelled_rows'"
+                f"batch has no {name!r}: algorithm {spec.algorithm_name} also needs rows with labels; "
+                "train_steps takes them from a data set's 'labelled_rows'"
             )
     x = to_inputs(state, batch["labelled_image"])
-    label = as_labels(batch["labelled_label"], len(x), spec.num_classes)
+    label = as_labels(batch["labelled_label"], len(x), spec.num_classes, least=0)
     first_row = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(x)
     own_keys = row_keys(keys.stream(state.rng, keys.LABELLED_NOISE, state.step), len(x), first_row)
     x_noisy = x
@@ -294,7 +302,8 @@ def train_batches(
 
     Args:
         state: the state before the first step.
-        batches: `{"image": [K, B, H, W, C] uint8 or f32 in [0, 1], "label": i32[K, B]}`.
+        batches: `{"image": [K, B, H, W, C] uint8 or f32 in [0, 1], "label": i32[K, B]}`; further
+            arrays as in `train_step`, with a leading axis of steps.
         batch_sharding: how each batch is split over devices (`aae_jax.parallel`); static.
         axis_name: the mapped axis whose members hold a share of every batch (`pmap`).
 
@@ -329,7 +338,8 @@ def _draw_and_step(state, batch, batch_sharding, axis_name):
     selects = spec.model.label_in_discriminator and spec.prior.has_components
     key = keys.stream(state.rng, keys.PRIOR, state.step)
     prior_sample = sample_prior(spec, key, label.shape[0], label if selects else None)
-    if spec.model.label_in_discriminator and not selects:
+    draws_labels = spec.algorithm.num_labels is not None
+    if spec.model.label_in_discriminator and not selects and not draws_labels:
         # Every label's component is the whole prior.
         prior_sample = prior_sample._replace(label=label)
     prior_sample = _own_rows(prior_sample, axis_name)

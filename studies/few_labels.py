@@ -125,7 +125,7 @@ def main(argv):
                 "epoch": round(int(state.step) / epoch, 3),
                 "step": int(state.step),
                 "seconds": round(seconds, 1),
-                "validation": found[:, 0].tolist(),
+                "validation": None if np.isnan(found).any() else found[:, 0].tolist(),
                 "test": found[:, 1].tolist(),
                 "metrics": {name: float(v.mean()) for name, v in metrics.items()},
             }
@@ -134,8 +134,9 @@ def main(argv):
                 file.writelines(json.dumps(line) + "\n" for line in lines)
             checkpoints.save(state)
             print(
-                f"epoch {line['epoch']:g}, {seconds:.0f} s: error on validation "
-                f"{shown(found[:, 0])}, test {shown(found[:, 1])}",
+                f"epoch {line['epoch']:g}, {seconds:.0f} s: error on "
+                + ("" if np.isnan(found).any() else f"validation {shown(found[:, 0])}, ")
+                + f"test {shown(found[:, 1])}",
                 flush=True,
             )
 

@@ -105,7 +105,7 @@ def test_directory_with_and_without_classes(tmp_path):
     assert as_pairs(flat) == {(image, -1) for image, _ in EXPECTED}
 
 
-@pytest.mark.parametrize("name", ["unlabelled", "unlabeled"])
+@pytest.mark.parametrize("name", ["unlabelled", "Unlabeled"])
 def test_a_directory_of_unlabelled_images_beside_those_of_the_classes(name, tmp_path):
     path = save_directory(tmp_path / "classes", IMAGES, LABELS)
     os.rename(path / "class_3", path / name)

@@ -9,17 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference import Adam, as_layers, backward, forward, sigmoid
-from runs import results, small_config
+from runs import STEPS, Killed, interrupt, metrics, results, small_config
 from small import SHAPE, make_dataset, make_spec, refused, start, train_step
 
 import aae_jax as aae
-from aae_jax import data, experiment, figures, keys, measures, multi_seed, networks
+from aae_jax import commands, data, experiment, figures, keys, measures, multi_seed, networks
 from aae_jax.algorithms import semi_supervised
 from aae_jax.algorithms.semi_supervised import Options
 from aae_jax.config import parse_config
 from aae_jax.data import streaming
 from aae_jax.data.order import epoch_permutation
 from aae_jax.optimizers import make_schedule
+from aae_jax.workdir import health
 from experiments import clustering, reduction, semi_supervised as configs
 
 NUM_LABELLED = 5
@@ -185,9 +186,14 @@ def test_a_step_is_the_numpy_one(x64, joint):
 # The labelled rows.
 
 
-def test_labelled_rows_come_in_epochs_of_their_own_on_the_device_and_streamed(x64):
-    """Every one once in each 5 places, however a run is cut, streamed or in several seeds."""
-    state, dataset = start(make_model("float64")), few_labels()
+@pytest.mark.parametrize("joint", [False, True])
+def test_labelled_rows_come_in_epochs_of_their_own_on_the_device_and_streamed(x64, joint):
+    """Every one once in each 5 places, however a run is cut, streamed or in several seeds.
+
+    The classes of the prior are draws, not the labels of the batch.
+    """
+    model = {"label_in_discriminator": joint}
+    state, dataset = start(make_model("float64", model=model)), few_labels()
     seen = np.concatenate([labelled_of(state, dataset, step) for step in range(5)])
     for epoch in seen.reshape(-1, NUM_LABELLED):
         assert sorted(epoch) == np.asarray(dataset["labelled_rows"]).tolist()
@@ -218,6 +224,51 @@ def test_only_labelled_rows_teach_the_class():
     assert not np.array_equal(
         other.params["encoder"]["Dense_1"]["bias"], expected.params["encoder"]["Dense_1"]["bias"]
     )
+
+
+def test_a_row_without_a_label_teaches_no_class():
+    """Among labelled rows a known −1 is refused; in a compiled program its loss is 0."""
+    state, dataset = start(make_model()), few_labels()
+    batch, prior_sample = batch_of(state, dataset, 0)
+    hidden = {**batch, "labelled_label": batch["labelled_label"].at[3:].set(-1)}
+    with refused("label ranges from -1 to .: it must be 0 … 9$"):
+        aae.train_step(state, hidden, prior_sample)
+    few = {name: batch[name][:3] for name in ("labelled_image", "labelled_label")}
+    _, expected = train_step(state, {**batch, **few}, prior_sample)
+    _, found = train_step(state, hidden, prior_sample)
+    # All other phases come first and have the same rows. A sum of 8 losses: 8 float32 roundings.
+    np.testing.assert_allclose(
+        8 * found["loss/supervised"], 3 * expected["loss/supervised"], rtol=1e-6
+    )
+
+
+def test_few_labelled_rows_do_not_displace_the_order_of_images(monkeypatch):
+    """Streaming computes the permutation of each epoch of images once."""
+    state, dataset, computed = start(make_model()), few_labels(), []
+
+    def counted(rng, epoch, num_examples, which):
+        computed.append((which, int(epoch)))
+        return epoch_permutation(rng, epoch, num_examples, which)
+
+    monkeypatch.setattr(streaming, "epoch_permutation", counted)
+    host = {name: np.asarray(values) for name, values in dataset.items()}
+    host["labelled_rows"] = host["labelled_rows"][:1]  # 8 epochs in a batch of 8
+    list(streaming.batches(host, state.rng, 0, 10, 8))
+    assert sorted(epoch for which, epoch in computed if which == keys.SHUFFLE) == [0, 1, 2, 3]
+
+
+def test_a_failure_names_the_labelled_rows_too():
+    state, dataset = start(make_model()), few_labels()
+
+    def advance(state, num_steps):
+        """Steps with an infinite learning rate of the supervised phase in the second."""
+        broken = {**state.learning_rate_scale, "supervised": jnp.float32(jnp.inf)}
+        now = state.replace(learning_rate_scale=broken) if int(state.step) == 1 else state
+        return aae.train_steps(now, dataset, num_steps)
+
+    failure = health.find_failure(state, 3, dataset, advance)
+    assert failure["step"] == 2 and len(failure["rows"]) == 8
+    assert failure["labelled_rows"] == labelled_of(state, dataset, 1).tolist()
 
 
 def test_a_batch_may_have_any_number_of_labelled_rows():
@@ -292,8 +343,12 @@ def test_what_a_model_gives(trained):
     np.testing.assert_allclose(found, decode(prior.z, np.eye(10)[[4] * 6]), atol=1e-4)
     with refused("decodes a style and a class: give label, 0 … 9"):
         aae.decode(trained, z)
-    with refused("label ranges from 10 to 10"):
-        aae.decode(trained, z, label=10)
+    np.testing.assert_array_equal(
+        aae.generate(trained, key, 6, label=-1), aae.generate(trained, key, 6)
+    )
+    for label in (-1, 10):
+        with refused(f"label ranges from {label} to {label}: it must be 0 … 9$"):
+            aae.decode(trained, z, label=label)
     with refused("has no map"):
         aae.embed(trained, images)
     with refused("algorithm 'aae' has no 'classify'"):
@@ -302,6 +357,7 @@ def test_what_a_model_gives(trained):
 
 def test_classes_of_the_prior_are_uniform():
     label = np.asarray(aae.sample_prior(make_model(), 0, 20_000).label)
+    np.testing.assert_array_equal(aae.sample_prior(make_model(), 0, 20_000, label=-1).label, label)
     counts = np.bincount(label, minlength=10)
     # χ² with 9 degrees of freedom exceeds 27.9 in 0.1 % of draws; the seed is fixed.
     assert ((counts - 2_000) ** 2 / 2_000).sum() < 27.9
@@ -423,20 +479,28 @@ def test_bad_fields_are_one_line_before_anything_is_written(tmp_path, overrides,
     assert not os.path.exists(tmp_path / "run")
 
 
-def test_a_run_is_scored_drawn_resumed_and_used(tmp_path, capsys):
+def test_a_run_is_scored_drawn_resumed_and_used(tmp_path, capsys, monkeypatch):
     """Two seeds with labels of their own, cut in between; then classes from the command line."""
     from aae_jax import __main__ as command
 
-    def config(**overrides):
+    def config():
         return small_config(
             algorithm="semi_supervised",
             num_seeds=2,
-            **{"data.num_labelled": 20, "prior.std": 1.0, **overrides},
+            **{"data.num_labelled": 20, "prior.std": 1.0},
         )
 
     workdir = str(tmp_path / "run")
+    interrupt(monkeypatch, 5, Killed)
+    with pytest.raises(Killed):
+        experiment.run(config(), workdir)
+    monkeypatch.undo()
     experiment.run(config(), workdir)
+    steps = [line["step"] for line in metrics(workdir)]
+    assert steps[-1] == STEPS and steps == sorted(set(steps))
     found = results(workdir)
+    shown = f"classification error {found['classification/error']:.2%} ± "
+    assert shown in capsys.readouterr().out
     for scores in found["by_seed"]:
         assert 0 <= scores["classification/error"] <= 1
     assert os.path.exists(os.path.join(workdir, "figures", "classes.png"))
@@ -456,6 +520,24 @@ def test_a_run_is_scored_drawn_resumed_and_used(tmp_path, capsys):
     assert found["by_seed"][1]["classification/error"] == pytest.approx(error)
     with open(os.path.join(workdir, "config.json")) as file:
         assert json.load(file)["data"]["num_labelled"] == 20
+
+
+def test_codes_of_clusters_are_written_without_the_classes_of_the_data(tmp_path):
+    """`decode` would take these labels for clusters."""
+    state = start(make_model(options=Options(labels=False, num_clusters=4)))
+    dataset = make_dataset()
+    output = str(tmp_path / "codes.npz")
+    rows = commands.Rows(np.asarray(dataset["image"]), "", np.arange(20, dtype=np.int32) % 4)
+    commands.encode(state, rows, output)
+    commands.classify(state, rows, str(tmp_path / "classes.npz"))
+    with np.load(output) as stored, np.load(tmp_path / "classes.npz") as of_classes:
+        assert stored.files == ["codes"]
+        assert of_classes.files == ["classes", "labels"]
+    codes = commands.rows_of_file(output, "codes")
+    with refused("the decoder takes a label: give --label"):
+        commands.decode(state, codes, str(tmp_path / "images.npz"))
+    with refused("label ranges from -1 to -1: it must be 0 … 3$"):
+        commands.decode(state, commands.for_all(codes, -1, None), str(tmp_path / "images.npz"))
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,7 @@ BAD = {
     "train.batch_size": (10**12, 0, 1.5),
     "train.input_noise": (-0.1, float("nan")),
     "options.code_noise": (-0.5, 1e-7, 1e7, float("nan"), "no"),
+    "options.code_noise_from": (-1, 1.5, 2**31, 100),  # 100: without noise
     "options.noise": (0.5,),
     "start_from": ("runs/mnist", 3),
     "train.ema_decay": (1.0, -0.1, 0.99999999, "no"),

@@ -258,6 +258,27 @@ def test_of_the_three_phases_the_decoder_alone_sees_noise_on_the_codes(x64):
     assert abs(with_noise - expected) > 1e-3
 
 
+def test_noise_on_the_codes_starts_at_its_step(x64):
+    """Before it, a step is that without noise; from it on, that with noise throughout."""
+
+    def parameters(step, **options):
+        state = start(make_spec("float64", options=adversarial.Options(**options)))
+        batch, prior_sample = inputs_of_step(state, make_dataset(), step)
+        state = state.replace(step=jnp.int32(step))
+        return train_step(state, batch, prior_sample)[0].params
+
+    def check_equal(found, expected):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), found, expected
+        )
+
+    late, noise = {"code_noise": 0.7, "code_noise_from": 3}, {"code_noise": 0.7}
+    check_equal(parameters(2, **late), parameters(2))
+    check_equal(parameters(3, **late), parameters(3, **noise))
+    with pytest.raises(AssertionError):
+        check_equal(parameters(3, **late), parameters(3))
+
+
 def test_input_noise_changes_every_step():
     state = start(NOISY)
     batch, prior_sample = inputs_of_step(state, make_dataset(), 0)

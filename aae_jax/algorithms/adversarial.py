@@ -8,6 +8,7 @@ from aae_jax import losses
 from aae_jax.algorithms import autoencoder
 from aae_jax.algorithms.base import Algorithm, Inputs, Metrics, Phase, raw_moments
 from aae_jax.checks import check_length, check_types
+from aae_jax.errors import UserError
 from aae_jax.keys import fold_rows
 from aae_jax.networks import Params
 from aae_jax.optimizers import OptimizerSpec
@@ -21,13 +22,23 @@ class Options:
     """The config's section `options`."""
 
     # Std, in z, of Gaussian noise on the codes that the decoder learns from; 0: none, as in the
-    # paper. The encoder learns from codes without noise, which it would flee from the adversary.
+    # paper. The encoder learns from codes without noise: it would flee from it to larger codes.
     code_noise: float = 0.0
+    code_noise_from: int = 0  # the first step with this noise
 
     def __post_init__(self) -> None:
         check_types(self, "options")
         if self.code_noise != 0:
             check_length("options.code_noise", self.code_noise)
+        first = self.code_noise_from
+        if not 0 <= first < 2**31:
+            raise UserError(
+                f"options.code_noise_from is {first}: it is a step, and must be 0 or more"
+            )
+        if first and not self.code_noise:
+            raise UserError(
+                f"options.code_noise_from is {first}, but options.code_noise is 0: there is no noise"
+            )
 
 
 def reconstruction(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
@@ -43,8 +54,8 @@ def reconstruction_by_options(
 ) -> tuple[jax.Array, Metrics]:
     """The reconstruction; with `code_noise` the decoder's gradient is that at codes with noise.
 
-    The encoder's gradient, and the loss, are as without: a smoother decoder, and an encoder that
-    gains nothing by codes of a larger scale than the noise.
+    The encoder's gradient, and the loss, are as without noise. A smoother decoder still rewards
+    codes that lie further apart: watch their std where the reconstruction's rate is high.
     """
     if not spec.options.code_noise:
         return reconstruction(spec, params, inputs)
@@ -59,9 +70,10 @@ def reconstruction_by_options(
 
     decoder, stop = params["decoder"], jax.lax.stop_gradient
     of_encoder = error(stop(decoder), z)
-    of_decoder = error(
-        decoder, autoencoder.with_noise(stop(z), inputs.row_keys, spec.options.code_noise)
-    )
+    std: float | jax.Array = spec.options.code_noise
+    if spec.options.code_noise_from:
+        std = std * (inputs.step >= spec.options.code_noise_from)  # type: ignore[operator]
+    of_decoder = error(decoder, autoencoder.with_noise(stop(z), inputs.row_keys, std))
     return of_encoder + of_decoder - stop(of_decoder), {}
 
 

@@ -165,7 +165,7 @@ def reconstruction_loss(spec: Spec, outputs: jax.Array, x: jax.Array) -> jax.Arr
     return loss
 
 
-def with_noise(z: jax.Array, row_keys: jax.Array, std: float) -> jax.Array:
+def with_noise(z: jax.Array, row_keys: jax.Array, std: float | jax.Array) -> jax.Array:
     """Codes f[B, D] plus Gaussian noise of this std, in z; not that of a stochastic posterior."""
     return z + std * row_normal(fold_rows(row_keys, 1), z.shape[1], z.dtype)
 

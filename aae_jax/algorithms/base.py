@@ -38,6 +38,7 @@ class Inputs(NamedTuple):
     dropout_keys: jax.Array | None = None  # key[B], for `networks.apply`; each phase has its own
     condition: jax.Array | None = None  # f[B, K] beside the examples, if `spec.condition_dim`
     labelled: Labelled | None = None  # if a phase learns from labelled rows
+    step: jax.Array | None = None  # i32[], of the training, 0 for the first
 
 
 class Phase(NamedTuple):

@@ -174,8 +174,10 @@ def discriminator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array
         on_prior = _discriminate(spec, params, name, prior_y, prior_z, prior_keys)
         on_codes = _discriminate(spec, params, name, y, z, keys)
         loss += losses.discriminator_loss(on_prior, on_codes)
-        metrics[f"{name}/accuracy_on_prior"] = (on_prior > 0).astype(z.dtype)
-        metrics[f"{name}/accuracy_on_codes"] = (on_codes < 0).astype(z.dtype)
+        # The warnings of a run read those of styles, which are the codes.
+        called = name.removeprefix("style_")
+        metrics[f"{called}/accuracy_on_prior"] = (on_prior > 0).astype(z.dtype)
+        metrics[f"{called}/accuracy_on_codes"] = (on_codes < 0).astype(z.dtype)
     return loss, metrics
 
 
@@ -203,12 +205,15 @@ def _discriminate(spec, params, name, y, z, dropout_keys):
 
 
 def supervised(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
-    """The class's cross-entropy f[L] in nats on labelled rows, which have noise like all others."""
+    """The class's cross-entropy f[L] in nats on labelled rows, which have noise like all others.
+
+    It is 0 for a row without a label.
+    """
     labelled = inputs.labelled
     assert labelled is not None  # the training step sees to it
     logits, _ = infer(spec, params, labelled.x_noisy, labelled.dropout_keys)
-    log_p = jax.nn.log_softmax(logits)
-    loss = -jnp.take_along_axis(log_p, labelled.label[:, None], axis=1)[:, 0]
+    y = jax.nn.one_hot(labelled.label, num_labels(spec), dtype=logits.dtype)
+    loss = -(jax.nn.log_softmax(logits) * y).sum(axis=1)
     right = logits.argmax(axis=1) == labelled.label
     return loss, {"supervised/accuracy": right.astype(loss.dtype)}
 
@@ -264,10 +269,14 @@ def sample(
     label: jax.Array | None = None,
     start: jax.Array | None = None,
 ) -> jax.Array:
-    """Decodes styles from the prior with the given classes, or with classes drawn uniformly."""
+    """Decodes styles from the prior with the given classes, or with classes drawn uniformly.
+
+    A class of −1 is drawn too.
+    """
     del start
-    z, drawn = sample_prior(spec, key, num_samples)
-    return decode(spec, params, z, drawn if label is None else label)
+    is_soft = label is not None and jnp.issubdtype(label.dtype, jnp.floating)
+    z, drawn = sample_prior(spec, key, num_samples, None if is_soft else label)
+    return decode(spec, params, z, label if is_soft else drawn)
 
 
 def check(spec: Spec) -> None:

@@ -93,7 +93,7 @@ def _by_class(path, images, directories, left_out):
     if images and directories:
         raise UserError(
             f"data.path has {path!r}, which holds images and directories: it must hold images "
-            "alone, or one directory for each class"
+            "alone, or one directory for each class, and 'unlabelled' for images without one"
         )
     if not directories:
         found = {None: images}
@@ -131,7 +131,10 @@ def _list(directory, left_out):
 
 def _class_names(path, splits, num_classes):
     """The names of the classes of all splits, in the order of labels; None without classes."""
-    by_split = {role: set(by_class) - _UNLABELLED for role, by_class in splits.items()}
+    by_split = {
+        role: {name for name in by_class if name is None or name.lower() not in _UNLABELLED}
+        for role, by_class in splits.items()
+    }
     known = set.union(*by_split.values())
     for role, names in by_split.items():
         if names != known:

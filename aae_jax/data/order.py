@@ -11,7 +11,7 @@ from aae_jax import keys
 from aae_jax.errors import UserError
 
 EXAMPLE = ("image", "label", "condition")  # what a data set has for each example, in this order
-# What a batch has of its labelled rows, and where a data set has it.
+# The arrays of a batch's labelled rows, and the arrays of a data set that they come from.
 LABELLED = {"labelled_image": "image", "labelled_label": "label"}
 
 
@@ -24,7 +24,7 @@ def batch_rows(state: Any, dataset: dict[str, Any], num_steps: int) -> jax.Array
 
 
 def labelled_batch_rows(state: Any, dataset: dict[str, Any], num_steps: int) -> jax.Array:
-    """Which labelled examples the next steps see beside: i32[K, B], in epochs of their own."""
+    """The labelled examples i32[K, B] for the next steps, in epochs of their own."""
     labelled = jnp.asarray(dataset["labelled_rows"])
     batch_size = state.spec.train.batch_size
     places = epoch_rows(state.rng, state.step, num_steps, batch_size, len(labelled), keys.LABELLED)

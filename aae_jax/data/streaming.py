@@ -31,7 +31,8 @@ def batches(
     """The batches of steps first_step … last_step − 1.
 
     Args:
-        train: the training split; images may be lazy. "example_order" as in `train_steps`.
+        train: the training split; images may be lazy. "example_order" and "labelled_rows" as in
+            `train_steps`.
         rng: the state's, which determines the order of the images.
         first_step, last_step: of the training.
         batch_size: B.
@@ -39,7 +40,7 @@ def batches(
 
     Returns:
         An iterator of `{"image": [B, H, W, C], "label": i32[B]}`, with "condition" f[B, K] if the
-        data have conditions.
+        data have conditions, and "labelled_image" and "labelled_label" if there are labelled rows.
 
     Raises:
         UserError: an image can't be read (while iterating); or grain is missing.
@@ -59,16 +60,18 @@ def batches(
     num_places = len(train["image"] if order is None else order)
     lock = threading.Lock()
 
-    @functools.lru_cache(maxsize=4)
-    def permutation(epoch, num_places, which):
-        return np.asarray(epoch_permutation(rng, epoch, num_places, which))
+    # A cache for each stream: the many epochs of a few labelled rows must not displace the images'.
+    @functools.cache
+    def permutations(num_places, which):
+        return functools.lru_cache(maxsize=4)(
+            lambda epoch: np.asarray(epoch_permutation(rng, epoch, num_places, which))
+        )
 
     def places(step, num_places, which):
+        permutation = permutations(num_places, which)
         epoch, place = divmod(np.arange(step * batch_size, (step + 1) * batch_size), num_places)
         with lock:  # one thread computes a permutation, the others wait for it
-            return np.concatenate(
-                [permutation(e, num_places, which)[place[epoch == e]] for e in np.unique(epoch)]
-            )
+            return np.concatenate([permutation(e)[place[epoch == e]] for e in np.unique(epoch)])
 
     def examples(step):
         found = places(step, num_places, keys.SHUFFLE)

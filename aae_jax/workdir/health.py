@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aae_jax.data.order import batch_rows
+from aae_jax.data.order import batch_rows, labelled_batch_rows
 from aae_jax.networks import Params
 from aae_jax.train_state import TrainState
 
@@ -69,15 +69,17 @@ def find_failure(
 
     Returns:
         `step` (1 is the first of the training), `losses` by phase in that step, `networks` whose
-        parameters are not finite after it, and `rows` of its batch in the training set; None if all
-        steps are finite.
+        parameters are not finite after it, and `rows` of its batch in the training set, with
+        `labelled_rows` if a phase learns from rows with labels; None if all steps are finite.
     """
     for _ in range(num_steps):
         before = state
         state, metrics = advance(state, 1)
         finite = finite_networks(state.params)
         if not is_finite(metrics, finite):
-            rows = batch_rows(before, dataset, 1)
+            rows = {"rows": batch_rows(before, dataset, 1)}
+            if state.spec.needs_labelled:
+                rows["labelled_rows"] = labelled_batch_rows(before, dataset, 1)
             losses = {
                 name.removeprefix("loss/"): float(values[0])
                 for name, values in metrics.items()
@@ -88,7 +90,7 @@ def find_failure(
                 # JSON has no NaN.
                 "losses": {k: v if math.isfinite(v) else str(v) for k, v in losses.items()},
                 "networks": sorted(name for name, ok in finite.items() if not ok),
-                "rows": np.asarray(rows[0]).tolist(),
+                **{name: np.asarray(values[0]).tolist() for name, values in rows.items()},
             }
     return None
 

@@ -26,6 +26,12 @@ def say(state: TrainState, workdir: str) -> None:
                 f"sampling, {results['annealed/num_images']} images, "
                 f"σ {_shown(results['annealed/sigma'], '.4g')})"
             )
+        if "classification/error" in results:
+            lines.append(
+                "                 classification error "
+                f"{_shown(results['classification/error'], '.2%')} "
+                f"± {_shown(results['classification/standard_error'], '.2%')} of test images"
+            )
         if "spread" in results:
             spread = _shown(results["spread"].get("parzen/log_likelihood"), ".1f")
             lines.append(
