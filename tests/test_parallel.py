@@ -183,7 +183,7 @@ def test_by_default_as_many_train_as_the_batch_divides_over_and_all_score_and_dr
     config.parallel.num_devices, five.parallel.num_devices = None, 5
     experiment.run(config, str(tmp_path / "default"))
     said = capsys.readouterr().out
-    assert said.splitlines()[0] == "batch 20 does not divide over 8 devices: training on 5"
+    assert said.splitlines()[0] == "a batch of 20 does not divide over 8 devices: training on 5"
     assert results(tmp_path / "default")["devices"] == ["cpu"] * 8 and drawn_on == [8]
     experiment.run(five, str(tmp_path / "five"), "train")
     assert "does not divide" not in capsys.readouterr().out
