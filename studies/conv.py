@@ -13,13 +13,12 @@ import os
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import app, flags
 
 import aae_jax as aae
 from aae_jax import experiment
 from aae_jax.workdir import records
-from benchmarks import inputs, timing
+from benchmarks import timing
 from benchmarks.report import Report
 from experiments import fig5
 from studies import runs
@@ -50,21 +49,6 @@ def make_config(networks):
     config.model.encoder = config.model.decoder = networks
     config.train.num_steps = _NUM_STEPS.value
     return config
-
-
-def contrast(images):
-    """Images as f32[N, H·W] without their colours, on which labels do not depend.
-
-    Pixels are projected onto the colour axis in which an image differs most from its background,
-    the median colour. The ink is positive.
-    """
-    num_images, channels = len(images), images.shape[-1]
-    x = inputs.flat(images).reshape(num_images, -1, channels)
-    x = x - np.median(x, axis=1, keepdims=True)
-    _, axes = np.linalg.eigh(np.einsum("npc,npd->ncd", x, x))
-    x = np.einsum("npc,nc->np", x, axes[:, :, -1])
-    x *= np.sign(x.sum(axis=1, keepdims=True))
-    return x / np.sqrt((x**2).mean(axis=1, keepdims=True))
 
 
 def step_times(trained, repeats):
@@ -103,7 +87,7 @@ def main(argv):
         experiment.run(make_config(name), workdir)
     trained = {name: runs.load(workdir) for name, workdir in workdirs.items()}
     dataset = trained["mlp"].dataset
-    classifier = runs.fit_classifier(dataset, contrast)
+    classifier = runs.fit_classifier(dataset, runs.contrast)
     test = dataset.test
     floor = records.read_json(os.path.join(workdirs["mlp"], "results.json"))
     report.values(

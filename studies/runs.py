@@ -108,6 +108,21 @@ def perceptron(width: int) -> MLPClassifier:
     return MLPClassifier((width,), max_iter=10, random_state=0)
 
 
+def contrast(images: np.ndarray) -> np.ndarray:
+    """Images as f32[N, H·W] without their colours, which the labels do not depend on.
+
+    Pixels along the colour axis in which an image differs most from its background, the median
+    colour; the ink is positive.
+    """
+    num_images, channels = len(images), images.shape[-1]
+    x = inputs.flat(images).reshape(num_images, -1, channels)
+    x = x - np.median(x, axis=1, keepdims=True)
+    _, axes = np.linalg.eigh(np.einsum("npc,npd->ncd", x, x))
+    x = np.einsum("npc,nc->np", x, axes[:, :, -1])
+    x *= np.sign(x.sum(axis=1, keepdims=True))
+    return x / np.sqrt((x**2).mean(axis=1, keepdims=True))
+
+
 def fit_classifier(dataset: data.Dataset, features: Callable[[np.ndarray], np.ndarray]) -> Pipeline:
     """A classifier of images, trained on real ones.
 

@@ -3,9 +3,10 @@
     python -m studies.style --workdir=runs/fig5-a [--other=runs/mnist]
 
 Content: the share of generated cells that a classifier, trained on real images, assigns to the
-requested label. Style: a probe, trained on the codes of training images, predicts the labels of
-test images from their codes; chance is one over the number of classes. The same probe on the codes
-of a model without labels (`--other`) shows how much of the label such codes hold.
+requested label; of colour images it sees no colours. Style: a probe, trained on the codes of
+training images, predicts the labels of test images from their codes; chance is one over the number
+of classes. The same probe on the codes of a model without labels (`--other`) shows how much of the
+label such codes hold.
 """
 
 import jax
@@ -49,7 +50,8 @@ def main(argv):
     del argv
     report = Report()
     run = runs.load(_WORKDIR.value)
-    classifier = runs.fit_classifier(run.dataset, inputs.flat)
+    has_colours = run.state.spec.image_shape[-1] > 1
+    classifier = runs.fit_classifier(run.dataset, runs.contrast if has_colours else inputs.flat)
     test = run.dataset.test
     report.values(
         {
