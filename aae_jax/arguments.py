@@ -86,7 +86,8 @@ def check_range(name: str, values: jax.Array, beyond: float | None = None) -> No
     """
     if values.dtype in (jnp.uint8, jnp.bool_) or values.size == 0 or not is_known(values):
         return
-    low, high = float(values.min()), float(values.max())
+    with jax.ensure_compile_time_eval():  # known values in a jitted function of the user's
+        low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise UserError(f"{name} contain NaN or inf: they must be finite")
     if beyond is not None and not -beyond <= low <= high <= 1 + beyond:
@@ -108,8 +109,13 @@ def as_labels(label: Any, num_rows: int, num_classes: int, least: int = -1) -> j
     """
     label = as_array("label", label)
     if label.ndim == 2 and label.shape == (num_rows, num_classes):
-        if is_known(label) and not bool((jnp.isfinite(label) & (label >= 0)).all()):
-            raise UserError("label [N, K] has negative values, NaN or inf: soft classes are shares")
+        if is_known(label):
+            with jax.ensure_compile_time_eval():
+                are_shares = bool((jnp.isfinite(label) & (label >= 0)).all())
+            if not are_shares:
+                raise UserError(
+                    "label [N, K] has negative values, NaN or inf: soft classes are shares"
+                )
         return label if jnp.issubdtype(label.dtype, jnp.floating) else label.astype(jnp.float32)
     if label.shape == (num_rows, 1):
         label = label[:, 0]
@@ -121,7 +127,8 @@ def as_labels(label: Any, num_rows: int, num_classes: int, least: int = -1) -> j
     if not jnp.issubdtype(label.dtype, jnp.integer):
         raise UserError(f"label is {label.dtype}: it must be integers, or soft classes [N, K]")
     if is_known(label) and label.size:
-        low, high = int(label.min()), int(label.max())
+        with jax.ensure_compile_time_eval():
+            low, high = int(label.min()), int(label.max())
         if low < least or high >= num_classes:
             raise UserError(
                 f"label ranges from {low} to {high}: it must be 0 … {num_classes - 1}"
@@ -144,7 +151,10 @@ def as_condition(spec: Spec, condition: Any, num_rows: int) -> jax.Array:
             f"condition has shape {condition.shape}: it must be ({num_rows}, {spec.condition_dim}), "
             f"or ({spec.condition_dim},) for all rows"
         )
-    if is_known(condition) and not bool(jnp.isfinite(condition).all()):
-        raise UserError("condition contains NaN or inf: it must be finite")
+    if is_known(condition):
+        with jax.ensure_compile_time_eval():
+            is_finite = bool(jnp.isfinite(condition).all())
+        if not is_finite:
+            raise UserError("condition contains NaN or inf: it must be finite")
     shape = (num_rows, spec.condition_dim)
     return jnp.broadcast_to(condition, shape).astype(spec.model.param_dtype)

@@ -320,7 +320,9 @@ def test_conditional_models_train_and_sample(algorithm):
     fields = (
         {} if algorithm == "aae" else {"posterior": "gaussian", "reconstruction": "squared_error"}
     )
-    spec = dataclasses.replace(conditional_spec(**fields), algorithm=algorithm, optimizer=None)
+    spec = dataclasses.replace(
+        conditional_spec(**fields), algorithm=algorithm, optimizer=None, options=None
+    )
     state, metrics = aae.train_steps(start(spec), with_conditions(), 5)
     assert all(np.isfinite(values).all() for values in metrics.values())
     conditions = with_conditions()["condition"]
@@ -478,3 +480,30 @@ def test_counts_are_measured_as_floats_are():
         np.testing.assert_array_equal(found, expected)
     with refused("condition is None: the model takes conditions"):
         aae.diagnose(start(conditional_spec()), {"image": np.zeros((4, 5), np.float32)}, 0)
+
+
+# -- In a user's own jitted function ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("label", [3, [0, 1, 2, 3], np.eye(10, dtype=np.float32)[:4]])
+def test_a_label_that_a_jitted_function_holds_is_checked_when_it_is_traced(label):
+    """It is known there, and computing with it must not be traced."""
+    state, z = labelled(), jnp.ones((4, 2))
+    label = jnp.asarray(label)
+    found = jax.jit(lambda z: aae.decode(state, z, label))(z)
+    np.testing.assert_allclose(found, aae.decode(state, z, label), rtol=1e-5, atol=1e-6)
+    wrong = label - 12
+    with refused("label"):
+        jax.jit(lambda z: aae.decode(state, z, wrong))(z)
+
+
+def test_codes_and_images_that_a_jitted_function_holds():
+    state = plain()
+    z, images = jnp.ones((4, 2)), jnp.asarray(IMAGES / 255, jnp.float32)
+    found = jax.jit(lambda scale: scale * aae.decode(state, z))(1.0)
+    np.testing.assert_allclose(found, aae.decode(state, z), rtol=1e-5, atol=1e-6)
+    found = jax.jit(lambda scale: scale * aae.encode(state, images))(1.0)
+    np.testing.assert_allclose(found, aae.encode(state, images), rtol=1e-4, atol=1e-5)
+    with refused("images range from"):
+        outside = 3 * images
+        jax.jit(lambda scale: scale * aae.encode(state, outside))(1.0)
