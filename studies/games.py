@@ -94,7 +94,10 @@ def make_networks(spec):
 
 def _own_rows(spec, inputs):
     rows = spec.options.rows
-    return inputs if rows is None else jax.tree.map(lambda value: value[:rows], inputs)
+    if rows is None:
+        return inputs
+    # The step, a scalar, has no rows.
+    return jax.tree.map(lambda value: value[:rows] if value.ndim else value, inputs)
 
 
 def _see(spec, z, keys):

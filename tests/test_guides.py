@@ -66,6 +66,7 @@ def test_novelty(run_page):
     assert sorted(np.load("scores.npz").files) == ["by_pixel", "code", "labels", "reconstruction"]
 
 
+@pytest.mark.slow
 def test_likelihood(run_page):
     """The line through the box: its integral over a grid of codes, in float64 NumPy."""
     names = run_page("likelihood.md")
@@ -107,6 +108,7 @@ def test_folder(run_page):
     assert names["state"].spec.model.encoder.__module__ == "my_conv"
 
 
+@pytest.mark.slow
 def test_few_labels(run_page):
     """30 labels of 480 training images are enough to tell red, green and blue squares apart."""
     names = run_page("few_labels.md")

@@ -184,6 +184,7 @@ def test_standardised_sum_by_hand():
     np.testing.assert_allclose(study.standardised_sum(parts, reference), [2.0 + 0.5])
 
 
+@pytest.mark.slow
 def test_the_study_leaves_a_digit_out_and_goes_on(tmp_path, monkeypatch):
     data = make_dataset(60, image_shape=(28, 28, 1))
     split = {name: np.asarray(value) for name, value in data.items()}

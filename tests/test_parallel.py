@@ -24,7 +24,7 @@ from aae_jax.workdir.checkpoint import Checkpoints
 # In float64, because Adam amplifies rounding.
 
 # Each algorithm, posterior and way of using labels once; the slow tests train the others too.
-DEFAULT = (*IN_TWO_PROCESSES, "decoder_finetuning", "semi_supervised")
+DEFAULT = (*IN_TWO_PROCESSES, "semi_supervised")
 
 
 @pytest.mark.parametrize(

@@ -241,12 +241,12 @@ def finish(sums: Sums, x: jax.Array, num_samples: int, sigma: jax.Array) -> jax.
     return log_sum - math.log(num_samples) - log_volume
 
 
-def far(dtype):
+def far(dtype: Any) -> Any:
     """An offset beyond any other, yet finite: the difference of two of them is 0, not NaN."""
     return jnp.finfo(dtype).max / 4
 
 
-def prepare(x, sigma):
+def prepare(x: jax.Array, sigma: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Test points about their mean, that mean, and 1 / 2σ²."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     x = x.astype(dtype)
