@@ -1,4 +1,4 @@
-"""The protocol of Table 1 for anything that makes samples."""
+"""The protocol of Table 1, for the samples of any model."""
 
 import dataclasses
 import functools
@@ -31,10 +31,10 @@ _PIECE = 20_000  # stored samples that are on the device at a time
 
 
 class ScoringPass(NamedTuple):
-    """A pass over a stream of samples, or over images, to be run in as many calls as one likes."""
+    """A pass over a stream of samples, or over images, which any number of calls may share."""
 
     name: str  # what is scored
-    identity: str  # a hash of all that the sums depend on
+    identity: str  # a hash of everything that the sums depend on
     num_samples: int
     samples_per_round: int
     num_rounds: int
@@ -61,22 +61,22 @@ def evaluate(
 ) -> dict[str, Any]:
     """Scores samples of any model on hold-out images.
 
-    The Parzen log-likelihood of section 4: `num_samples` samples; σ by the mean log-likelihood of
-    the first `num_validation` validation images; every test image scored with it; ± is the standard
-    deviation over test images divided by √T.
+    The score is the Parzen log-likelihood of section 4. The first `num_validation` validation images
+    choose σ by their mean log-likelihood under `num_samples` samples. Then every test image is scored
+    with this σ. ± is the standard deviation over test images divided by √T.
 
-    With several folds, as TFD has, the same samples are scored on each with a σ of its own, and the
-    mean over the folds is given with their standard error (Goodfellow et al. 2014); beside it the
-    same with one σ for all folds, the best over their validation images (as Li et al. 2015 do).
+    With several folds, as in TFD, each fold has its own σ. The result is the mean over the folds with
+    their standard error (Goodfellow et al. 2014). A second result uses one σ for all folds, the best
+    over their validation images (Li et al. 2015).
 
     Args:
-        sampler: (key, n) → f[n, P], as `aae_jax.sampler(state)` is; chunk i of the samples is
+        sampler: (key, n) → f[n, P], such as `aae_jax.sampler(state)`; chunk i of the samples is
             `sampler(fold_in(key, i), 1000)`. Or stored samples f[N, P], or f[N, H, W, C] in the
-            images' order of axes, which all count.
+            images' order of axes; all of them are used.
         folds: pairs of validation and test images, each `{"image": [N, H, W, C] uint8, or floats
             in [0, 1], …}`.
-        spec: the config's `evaluation` section; `num_samples` is for a sampler.
-        key: a PRNG key, or a seed, for the samples; stored ones need none.
+        spec: the config's `evaluation` section; `num_samples` applies to a sampler.
+        key: a PRNG key, or a seed, for the samples; stored samples need none.
         mesh, run: see `log_likelihoods`.
 
     Returns:

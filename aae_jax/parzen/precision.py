@@ -1,12 +1,12 @@
-"""How exactly distances are computed: the bound on σ below which float32 products are not enough.
+"""The exactness of distances: the bound on σ below which float32 products are not enough.
 
 A product gives ‖x − s‖² as ‖x‖² + ‖s‖² − 2 s·x about the mean of the test points. The distance to a
-near sample is a small difference of large terms, and keeps their rounding: c · eps · ‖x‖², where
-c = 1 + D^¼, since a processor sums D terms in blocks, and the errors of about √D partial sums add up
-like a random walk. The mean is rounded too, which shows where it is far from 0. A score is off by
-the sum of both over 2σ². While the root mean square of that over the test points is below 0.01 nats,
-products are used: down to σ = 0.05 for MNIST's images, in [0, 1], and to 0.005 for numbers of variance
-1 in one dimension. Where all coordinates vary as one, they round as one: just above the bound such
+near sample is a small difference of large terms and keeps their rounding: c · eps · ‖x‖². Here
+c = 1 + D^¼: a processor sums D terms in blocks, and the errors of about √D partial sums add up like
+a random walk. The mean is rounded too, which matters if it is far from 0. The error of a score is the
+sum of both over 2σ². Products are used while the root mean square of this error over the test points
+is below 0.01 nats: down to σ = 0.05 for MNIST's images in [0, 1], and to 0.005 for numbers of variance
+1 in one dimension. If all coordinates vary together, they round together: just above the bound, such
 scores are off by up to 0.03 nats.
 
 Below the bound, arrays that are all known are scored in float64, where the same bound holds with its
@@ -36,7 +36,7 @@ class Method(NamedTuple):
 def choose_method(x: np.ndarray | jax.Array, sigma: np.ndarray | jax.Array) -> Method:
     """The fastest method that holds 0.01 nats for test points f[T, D] and every σ, f[] or f[S].
 
-    Both must be known: under jit call it outside, and pass on what it gives.
+    Both must be known: with jit, call it outside and pass its result on.
     """
     x = np.asarray(x)
     if not products_hold(x, sigma):
