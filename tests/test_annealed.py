@@ -271,6 +271,7 @@ def test_too_few_temperatures_show_in_the_bracket():
 
 # In float64, since chains amplify rounding: by less than 1e8 in so few transitions.
 @pytest.mark.usefixtures("x64")
+@pytest.mark.slow
 def test_blocks_devices_and_jit_change_nothing_but_rounding():
     decoder = Partial(mlp, jax.tree.map(np.float64, make_mlp(2, 8, 12).args[0]))
     x = np.random.default_rng(0).uniform(size=(7, 12))

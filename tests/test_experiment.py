@@ -487,6 +487,7 @@ def test_mistakes_leave_no_workdir(tmp_path):
         experiment.run(small_config(), workdir)
 
 
+@pytest.mark.slow
 def test_unlabelled_images_of_two_channels_are_trained_scored_and_drawn(tmp_path, dataset):
     """Unlabelled images have no component, so the share in the right component is left out."""
     images = np.concatenate([dataset.train["image"][:400]] * 2, axis=-1)

@@ -100,6 +100,7 @@ def run_python(block, expected):
     return names
 
 
+@pytest.mark.slow
 def test_every_block_runs_as_it_stands(directory):
     said, names, trained_once = [], {}, None
     for block, after in zip(BLOCKS, [*BLOCKS[1:], Block("", 0, "")]):

@@ -82,6 +82,7 @@ def test_likelihood(run_page):
     assert names["of_model"].log_likelihood.shape == (8,)
 
 
+@pytest.mark.slow
 def test_using(run_page):
     names = run_page("using.md")
     state = aae.load_state("runs/digits")
@@ -102,6 +103,7 @@ def test_tutorial(run_page):
     assert names["training_images"] == pytest.approx(30.15, abs=0.02)
 
 
+@pytest.mark.slow
 def test_folder(run_page):
     names = run_page("folder.md")
     assert names["samples"].shape == (16, 64, 64, 3) and names["z"].shape == (16, 8)

@@ -623,6 +623,7 @@ def test_damaged_tfd_files(change, match, tmp_path):
 
 
 @pytest.mark.skipif(not FACES.exists(), reason="needs the FER2013 faces in ../shared/data/faces")
+@pytest.mark.slow
 def test_real_faces_in_the_layout_of_tfd(tmp_path):
     (tmp_path / "manual").mkdir()
     (tmp_path / "manual" / "TFD_48x48.mat").symlink_to(FACES)
