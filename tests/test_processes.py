@@ -232,7 +232,7 @@ from runs import LONG, small_config
 
 # Every dispatch of a scoring pass is one round, and its sums are saved.
 scoring._DISPATCH_SECONDS, scoring._SAVE_SECONDS = 0.0, -1.0
-add, log_likelihoods = evaluation._add_drawn, evaluation.log_likelihoods
+add, scored = evaluation._add_drawn, evaluation.scored
 rounds, found = [], []
 
 def counted(*arguments):
@@ -242,10 +242,11 @@ def counted(*arguments):
     return add(*arguments)
 
 def kept(*arguments):
-    found.append(log_likelihoods(*arguments))
-    return found[-1]
+    log_likelihoods, share = scored(*arguments)
+    found.append(log_likelihoods)
+    return log_likelihoods, share
 
-evaluation._add_drawn, evaluation.log_likelihoods = counted, kept
+evaluation._add_drawn, evaluation.scored = counted, kept
 config = small_config(**LONG)
 config.parallel.num_devices = None
 for name in ("uncut", "cut")[first == "cut":]:
@@ -275,7 +276,7 @@ def test_a_scoring_pass_of_two_processes_that_one_stops_goes_on_bit_identical(tm
 
     said = score("uncut", 9)
     assert "interrupted at sample 24000 of 40500 (test), saved in" in said
-    assert "going on" not in said
+    assert "resuming" not in said
     partial = tmp_path / "cut" / "partial"
     assert len(list(partial.iterdir())) == 2  # both passes
     assert not (tmp_path / "cut" / "results.json").exists()
