@@ -207,7 +207,11 @@ def small_row(row):
 
 @pytest.mark.parametrize(
     "row, part, network",
-    [("cae", "cae_layer", "layer_1"), ("dbn", "rbm", "rbm_1"), ("gsn", "", "")],
+    [
+        pytest.param("cae", "cae_layer", "layer_1", marks=pytest.mark.slow),
+        ("dbn", "rbm", "rbm_1"),
+        pytest.param("gsn", "", "", marks=pytest.mark.slow),
+    ],
 )
 def test_a_row_of_two_seeds_is_trained_in_stages_and_scored(
     tmp_path, monkeypatch, row, part, network

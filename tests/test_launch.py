@@ -230,6 +230,7 @@ ALGORITHM = aae.Algorithm(
 """
 
 
+@pytest.mark.slow
 def test_an_algorithm_of_the_users_is_trained_resumed_scored_and_drawn(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(MINE)
     workdir = tmp_path / "run"

@@ -186,7 +186,7 @@ def test_a_step_is_the_numpy_one(x64, joint):
 # The labelled rows.
 
 
-@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("joint", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_labelled_rows_come_in_epochs_of_their_own_on_the_device_and_streamed(x64, joint):
     """Every one once in each 5 places, however a run is cut, streamed or in several seeds.
 

@@ -229,6 +229,7 @@ def test_of_several_seeds_each_starts_from_its_own(part, tmp_path):
         assert not (tmp_path / "refused").exists()
 
 
+@pytest.mark.slow
 def test_one_command_trains_all_parts_of_a_committed_config_as_short_as_asked(tmp_path):
     done = launch(
         tmp_path,

@@ -87,6 +87,7 @@ def test_without_files_or_network_it_says_how_to_get_them(name, tmp_path, monkey
     assert all(name in message for name in files) and "\n" not in message
 
 
+@pytest.mark.slow
 def test_mnist_from_the_original_files(mnist_files, mnist_images, tmp_path):
     pytest.importorskip("tensorflow")
     where = spec("mnist", data_dir=str(tmp_path), manual_dir=str(mnist_files))
