@@ -1,4 +1,4 @@
-"""Exports encoder and decoder as StableHLO programs that run without this package.
+"""Exports the functions of a trained model as StableHLO programs that run without this package.
 
 docs/using.md shows how to load them.
 """
@@ -11,7 +11,7 @@ import jax
 from jax import export as jax_export
 
 from aae_jax.errors import UserError
-from aae_jax.train_state import TrainState, decode, encode
+from aae_jax.train_state import TrainState, classify, decode, embed, encode
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -31,11 +31,13 @@ def export(state: TrainState) -> dict[str, jax_export.Exported]:
         "encode": images f[b, H, W, C], floats in [0, 1] → z f[b, D], the mean of the posterior.
         "decode": z f[b, D] → images f[b, H, W, C]; label i32[b] and condition f[b, K] are further
             arguments, in this order, if the decoder takes them.
+        "classify": images → f[b, K], the probabilities of classes or clusters.
+        "embed": images → f[b, D], points on a map.
         `Exported.serialize()` turns a program into bytes; `jax.export.deserialize(…).call(…)` runs
         them.
 
     Raises:
-        UserError: the state has several seeds, the algorithm has neither function, the posterior
+        UserError: the state has several seeds, the algorithm has none of these, the posterior
             has no mean, or a user's network can't be traced with an unknown batch size.
     """
     if state.rng.ndim:
@@ -50,8 +52,14 @@ def export(state: TrainState) -> dict[str, jax_export.Exported]:
         return jax.ShapeDtypeStruct((b, *shape), dtype)
 
     wanted: dict[str, tuple[Callable[..., jax.Array], list[Any]]] = {}
-    if algorithm.encode is not None:
-        wanted["encode"] = functools.partial(encode, state), [rows(spec.image_shape)]
+    of_images = {
+        "encode": (encode, algorithm.encode is not None),
+        "classify": (classify, algorithm.classify is not None),
+        "embed": (embed, algorithm.has_map(spec)),
+    }
+    for name, (function, exists) in of_images.items():
+        if exists:
+            wanted[name] = functools.partial(function, state), [rows(spec.image_shape)]
     if algorithm.decode is not None:
         names, arguments = ["z"], [rows((model.code_dim,))]
         if spec.decoder_takes("label"):

@@ -12,7 +12,7 @@ from small import SHAPE, make_spec, refused, start
 
 import aae_jax as aae
 from aae_jax import multi_seed
-from aae_jax.algorithms import adversarial
+from aae_jax.algorithms import adversarial, semi_supervised
 
 # Runs a program with the batch sizes 1 and 7: inputs from `numpy.savez`, outputs back.
 RUN = """
@@ -82,6 +82,20 @@ def test_conditions_follow_the_code():
     found = aae.export(state)["decode"].call(z, condition)
     expected = aae.decode(state, z, condition=condition)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_classes_and_places_on_a_map():
+    spec = aae.Spec(
+        SHAPE, algorithm="semi_supervised", options=semi_supervised.Options(as_map=True),
+        model=aae.ModelSpec(code_dim=2, encoder_hidden=(8,), decoder_hidden=(8,)),
+    )  # fmt: skip
+    state = aae.create_train_state(spec, 0)
+    programs = aae.export(state)
+    assert list(programs) == ["encode", "classify", "embed", "decode"]
+    images = RNG.uniform(size=(5, *SHAPE)).astype(np.float32)
+    for name, function in (("classify", aae.classify), ("embed", aae.embed)):
+        found = programs[name].call(images)
+        np.testing.assert_allclose(found, function(state, images), rtol=1e-5, atol=1e-5)
 
 
 class Counting(nn.Module):
