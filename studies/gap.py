@@ -7,6 +7,9 @@ only seen the noisy ones. For both: the distance to the prior, the least and gre
 directions, the mean, and a new discriminator's gain on hold-out codes (`studies.matching`, *left*).
 The validation scores, with the best σ, are those of images decoded from the codes. If q(z) equals
 p(z), they equal the scores of samples.
+
+For each hidden layer of the game's discriminator: the share of units that are on (above 0), mean over
+samples of the prior and codes, and the share that are dead (on for none of them).
 """
 
 import jax
@@ -15,7 +18,8 @@ import numpy as np
 from absl import app, flags
 
 import aae_jax as aae
-from aae_jax import code_metrics, parzen
+from aae_jax import code_metrics, networks, parzen
+from aae_jax.algorithms import autoencoder
 from aae_jax.priors import sample_prior
 from benchmarks import inputs
 from benchmarks.report import Report
@@ -89,10 +93,28 @@ def rows(run):
         yield *described(name, z, fresh), scored(train_z[:NUM_IMAGES])
 
 
+def hidden_layers(run):
+    """Rows (layer, share of its units that are on, dead units' share) of the discriminator."""
+    state, _, dataset = run
+    spec = state.spec
+    module = networks.build(spec)["discriminator"].network.module
+    z = aae.encode(state, jnp.asarray(dataset.train["image"][:NUM_IMAGES]))
+    prior_z = sample_prior(spec, jax.random.key(0), NUM_IMAGES).z
+    v = jnp.concatenate([z, prior_z]) / autoencoder.code_scale(spec)
+    _, kept = module.apply(
+        {"params": state.params["discriminator"]}, v, capture_intermediates=True, mutable=True
+    )
+    for name, value in kept["intermediates"].items():
+        if isinstance(value, dict) and (x := value["__call__"][0]).shape[1] > 1:
+            yield name, float((x > 0).mean()), float(1 - (x > 0).any(axis=0).mean())
+
+
 def main(argv):
     del argv
     report = Report()
-    report.table("codes", COLUMNS, rows(runs.load(_WORKDIR.value)))
+    run = runs.load(_WORKDIR.value)
+    report.table("codes", COLUMNS, rows(run))
+    report.table("discriminator", ("hidden layer", "units on", "dead"), hidden_layers(run))
     report.end()
 
 
