@@ -1,5 +1,6 @@
 """Classes and styles: the step against NumPy, the labelled rows, scores, pictures, and a run."""
 
+import dataclasses
 import json
 import os
 
@@ -13,8 +14,19 @@ from runs import STEPS, Killed, interrupt, metrics, results, small_config
 from small import SHAPE, make_dataset, make_spec, refused, start, train_step
 
 import aae_jax as aae
-from aae_jax import commands, data, experiment, figures, keys, measures, multi_seed, networks
+from aae_jax import (
+    commands,
+    data,
+    experiment,
+    figures,
+    keys,
+    measures,
+    multi_seed,
+    networks,
+    parallel,
+)
 from aae_jax.algorithms import semi_supervised
+from aae_jax.algorithms.base import Inputs
 from aae_jax.algorithms.semi_supervised import Options
 from aae_jax.config import parse_config
 from aae_jax.data import streaming
@@ -394,6 +406,118 @@ def test_heads_that_are_close_are_pushed_apart():
     np.testing.assert_allclose(metrics["heads/closeness"][0], closeness(state), rtol=1e-6)
 
 
+# Clusters: normalised logits, noise, smoothness.
+
+CLUSTERS = Options(
+    labels=False,
+    num_clusters=4,
+    class_std=2.0,
+    class_std_steps=10,
+    class_noise=1.0,
+    style_noise=0.5,
+    smoothness=0.3,
+)
+
+
+def test_clusters_are_normalised_by_the_batch_and_at_use_by_running_averages(x64):
+    state, dataset = start(make_model("float64", options=CLUSTERS)), make_dataset()
+
+    def encoder(state):
+        return as_layers({"encoder": state.params["encoder"]})["encoder"]
+
+    stored = np.array([np.zeros(4), np.ones(4)])
+    rates = make_schedule(
+        dict(state.spec.optimizer)["class_statistics"], state.spec.train.num_steps
+    )
+    np.testing.assert_array_equal(state.params["class_statistics"]["value"], stored)
+    for step in range(3):
+        batch, prior_sample = batch_of(state, few_labels(), step)
+        state, _ = train_step(state, batch, prior_sample)
+        x = np.asarray(batch["image"], np.float64).reshape(8, -1) / 255
+        logits = forward(encoder(state), x)[0][:, :4]
+        stored += float(rates(step)) * (np.stack([logits.mean(0), logits.var(0)]) - stored)
+    np.testing.assert_allclose(state.params["class_statistics"]["value"], stored, rtol=1e-6)
+
+    stored = np.asarray(state.params["class_statistics"]["value"])
+    images = dataset["image"]
+    x = np.asarray(images, np.float64).reshape(20, -1) / 255
+    logits = forward(encoder(state), x)[0][:, :4]
+    for step, std, (mean, variance) in (
+        (0, 1.0, (logits.mean(axis=0), logits.var(axis=0))),
+        (3, 1.3, (logits.mean(axis=0), logits.var(axis=0))),
+        (20, 2.0, (logits.mean(axis=0), logits.var(axis=0))),
+        (None, 2.0, stored),
+    ):
+        found, _ = semi_supervised.infer(state.spec, state.params, x.reshape(20, *SHAPE), step=step)
+        wanted = std * (logits - mean) / np.sqrt(variance + 1e-3)
+        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
+    # A class depends on its image alone.
+    np.testing.assert_allclose(
+        aae.classify(state, images)[3:4], aae.classify(state, images[3:4]), rtol=1e-9
+    )
+
+
+def test_smoothness_is_the_divergence_in_its_worst_direction(x64):
+    options = dataclasses.replace(CLUSTERS, smoothness=1e-2)
+    state, dataset = start(make_model("float64", options=options)), few_labels()
+    batch, prior_sample = batch_of(state, dataset, 0)
+    x = jnp.asarray(batch["image"], jnp.float64) / 255
+    row_keys = keys.row_keys(jax.random.key(1), 8)
+    inputs = Inputs(x, x, batch["label"], row_keys, prior_sample, step=0)
+    loss, _ = semi_supervised.smoothness(state.spec, state.params, inputs)
+
+    def log_y(x):
+        logits, _ = semi_supervised.infer(state.spec, state.params, x, step=0)
+        return np.asarray(jax.nn.log_softmax(logits))
+
+    here = log_y(x)
+    for seed in range(20):
+        r = np.random.default_rng(seed).normal(size=(8, x[0].size))
+        r *= 1e-2 / np.linalg.norm(r, axis=1, keepdims=True)
+        there = log_y(x + r.reshape(x.shape))
+        assert (np.exp(here) * (here - there)).sum(axis=1).mean() < loss.mean()
+
+
+def test_noise_on_classes_and_styles_changes_only_the_reconstruction(x64):
+    found = {}
+    for name in (None, "class_noise", "style_noise"):
+        options = dataclasses.replace(
+            CLUSTERS, **{n: None for n in ("class_noise", "style_noise") if n != name}
+        )
+        state = start(make_model("float64", options=options))
+        x = jnp.asarray(few_labels()["image"][:8], jnp.float64) / 255
+        prior_sample = aae.sample_prior(state.spec, 0, 8)
+        row_keys = keys.row_keys(jax.random.key(1), 8)
+        inputs = Inputs(x, x, jnp.full(8, -1), row_keys, prior_sample, step=0)
+        found[name] = [
+            np.asarray(loss(state.spec, state.params, inputs)[0])
+            for loss in (semi_supervised.reconstruction, semi_supervised.generator)
+        ]
+    for name in ("class_noise", "style_noise"):
+        assert (found[name][0] != found[None][0]).all()
+        np.testing.assert_array_equal(found[name][1], found[None][1])
+
+
+def test_normalised_clusters_train_alike_on_devices_in_parts_and_seeds(x64):
+    state, dataset = start(make_model("float64", options=CLUSTERS)), few_labels()
+    expected, _ = aae.train_steps(state, dataset, 5)
+    mesh = parallel.make_mesh(jax.devices()[:4])
+    sharded, _ = aae.train_steps(
+        jax.device_put(state, parallel.replicated(mesh)),
+        parallel.replicate(dataset, mesh),
+        5,
+        batch_sharding=parallel.batch_sharding(mesh),
+    )
+    parts, _ = aae.train_steps(aae.train_steps(state, dataset, 2)[0], dataset, 3)
+    members = multi_seed.create(state.spec, jax.random.key(0)[None])
+    own = {k: v if k == "image" else v[None] for k, v in dataset.items()}
+    member = multi_seed.member(multi_seed.train(members, own, 5)[0], 0)
+    for found in (sharded, parts, member):
+        chex.assert_trees_all_close(found.params, expected.params, rtol=0, atol=1e-9)
+    with refused("phase 'class_statistics' is one number .* use parallel.runner 'jit'"):
+        parallel.pmap_train_steps(state, dataset, 1, jax.devices()[:4])
+
+
 # Scores.
 
 
@@ -466,6 +590,9 @@ def test_configs_build_and_their_rates_fall(module, variant):
         ({"options.num_clusters": 0}, "^options.num_clusters is 0"),
         ({"options.labels": False, "options.num_clusters": 1}, "num_clusters is 1: there must"),
         ({"options.head_distance": -1.0}, "^options.head_distance is -1"),
+        ({"options.style_noise": -1.0}, "^options.style_noise is -1"),
+        ({"options.class_std": 2.0}, "^options.class_std is 2.0 and options.labels is True"),
+        ({"options.smoothness": 2.0}, "^options.smoothness is 2.0 and options.labels is True"),
         ({"model.label_in_decoder": True}, "^model.label_in_decoder is True"),
         ({"model.posterior": "gaussian"}, "needs 'deterministic'"),
         ({"prior.name": "swiss_roll", "model.code_dim": 2}, "^prior.name is 'swiss_roll'"),

@@ -17,7 +17,7 @@ from aae_jax.algorithms import autoencoder
 from aae_jax.algorithms.base import Algorithm, Inputs, Metrics, Phase, raw_moments
 from aae_jax.checks import check_length, check_positive, check_types
 from aae_jax.errors import UserError
-from aae_jax.keys import fold_rows
+from aae_jax.keys import fold_rows, row_normal
 from aae_jax.networks import Network, Params
 from aae_jax.optimizers import OptimizerSpec
 from aae_jax.posteriors import DETERMINISTIC
@@ -37,18 +37,36 @@ class Options:
             every class has a head, a row of W, and styles lie around it. `aae.embed` returns the
             point.
         head_distance: the distance up to which two heads of a map are pushed apart.
+        class_std: if given, the logits of each cluster are normalised over a batch, so that all
+            clusters are used. Their standard deviation grows from 1 to this value, so that none is
+            certain at the start. At use, running averages replace the statistics of the batch.
+        class_std_steps: the step at which `class_std` is reached.
+        class_noise: if given, the scale of Gumbel noise on the logits while images are reconstructed.
+        style_noise: if given, the std of Gaussian noise on styles while images are reconstructed.
+        smoothness: if given, classes also learn not to change within this distance of an image
+            (virtual adversarial training, Miyato et al. 2016), in units of the encoder's input.
     """
 
     labels: bool = True
     num_clusters: int | None = None
     as_map: bool = False
     head_distance: float = 10.0
+    class_std: float | None = None
+    class_std_steps: int = 4_000
+    class_noise: float | None = None
+    style_noise: float | None = None
+    smoothness: float | None = None
 
     def __post_init__(self) -> None:
         check_types(self, "options")
         if self.num_clusters is not None:
             check_positive("options.num_clusters", self.num_clusters)
         check_length("options.head_distance", self.head_distance)
+        check_positive("options.class_std_steps", self.class_std_steps)
+        for name in ("class_std", "class_noise", "style_noise", "smoothness"):
+            value = getattr(self, name)
+            if value is not None:
+                check_length(f"options.{name}", value)
 
 
 _SMALL_WEIGHTS = jax.nn.initializers.normal(0.01)
@@ -109,7 +127,16 @@ def make_networks(spec: Spec) -> dict[str, Network]:
             output=(),
             training_only=True,
         )
+    if spec.options.class_std is not None:
+        statistics = layers.Stored((2, num_classes), _no_statistics, jnp.dtype(model.param_dtype))
+        made["class_statistics"] = Network(statistics, inputs=())
     return made
+
+
+def _no_statistics(key, shape, dtype):
+    """Means 0 and variances 1."""
+    del key
+    return jnp.zeros(shape, dtype).at[1].set(1)
 
 
 # One function per distance, so that equal specs make equal modules.
@@ -117,12 +144,36 @@ _heads_start = functools.cache(jax.nn.initializers.normal)
 
 
 def infer(
-    spec: Spec, params: Params, x: jax.Array, dropout_keys: jax.Array | None = None
+    spec: Spec,
+    params: Params,
+    x: jax.Array,
+    dropout_keys: jax.Array | None = None,
+    step: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Class logits f[B, K] and styles f[B, D] of images f[B, H, W, C] in the networks' units."""
-    outputs = networks.apply(spec, params, "encoder", x, None, dropout_keys=dropout_keys)
-    logits, z = jnp.split(outputs, [num_labels(spec)], axis=1)
+    """Class logits f[B, K] and styles f[B, D] of images f[B, H, W, C] in the networks' units.
+
+    With `options.class_std`, logits are normalised: in training, where `step` i32[] is given, by the
+    statistics of the batch; at use by the running averages, so that a class depends on its image
+    alone.
+    """
+    logits, z = _encoder_outputs(spec, params, x, dropout_keys)
+    if spec.options.class_std is not None:
+        std, (mean, variance) = spec.options.class_std, params["class_statistics"]["value"]
+        if step is not None:
+            mean, variance = _statistics(logits)
+            std = 1 + (std - 1) * jnp.minimum(1.0, step / spec.options.class_std_steps)
+        logits = (std * (logits - mean) * jax.lax.rsqrt(variance + 1e-3)).astype(z.dtype)
     return logits, autoencoder.code_scale(spec) * z
+
+
+def _encoder_outputs(spec, params, x, dropout_keys=None):
+    outputs = networks.apply(spec, params, "encoder", x, None, dropout_keys=dropout_keys)
+    return jnp.split(outputs, [num_labels(spec)], axis=1)
+
+
+def _statistics(logits):
+    """Means and variances f[2, K] over a batch."""
+    return jnp.stack([logits.mean(axis=0), logits.var(axis=0)])
 
 
 def decoder_outputs(
@@ -145,7 +196,12 @@ def heads(spec: Spec, params: Params) -> jax.Array:
 def reconstruction(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
     """The reconstruction phase; the class is the encoder's softmax, even for labelled rows."""
     keys = inputs.dropout_keys
-    logits, z = infer(spec, params, inputs.x_noisy, keys)
+    logits, z = infer(spec, params, inputs.x_noisy, keys, step=inputs.step)
+    if spec.options.class_noise is not None:
+        draw = functools.partial(jax.random.gumbel, shape=logits.shape[1:], dtype=logits.dtype)
+        logits += spec.options.class_noise * jax.vmap(draw)(fold_rows(inputs.row_keys, 2))
+    if spec.options.style_noise is not None:
+        z = autoencoder.with_noise(z, inputs.row_keys, spec.options.style_noise)
     outputs = decoder_outputs(spec, params, z, jax.nn.softmax(logits), keys)
     loss = autoencoder.reconstruction_loss(spec, outputs, inputs.x)
     if not spec.options.as_map:
@@ -165,7 +221,7 @@ def discriminator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array
     """Both discriminators learn to tell draws of the prior from the updated encoder's outputs."""
     keys = inputs.dropout_keys
     prior_keys = None if keys is None else fold_rows(keys, 1)
-    logits, z = infer(spec, params, inputs.x_noisy, keys)
+    logits, z = infer(spec, params, inputs.x_noisy, keys, step=inputs.step)
     prior_z, label = inputs.prior_sample
     y, prior_y = jax.nn.softmax(logits), jax.nn.one_hot(label, num_labels(spec), dtype=z.dtype)
     loss = jnp.zeros(z.shape[0], z.dtype)
@@ -184,7 +240,7 @@ def discriminator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array
 def generator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
     """The encoder learns to confuse both updated discriminators."""
     keys = inputs.dropout_keys
-    logits, z = infer(spec, params, inputs.x_noisy, keys)
+    logits, z = infer(spec, params, inputs.x_noisy, keys, step=inputs.step)
     y = jax.nn.softmax(logits)
     of_class = _discriminate(spec, params, "class_discriminator", y, z, keys)
     of_style = _discriminate(spec, params, "style_discriminator", y, z, keys)
@@ -216,6 +272,41 @@ def supervised(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, M
     loss = -(jax.nn.log_softmax(logits) * y).sum(axis=1)
     right = logits.argmax(axis=1) == labelled.label
     return loss, {"supervised/accuracy": right.astype(loss.dtype)}
+
+
+def smoothness(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
+    """KL(q(y|x) ‖ q(y|x + r)) f[B], for the r of length `options.smoothness` that raises it most.
+
+    One step of power iteration finds r, from a random direction (Miyato et al. 2016, Eq. 9).
+    """
+    x, keys = inputs.x, inputs.dropout_keys
+    logits, _ = infer(spec, params, x, keys, step=inputs.step)
+    log_y = jax.lax.stop_gradient(jax.nn.log_softmax(logits))
+
+    def divergence(r):
+        moved, _ = infer(spec, params, x + r, keys, step=inputs.step)
+        return (jnp.exp(log_y) * (log_y - jax.nn.log_softmax(moved))).sum(axis=1)
+
+    start = row_normal(fold_rows(inputs.row_keys, 3), spec.num_pixels, x.dtype).reshape(x.shape)
+    direction = jax.grad(lambda r: divergence(r).sum())(_with_length(start, 1.0))
+    r = _with_length(direction, spec.options.smoothness)
+    return divergence(jax.lax.stop_gradient(r)), {}
+
+
+def _with_length(r, length):
+    """Rows of r f[B, …] scaled to a length; zeros stay."""
+    squares = jnp.square(r).sum(axis=tuple(range(1, r.ndim)), keepdims=True)
+    return length * r * jax.lax.rsqrt(jnp.maximum(squares, jnp.finfo(r.dtype).tiny))
+
+
+def class_statistics(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
+    """½ ‖stored − batch's statistics‖² f[]: gradient descent on it is a running average.
+
+    The statistics are those of clean images, as at use.
+    """
+    found = jax.lax.stop_gradient(_statistics(_encoder_outputs(spec, params, inputs.x)[0]))
+    stored = params["class_statistics"]["value"]
+    return 0.5 * jnp.square(stored - found).sum(), {}
 
 
 def encode(
@@ -314,6 +405,12 @@ def check(spec: Spec) -> None:
             if options.num_clusters
             else f"num_classes is {spec.num_classes}: algorithm {name} needs at least 2"
         )
+    for field in ("class_std", "smoothness"):
+        if options.labels and getattr(options, field) is not None:
+            raise UserError(
+                f"options.{field} is {getattr(options, field)} and options.labels is True: it is for "
+                "clusters; set options.labels=False"
+            )
     if not options.labels and num_labels(spec) > spec.train.batch_size:
         raise UserError(
             f"options.num_clusters is {num_labels(spec)} and train.batch_size {spec.train.batch_size}: "
@@ -346,6 +443,20 @@ SEMI_SUPERVISED = Algorithm(
             OptimizerSpec(schedule="cosine"),
             on_labelled=True,
             applies=lambda spec: spec.options.labels,
+        ),
+        Phase(
+            "smoothness",
+            ("encoder",),
+            smoothness,
+            OptimizerSpec(schedule="cosine"),
+            applies=lambda spec: spec.options.smoothness is not None,
+        ),
+        Phase(
+            "class_statistics",
+            ("class_statistics",),
+            class_statistics,
+            OptimizerSpec(name="sgd", learning_rate=0.1, schedule="cosine", floor=0.1),
+            applies=lambda spec: spec.options.class_std is not None,
         ),
     ),
     sample=sample,
