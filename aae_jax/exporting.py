@@ -74,9 +74,7 @@ def export(state: TrainState) -> dict[str, jax_export.Exported]:
 
         wanted["decode"] = decode_by_place, arguments
     if not wanted:
-        raise UserError(
-            f"algorithm {spec.algorithm_name} has no 'encode' and no 'decode' to export"
-        )
+        raise UserError(f"algorithm {spec.algorithm_name} has no function to export")
     return {name: _export(name, *program) for name, program in wanted.items()}
 
 

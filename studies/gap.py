@@ -9,7 +9,8 @@ The validation scores, with the best σ, are those of images decoded from the co
 p(z), they equal the scores of samples.
 
 For each hidden layer of the game's discriminator: the share of units that are on (above 0), mean over
-samples of the prior and codes, and the share that are dead (on for none of them).
+samples of the prior and codes, and the share that are dead (on for none of them). Discriminators that
+see labels are left out.
 """
 
 import jax
@@ -114,7 +115,8 @@ def main(argv):
     report = Report()
     run = runs.load(_WORKDIR.value)
     report.table("codes", COLUMNS, rows(run))
-    report.table("discriminator", ("hidden layer", "units on", "dead"), hidden_layers(run))
+    if not run.state.spec.model.label_in_discriminator:
+        report.table("discriminator", ("hidden layer", "units on", "dead"), hidden_layers(run))
     report.end()
 
 

@@ -451,6 +451,12 @@ def test_clusters_are_normalised_by_the_batch_and_at_use_by_running_averages(x64
         found, _ = semi_supervised.infer(state.spec, state.params, x.reshape(20, *SHAPE), step=step)
         wanted = std * (logits - mean) / np.sqrt(variance + 1e-3)
         np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
+    # A training that ends before `class_std_steps` is used as it ended.
+    num_steps = state.spec.train.num_steps
+    options = dataclasses.replace(CLUSTERS, class_std_steps=2 * num_steps)
+    short = dataclasses.replace(state.spec, options=options)
+    found, _ = semi_supervised.infer(short, state.params, x.reshape(20, *SHAPE))
+    np.testing.assert_allclose(found, 0.75 * wanted, rtol=1e-9, atol=1e-9)
     # A class depends on its image alone.
     np.testing.assert_allclose(
         aae.classify(state, images)[3:4], aae.classify(state, images[3:4]), rtol=1e-9
@@ -598,6 +604,10 @@ def test_configs_build_and_their_rates_fall(module, variant):
         ({"options.head_distance": -1.0}, "^options.head_distance is -1"),
         ({"options.style_noise": -1.0}, "^options.style_noise is -1"),
         ({"options.class_std": 2.0}, "^options.class_std is 2.0 and options.labels is True"),
+        (
+            {"options.labels": False, "options.class_std": 2.0, "train.ema_decay": 0.9},
+            "^train.ema_decay is 0.9 and options.class_std 2.0: .* set train.ema_decay=None",
+        ),
         ({"options.smoothness": 2.0}, "^options.smoothness is 2.0 and options.labels is True"),
         ({"model.label_in_decoder": True}, "^model.label_in_decoder is True"),
         ({"model.posterior": "gaussian"}, "needs 'deterministic'"),

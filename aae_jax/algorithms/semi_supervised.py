@@ -154,14 +154,17 @@ def infer(
 
     With `options.class_std`, logits are normalised: in training, where `step` i32[] is given, by the
     statistics of the batch; at use by the running averages, so that a class depends on its image
-    alone.
+    alone, and by the std at the end of the training.
     """
     logits, z = _encoder_outputs(spec, params, x, dropout_keys)
     if spec.options.class_std is not None:
-        std, (mean, variance) = spec.options.class_std, params["class_statistics"]["value"]
+        mean, variance = params["class_statistics"]["value"]
         if step is not None:
             mean, variance = _statistics(logits)
-            std = 1 + (std - 1) * jnp.minimum(1.0, step / spec.options.class_std_steps)
+        reached = spec.train.num_steps if step is None else step
+        std = 1 + (spec.options.class_std - 1) * jnp.minimum(
+            1.0, reached / spec.options.class_std_steps
+        )
         logits = (std * (logits - mean) * jax.lax.rsqrt(variance + 1e-3)).astype(z.dtype)
     return logits, autoencoder.code_scale(spec) * z
 
@@ -277,7 +280,8 @@ def supervised(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, M
 def smoothness(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
     """KL(q(y|x) ‖ q(y|x + r)) f[B], for the r of length `options.smoothness` that raises it most.
 
-    One step of power iteration finds r, from a random direction (Miyato et al. 2016, Eq. 9).
+    One step of power iteration finds r (Miyato et al. 2016): the gradient at a random r of length 1,
+    where they take the limit of short ones.
     """
     x, keys = inputs.x, inputs.dropout_keys
     logits, _ = infer(spec, params, x, keys, step=inputs.step)
@@ -393,6 +397,11 @@ def check(spec: Spec) -> None:
         raise UserError(
             f"prior.name is {spec.prior.name!r}: the prior of algorithm {name} is that of the style, and "
             "its labels would be another class; use 'gaussian'"
+        )
+    if options.class_std is not None and spec.train.ema_decay is not None:
+        raise UserError(
+            f"train.ema_decay is {spec.train.ema_decay} and options.class_std {options.class_std}: averaged "
+            "weights would need statistics of their own; set train.ema_decay=None"
         )
     if options.labels and num_labels(spec) != spec.num_classes:
         raise UserError(
