@@ -19,7 +19,7 @@ import numpy as np
 from absl import app, flags
 
 import aae_jax as aae
-from aae_jax import code_metrics, networks, parzen
+from aae_jax import code_metrics, evaluation, networks, parzen
 from aae_jax.algorithms import autoencoder
 from aae_jax.priors import sample_prior
 from benchmarks import inputs
@@ -62,7 +62,10 @@ def rows(run):
     spec, key, std = state.spec, jax.random.key(0), games.prior_std(state.spec)
     train, hold_out = (jnp.asarray(s["image"]) for s in (dataset.train, dataset.validation))
     valid = jnp.asarray(inputs.flat(dataset.validation["image"][:NUM_VALIDATION]))
-    sigmas = jnp.asarray(settings.evaluation.sigmas)
+    sigmas = settings.evaluation.sigmas
+    sigmas = jnp.asarray(
+        evaluation.fitting_sigmas([np.asarray(valid)]) if sigmas is None else sigmas
+    )
     many = sample_prior(spec, jax.random.fold_in(key, 1), 3 * NUM_IMAGES).z
     prior_z, others, told = jnp.split(many, 3)
 
