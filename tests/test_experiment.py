@@ -252,6 +252,7 @@ def test_labels_and_standardised_pixels_reach_the_training_and_the_checkpoint(
         aae.load_state(str(tmp_path / "tensorboard"))
 
 
+@pytest.mark.slow
 def test_convolutional_networks_are_trained_scored_and_drawn(tmp_path):
     config = small_config(
         **{

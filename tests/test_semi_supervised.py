@@ -504,6 +504,7 @@ def test_noise_on_classes_and_styles_changes_only_the_reconstruction(x64):
         np.testing.assert_array_equal(found[name][1], found[None][1])
 
 
+@pytest.mark.slow
 def test_normalised_clusters_train_alike_on_devices_in_parts_and_seeds(x64):
     state, dataset = start(make_model("float64", options=CLUSTERS)), few_labels()
     expected, _ = aae.train_steps(state, dataset, 5)

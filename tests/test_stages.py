@@ -211,6 +211,7 @@ def test_a_part_can_not_be_trained_where_the_run_is(part, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_of_several_seeds_each_starts_from_its_own(part, tmp_path):
     experiment.run(finetuning_config(part, num_seeds=2), str(tmp_path / "run"), "train")
     first = str(tmp_path / "part-0.2")

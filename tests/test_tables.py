@@ -101,6 +101,7 @@ def test_a_cut_and_a_streamed_run_end_as_the_whole_one(trained, table, tmp_path,
         np.testing.assert_allclose(streamed[path], leaf, rtol=1e-3, atol=1e-5, err_msg=path)
 
 
+@pytest.mark.slow
 def test_several_seeds_share_their_conditions(trained, table, tmp_path):
     workdir = str(tmp_path / "seeds")
     experiment.run(config(table, num_seeds=2), workdir)
