@@ -93,16 +93,12 @@ def name_clusters(p: np.ndarray, label: np.ndarray) -> np.ndarray:
     """The class i[K] of each cluster: that of the image which is in it with the highest probability.
 
     The protocol of the paper's later version (2016). The images must not be those that are scored.
-    Probabilities are often rounded to 1: the class that most of such images have then names the
-    cluster, and the smallest if several have most.
 
     Args:
         p: f[N, K], probabilities of the clusters.
         label: i[N], classes of the same images.
     """
-    p, label = np.asarray(p), np.asarray(label)
-    named = [np.unique(label[row], return_counts=True) for row in (p == p.max(axis=0)).T]
-    return np.array([classes[counts.argmax()] for classes, counts in named])
+    return np.asarray(label)[np.asarray(p).argmax(axis=0)]
 
 
 def _plain(value):

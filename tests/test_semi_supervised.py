@@ -533,12 +533,6 @@ def test_clusters_are_named_by_the_image_of_highest_probability():
     np.testing.assert_array_equal(measures.name_clusters(p, np.array([3, 1, 4, 1])), [3, 1, 4])
 
 
-def test_a_cluster_with_several_images_of_probability_one_is_named_by_most_of_them():
-    p = np.eye(3)[[0, 0, 0, 1, 1, 2]]
-    label = np.array([7, 2, 2, 9, 5, 0])
-    np.testing.assert_array_equal(measures.name_clusters(p, label), [2, 5, 0])
-
-
 def test_the_error_of_classes_and_of_clusters(trained):
     images = np.asarray(make_dataset()["image"])
     chosen = np.asarray(aae.classify(trained, images)).argmax(axis=1)
