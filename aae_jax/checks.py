@@ -75,6 +75,15 @@ def check_length(name: str, value: float, shown: Any = None) -> None:
     check_positive(name, value, shown, least=1e-6, most=1e6)
 
 
+def check_first_step(options: Any, name: str, what: str) -> None:
+    """Raises unless the option `name` is a step, from which on the option `what` is used."""
+    first, used = getattr(options, name), getattr(options, what)
+    if not 0 <= first < 2**31:
+        raise UserError(f"options.{name} is {first}: it is a step, and must be 0 or more")
+    if first and not used:
+        raise UserError(f"options.{name} is {first}, but options.{what} is {used}: set both")
+
+
 def check_share(name: str, value: float) -> None:
     """Raises unless the value is at least 0 and below 1, in float32 too."""
     if not 0.0 <= value <= 1 - 2**-24:  # the largest float32 below 1

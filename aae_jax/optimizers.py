@@ -21,7 +21,7 @@ class OptimizerSpec:
     """One optax chain and its schedules; each phase has its own.
 
     Schedules of the learning rate: "constant"; "cosine" falls to `floor` times the rate at
-    `train.num_steps`; "exponential" divides the rate by `decay` every step, down to `floor` times
+    `train.num_steps`, after the share `hold` of these steps at the full rate; "exponential" divides the rate by `decay` every step, down to `floor` times
     the rate; "piecewise" multiplies the rate by `factors[i]` from step `boundaries[i]` on.
 
     "sgd" is the heavy ball (Polyak 1964; Sutskever et al. 2013, Eqs 1 and 2). The velocity is
@@ -43,6 +43,7 @@ class OptimizerSpec:
     boundaries: tuple[int, ...] = ()
     factors: tuple[float, ...] = ()
     floor: float | None = None  # cosine, exponential: the least share of the rate; None: none
+    hold: float | None = None  # cosine: the share of the training before the rate falls; None: none
     # The maximal global norm of a phase's gradient, which is scaled down to it; None: no maximum.
     clip_norm: float | None = None
 
@@ -64,6 +65,12 @@ class OptimizerSpec:
                 f"optimizer.floor is {self.floor}: it is for 'cosine' and 'exponential', not "
                 f"{self.schedule!r}"
             )
+        if self.hold is not None:
+            check_share("optimizer.hold", self.hold)
+            if self.schedule != "cosine":
+                raise UserError(
+                    f"optimizer.hold is {self.hold}: it is for 'cosine', not {self.schedule!r}"
+                )
         if (self.schedule == "exponential") != (self.decay is not None):
             raise UserError(
                 f"optimizer.schedule is {self.schedule!r} with decay {self.decay}: 'exponential' "
@@ -142,7 +149,9 @@ def make_schedule(optimizer: OptimizerSpec, num_steps: int) -> optax.Schedule:
     """Learning rate as a function of the step, 0 for the first."""
     rate, floor = optimizer.learning_rate, optimizer.floor or 0.0
     if optimizer.schedule == "cosine":
-        return optax.cosine_decay_schedule(rate, num_steps, alpha=floor)
+        held = int((optimizer.hold or 0.0) * num_steps)
+        falling = optax.cosine_decay_schedule(rate, num_steps - held, alpha=floor)
+        return optax.join_schedules([optax.constant_schedule(rate), falling], [held])
     if optimizer.schedule == "exponential":
         # decay ** step is inexact in float32: 1.000004 is rounded to 1.00000405.
         speed = math.log(optimizer.decay)  # type: ignore[arg-type]  # OptimizerSpec demands it

@@ -484,6 +484,32 @@ def test_smoothness_is_the_divergence_in_its_worst_direction(x64):
         assert (np.exp(here) * (here - there)).sum(axis=1).mean() < loss.mean()
 
 
+def test_smoothness_begins_late_beside_labels(x64):
+    """Until its first step it changes nothing; then it trains the encoder alone."""
+    found = {}
+    for first in (None, 2):
+        options = Options() if first is None else Options(smoothness=0.5, smoothness_from=first)
+        state, found[first] = start(make_model("float64", options=options)), []
+        for step in range(3):
+            batch, prior_sample = batch_of(state, few_labels(), step)
+            state, metrics = train_step(state, batch, prior_sample)
+            found[first].append((state.params, metrics.get("loss/smoothness", 0.0)))
+
+    def difference(step, name):
+        """The largest difference of a parameter of a network after a step."""
+        without, beside = (found[which][step][0][name] for which in (None, 2))
+        apart = jax.tree.map(lambda a, b: float(abs(a - b).max()), without, beside)
+        return max(jax.tree.leaves(apart))
+
+    # Two programs may round differently; a step of the encoder moves it by far more.
+    for step in (0, 1):
+        assert found[2][step][1] == 0
+        assert max(difference(step, name) for name in found[None][step][0]) < 1e-12
+    assert found[2][2][1] > 0
+    changed = {name for name in found[None][2][0] if difference(2, name) > 1e-6}
+    assert changed == {"encoder"}
+
+
 def test_noise_on_classes_and_styles_changes_only_the_reconstruction(x64):
     found = {}
     for name in (None, "class_noise", "style_noise"):
@@ -603,7 +629,15 @@ def test_configs_build_and_their_rates_fall(module, variant):
             {"options.labels": False, "options.class_std": 2.0, "train.ema_decay": 0.9},
             "^train.ema_decay is 0.9 and options.class_std 2.0: .* set train.ema_decay=None",
         ),
-        ({"options.smoothness": 2.0}, "^options.smoothness is 2.0 and options.labels is True"),
+        ({"options.smoothness": -2.0}, "^options.smoothness is -2"),
+        (
+            {"options.smoothness_from": 9},
+            "^options.smoothness_from is 9, but options.smoothness is None: set both",
+        ),
+        (
+            {"options.smoothness": 2.0, "options.smoothness_from": -1},
+            "^options.smoothness_from is -1: it is a step, and must be 0 or more",
+        ),
         ({"model.label_in_decoder": True}, "^model.label_in_decoder is True"),
         ({"model.posterior": "gaussian"}, "needs 'deterministic'"),
         ({"prior.name": "swiss_roll", "model.code_dim": 2}, "^prior.name is 'swiss_roll'"),

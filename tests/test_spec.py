@@ -100,6 +100,7 @@ BAD = {
     "optimizer.reconstruction.momentum_steps": ((10,),),  # of sgd
     "optimizer.reconstruction.momentum_values": ((0.9,), ("no",)),  # as many as steps
     "optimizer.generator.decay": (1.1,),  # with a cosine schedule
+    "optimizer.generator.hold": (-0.1, 1.0, float("nan"), "no"),
     "data.num_labelled": (-1, 1.5),
     "data.labelled_repeats": (0, 1.5, 4),  # 4: where all images keep their label
     "data.standardise": (True, 1),  # with a sigmoid output
@@ -289,6 +290,11 @@ def test_piecewise_schedule_is_checked():
             aae.OptimizerSpec(schedule="piecewise", boundaries=boundaries, factors=factors)
 
 
+def test_only_a_cosine_is_held():
+    with pytest.raises(aae.UserError, match="optimizer.hold is 0.5: it is for 'cosine', not 'con"):
+        aae.OptimizerSpec(hold=0.5)
+
+
 def test_only_a_schedule_that_falls_by_itself_has_a_floor():
     with pytest.raises(aae.UserError, match="optimizer.floor is 0.5: it is for 'cosine' and 'exp"):
         aae.OptimizerSpec(floor=0.5)
@@ -339,6 +345,9 @@ def test_schedules_against_hand_computed_rates():
     floored = aae.OptimizerSpec(learning_rate=0.5, schedule="cosine", floor=0.2)
     found = [optimizers.make_schedule(floored, 100)(step) for step in (0, 50, 100)]
     np.testing.assert_allclose(found, [0.5, 0.3, 0.1], rtol=1e-6)
+    held = dataclasses.replace(floored, hold=0.8)
+    found = [optimizers.make_schedule(held, 100)(step) for step in (0, 79, 80, 90, 100)]
+    np.testing.assert_allclose(found, [0.5, 0.5, 0.5, 0.3, 0.1], rtol=1e-6)
     piecewise = optimizers.make_schedule(
         aae.OptimizerSpec(
             learning_rate=0.5, schedule="piecewise", boundaries=(10, 20), factors=(0.1, 0.5)

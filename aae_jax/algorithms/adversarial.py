@@ -7,8 +7,7 @@ import jax
 from aae_jax import losses
 from aae_jax.algorithms import autoencoder
 from aae_jax.algorithms.base import Algorithm, Inputs, Metrics, Phase, raw_moments
-from aae_jax.checks import check_length, check_types
-from aae_jax.errors import UserError
+from aae_jax.checks import check_first_step, check_length, check_types
 from aae_jax.keys import fold_rows
 from aae_jax.networks import Params
 from aae_jax.optimizers import OptimizerSpec
@@ -30,15 +29,7 @@ class Options:
         check_types(self, "options")
         if self.code_noise != 0:
             check_length("options.code_noise", self.code_noise)
-        first = self.code_noise_from
-        if not 0 <= first < 2**31:
-            raise UserError(
-                f"options.code_noise_from is {first}: it is a step, and must be 0 or more"
-            )
-        if first and not self.code_noise:
-            raise UserError(
-                f"options.code_noise_from is {first}, but options.code_noise is 0: there is no noise"
-            )
+        check_first_step(self, "code_noise_from", "code_noise")
 
 
 def reconstruction(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from aae_jax import layers, losses, networks
 from aae_jax.algorithms import autoencoder
 from aae_jax.algorithms.base import Algorithm, Inputs, Metrics, Phase, raw_moments
-from aae_jax.checks import check_length, check_positive, check_types
+from aae_jax.checks import check_first_step, check_length, check_positive, check_types
 from aae_jax.errors import UserError
 from aae_jax.keys import fold_rows, row_normal
 from aae_jax.networks import Network, Params
@@ -45,6 +45,8 @@ class Options:
         style_noise: if given, the std of Gaussian noise on styles while images are reconstructed.
         smoothness: if given, classes also learn not to change within this distance of an image
             (virtual adversarial training, Miyato et al. 2016), in units of the encoder's input.
+        smoothness_from: the first step with `smoothness`. It keeps the classes that it finds, so with
+            few labels it should come late.
     """
 
     labels: bool = True
@@ -56,6 +58,7 @@ class Options:
     class_noise: float | None = None
     style_noise: float | None = None
     smoothness: float | None = None
+    smoothness_from: int = 0
 
     def __post_init__(self) -> None:
         check_types(self, "options")
@@ -67,6 +70,7 @@ class Options:
             value = getattr(self, name)
             if value is not None:
                 check_length(f"options.{name}", value)
+        check_first_step(self, "smoothness_from", "smoothness")
 
 
 _SMALL_WEIGHTS = jax.nn.initializers.normal(0.01)
@@ -281,20 +285,27 @@ def smoothness(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, M
     """KL(q(y|x) ‖ q(y|x + r)) f[B], for the r of length `options.smoothness` that raises it most.
 
     One step of power iteration finds r (Miyato et al. 2016): the gradient at a random r of length 1,
-    where they take the limit of short ones.
+    where they take the limit of short ones. Before `options.smoothness_from` it is 0.
     """
     x, keys = inputs.x, inputs.dropout_keys
-    logits, _ = infer(spec, params, x, keys, step=inputs.step)
-    log_y = jax.lax.stop_gradient(jax.nn.log_softmax(logits))
 
-    def divergence(r):
-        moved, _ = infer(spec, params, x + r, keys, step=inputs.step)
-        return (jnp.exp(log_y) * (log_y - jax.nn.log_softmax(moved))).sum(axis=1)
+    def worst():
+        logits, _ = infer(spec, params, x, keys, step=inputs.step)
+        log_y = jax.lax.stop_gradient(jax.nn.log_softmax(logits))
 
-    start = row_normal(fold_rows(inputs.row_keys, 3), spec.num_pixels, x.dtype).reshape(x.shape)
-    direction = jax.grad(lambda r: divergence(r).sum())(_with_length(start, 1.0))
-    r = _with_length(direction, spec.options.smoothness)
-    return divergence(jax.lax.stop_gradient(r)), {}
+        def divergence(r):
+            moved, _ = infer(spec, params, x + r, keys, step=inputs.step)
+            return (jnp.exp(log_y) * (log_y - jax.nn.log_softmax(moved))).sum(axis=1)
+
+        start = row_normal(fold_rows(inputs.row_keys, 3), spec.num_pixels, x.dtype)
+        start = _with_length(start.reshape(x.shape), 1.0)
+        direction = jax.grad(lambda r: divergence(r).sum())(start)
+        return divergence(jax.lax.stop_gradient(_with_length(direction, spec.options.smoothness)))
+
+    first = spec.options.smoothness_from
+    if not first:
+        return worst(), {}
+    return jax.lax.cond(inputs.step >= first, worst, lambda: jnp.zeros(len(x), x.dtype)), {}  # type: ignore[operator]
 
 
 def _with_length(r, length):
@@ -414,12 +425,11 @@ def check(spec: Spec) -> None:
             if options.num_clusters
             else f"num_classes is {spec.num_classes}: algorithm {name} needs at least 2"
         )
-    for field in ("class_std", "smoothness"):
-        if options.labels and getattr(options, field) is not None:
-            raise UserError(
-                f"options.{field} is {getattr(options, field)} and options.labels is True: it is for "
-                "clusters; set options.labels=False"
-            )
+    if options.labels and options.class_std is not None:
+        raise UserError(
+            f"options.class_std is {options.class_std} and options.labels is True: it is for "
+            "clusters; set options.labels=False"
+        )
     if not options.labels and num_labels(spec) > spec.train.batch_size:
         raise UserError(
             f"options.num_clusters is {num_labels(spec)} and train.batch_size {spec.train.batch_size}: "
