@@ -229,12 +229,12 @@ def scored(
             raise UserError("key is None: a sampler draws with a PRNG key, as jax.random.key(0)")
         key = as_key(key)
         _check_sampler(sampler, key, images)
-    columns, *chosen = parzen.choose_method(x, sigma)
+    columns, *chosen = parzen.choose_method(x, sigma, num_samples)
     # Processes run one program, whatever each machine is good at.
-    bf16_split, differences = (bool(flag) for flag in processes.broadcast_from_first(chosen))
+    bf16_split, differences, screened = map(bool, processes.broadcast_from_first(chosen))
     kind: Any = parzen.DifferenceSums if differences else parzen.Sums
     bound, num_chunks = None, None
-    if not bf16_split and not differences and parzen.is_worth_it(x, num_samples):
+    if screened:
         bound = processes.broadcast_from_first(parzen.make_bound(x, sigma, num_samples))
         kind, num_chunks = parzen.ScreenedSums, parzen.NUM_CHUNKS
     of_bound = () if bound is None else (bound,)

@@ -102,7 +102,7 @@ def added(num_samples, repeats):
 def plain_kernel():
     """Nothing is left out, and samples are drawn for σ and again for the test images."""
     with (
-        mock.patch.object(parzen, "is_worth_it", return_value=False),
+        mock.patch.object(parzen.precision, "is_worth_it", return_value=False),
         mock.patch.object(bandwidth, "draws_once", return_value=False),
     ):
         yield

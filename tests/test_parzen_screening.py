@@ -235,10 +235,25 @@ def test_drawn_samples_on_any_number_of_devices(devices):
 
 def test_is_worth_it_for_many_points_and_samples_only():
     x = np.random.default_rng(0).uniform(size=(500, DIM))
-    assert bound.is_worth_it(x, 1_000_000)
-    assert not bound.is_worth_it(x, 1_000)
-    assert not bound.is_worth_it(x[:400], 1_000_000)
-    assert not bound.is_worth_it(x[:, :8], 1_000_000)
+    assert bound.is_worth_it(x, 1.0, 1_000_000)
+    assert not bound.is_worth_it(x, 1.0, 1_000)
+    assert not bound.is_worth_it(x[:400], 1.0, 1_000_000)
+    assert not bound.is_worth_it(x[:, :8], 1.0, 1_000_000)
+
+
+def test_is_worth_it_beside_split_products_for_a_small_margin_only():
+    """For 10 million samples the margin is 2 σ² ln 10¹³ = 59.87 σ²: 7.76 for σ 0.36, 21.6 for 0.6."""
+    points = np.zeros((1_000, 400), np.float32)
+    points[::2] = 0.7269  # variance 400 (0.7269 / 2)² = 52.84, as of MNIST's test images
+    for sigma, expected in ((0.125, True), (0.36, True), (0.6, False), ([0.125, 0.6], False)):
+        assert bound.is_worth_it(points, sigma, 10_000_000, bf16_split=True) == expected
+        assert bound.is_worth_it(points, sigma, 10_000_000)
+    # A quarter of 52.84 is 13.21 = 59.87 · 0.4697².
+    assert bound.is_worth_it(points, 0.469, 10_000_000, bf16_split=True)
+    assert not bound.is_worth_it(points, 0.471, 10_000_000, bf16_split=True)
+    # For 200,000 samples the margin is 2 σ² ln (2 · 10¹¹) = 52.04 σ²: σ below 0.5038.
+    assert bound.is_worth_it(points, 0.503, 200_000, bf16_split=True)
+    assert not bound.is_worth_it(points, 0.505, 200_000, bf16_split=True)
 
 
 def test_few_points_are_padding():
@@ -305,3 +320,38 @@ def test_the_command_leaves_samples_out(for_few_samples):
     scores, share = command._score(x, samples, [0.01])
     np.testing.assert_allclose(scores[0], exact(x, samples, 0.01), atol=1e-5, rtol=1e-9)
     assert share < 0.7
+
+
+def test_the_evaluation_and_the_command_choose_between_the_bound_and_split_products(
+    for_few_samples, monkeypatch, bf16_split
+):
+    """8-bit images: with split products, samples are left out only if σ is small."""
+    monkeypatch.setattr(evaluation, "_PIECE", 4_000)
+    x, samples = case("a cloud")
+    levels = np.rint(255 * x).astype(np.uint8)
+    x, samples = levels / np.float32(255), samples.astype(np.float32)
+    identities = []
+
+    def run(one_pass):
+        identities.append(one_pass.identity)
+        return evaluation.at_once(one_pass)
+
+    for sigma, screens in ((0.1, True), (0.5, not bf16_split)):
+        method = parzen.choose_method(x, [sigma], len(samples))
+        assert method[1:] == (not screens, False, screens)
+        assert parzen.choose_method(x, [sigma])[1:] == (bf16_split, False, False)
+        images = levels.reshape(-1, 10, 30, 1)
+        arguments = samples, images, None, len(samples), (sigma,), "test", None, run
+        found, share = evaluation.scored(*arguments)
+        of_command, share_of_command = command._score(x, samples, [sigma])
+        assert (share < 0.7) == (share_of_command < 0.7) == (sigma == 0.1)
+        for scores in (found, of_command):
+            if screens:
+                assert_as_exact_as_products(scores, x, samples, [sigma])
+            else:
+                np.testing.assert_allclose(scores[0], exact(x, samples, sigma), atol=1e-3)
+    # The sums of the bound are those of any machine: a saved pass goes on with them.
+    monkeypatch.setattr(parzen.running, "_has_fast_bfloat16", lambda: not bf16_split)
+    for sigma in (0.1, 0.5):
+        evaluation.scored(*arguments[:4], (sigma,), *arguments[5:])
+    assert identities[0] == identities[2] and identities[1] != identities[3]

@@ -10,7 +10,8 @@ it where they are faster (`add_samples`). If σ is so small that the rounding of
 bound. Only JAX is needed.
 
 With many samples, most lie too far from a point to count. On a CPU, the command below and
-`aae_jax.evaluate` leave these out by a bound on distances (`bound`, `screening`), exact to 1e-6 nats.
+`aae_jax.evaluate` leave these out by a bound on distances (`bound`, `screening`), exact to 1e-6 nats;
+where products would be split, only for a small σ (`choose_method`).
 `python -m aae_jax.parzen --help` scores arrays in files.
 """
 

@@ -155,19 +155,19 @@ def _score_as(dtype, points, samples, sigmas):
     from aae_jax import parzen
 
     x, sigmas = jnp.asarray(_floats(points, dtype)), jnp.asarray(sigmas, dtype)
-    columns, bf16_split, differences = parzen.choose_method(x, sigmas)
+    method = parzen.choose_method(x, sigmas, len(samples))
     bound = None
     sums: Any
-    if not bf16_split and not differences and parzen.is_worth_it(x, len(samples)):
+    if method.screened:
         bound = parzen.make_bound(x, sigmas, len(samples))
         sums = parzen.start_screened(bound)
     else:
-        sums = parzen.start(x, sigmas, differences=differences)
+        sums = parzen.start(x, sigmas, differences=method.differences)
     for start in range(0, len(samples), _PIECE):
         piece = jnp.asarray(_floats(samples[start : start + _PIECE], dtype))
         # Waiting keeps the pieces that are read ahead from filling the memory.
         if bound is None:
-            sums = parzen.add_samples(sums, x, piece, sigmas, columns, bf16_split)
+            sums = parzen.add_samples(sums, x, piece, sigmas, method.columns, method.bf16_split)
         else:
             sums = parzen.add_screened_samples(sums, piece, bound)
         jax.block_until_ready(sums)

@@ -20,28 +20,38 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from aae_jax.parzen.bound import is_worth_it
 from aae_jax.parzen.running import can_bf16_split, varying
 
 _NATS = 0.01
 
 
 class Method(NamedTuple):
-    """How distances to test points are computed: for `start`, `add_samples` and `add_drawn`."""
+    """How distances to test points are computed: for `start`, `add_samples` and `add_drawn`.
+
+    Or, where it is `screened`, for the functions of `screening`.
+    """
 
     columns: np.ndarray | None = None  # i32[C], those of `varying`
     bf16_split: bool = False
     differences: bool = False
+    screened: bool = False  # far samples are left out; the other two are False
 
 
-def choose_method(x: np.ndarray | jax.Array, sigma: np.ndarray | jax.Array) -> Method:
+def choose_method(
+    x: np.ndarray | jax.Array, sigma: np.ndarray | jax.Array, num_samples: int | None = None
+) -> Method:
     """The fastest method that holds 0.01 nats for test points f[T, D] and every σ, f[] or f[S].
 
-    Both must be known: with jit, call it outside and pass its result on.
+    Both must be known: with jit, call it outside and pass its result on. Samples are left out only if
+    their number is given (`is_worth_it`).
     """
     x = np.asarray(x)
     if not products_hold(x, sigma):
         return Method(varying(x), differences=True)
     bf16_split = can_bf16_split(x) and products_hold(x, sigma, bf16_split=True)
+    if num_samples is not None and is_worth_it(x, sigma, num_samples, bf16_split):
+        return Method(varying(x), screened=True)
     return Method(varying(x), bf16_split)
 
 

@@ -2,8 +2,8 @@
 
 `bound` selects these samples. In each round, a block of 64 points takes the samples that any of its
 points may need, 64 at a time. A round is a plain product while most samples are needed: before near
-samples have been seen, or for a large σ. Scores of stored and of drawn samples are exact to 10⁻⁶ nats
-and the rounding of products.
+samples have been seen, or for a large σ. Products are in the type of the points, never split. Scores of
+stored and of drawn samples are exact to 10⁻⁶ nats and the rounding of products.
 """
 
 from typing import NamedTuple
