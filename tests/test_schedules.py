@@ -70,6 +70,7 @@ def moved(before, after):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rates", "expected"),
     [
@@ -83,6 +84,7 @@ def test_each_rate_moves_its_network(rates, expected):
     assert moved(*trained(spec(), rates)) == expected
 
 
+@pytest.mark.slow
 def test_only_the_decoder_sees_noise_on_the_codes():
     for rates, same in (((1e-3, 0, 0, 0), True), ((0, 1e-3, 0, 0), False)):
         plain, noisy = (trained(spec(code_noise=std), rates)[1] for std in (0.0, 1.0))
