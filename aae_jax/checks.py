@@ -84,6 +84,16 @@ def check_first_step(options: Any, name: str, what: str) -> None:
         raise UserError(f"options.{name} is {first}, but options.{what} is {used}: set both")
 
 
+def check_begins(spec: Any, name: str) -> None:
+    """Raises unless the training reaches the first step that the option `name` gives."""
+    first = getattr(spec.options, name)
+    if first and first >= spec.train.num_steps:
+        raise UserError(
+            f"options.{name} is {first}: it must be below train.num_steps, which is "
+            f"{spec.train.num_steps}"
+        )
+
+
 def check_share(name: str, value: float) -> None:
     """Raises unless the value is at least 0 and below 1, in float32 too."""
     if not 0.0 <= value <= 1 - 2**-24:  # the largest float32 below 1

@@ -21,8 +21,9 @@ class OptimizerSpec:
     """One optax chain and its schedules; each phase has its own.
 
     Schedules of the learning rate: "constant"; "cosine" falls to `floor` times the rate at
-    `train.num_steps`, after the share `hold` of these steps at the full rate; "exponential" divides the rate by `decay` every step, down to `floor` times
-    the rate; "piecewise" multiplies the rate by `factors[i]` from step `boundaries[i]` on.
+    `train.num_steps`, after the share `hold` of these steps at the full rate; "exponential" divides
+    the rate by `decay` every step, down to `floor` times the rate; "piecewise" multiplies the rate by
+    `factors[i]` from step `boundaries[i]` on.
 
     "sgd" is the heavy ball (Polyak 1964; Sutskever et al. 2013, Eqs 1 and 2). The velocity is
     multiplied by the momentum, −rate × gradient is added, and the parameters move by the velocity.
@@ -69,7 +70,8 @@ class OptimizerSpec:
             check_share("optimizer.hold", self.hold)
             if self.schedule != "cosine":
                 raise UserError(
-                    f"optimizer.hold is {self.hold}: it is for 'cosine', not {self.schedule!r}"
+                    f"optimizer.hold is {self.hold}: it is for 'cosine', not {self.schedule!r}; set "
+                    "hold=None"
                 )
         if (self.schedule == "exponential") != (self.decay is not None):
             raise UserError(

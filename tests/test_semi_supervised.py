@@ -489,7 +489,9 @@ def test_smoothness_begins_late_beside_labels(x64):
     found = {}
     for first in (None, 2):
         options = Options() if first is None else Options(smoothness=0.5, smoothness_from=first)
-        state, found[first] = start(make_model("float64", options=options)), []
+        optimizer = {"smoothness": aae.OptimizerSpec(name="sgd", learning_rate=0.1)}
+        model = make_model("float64", options=options, optimizer=optimizer)
+        state, found[first] = start(model), []
         for step in range(3):
             batch, prior_sample = batch_of(state, few_labels(), step)
             state, metrics = train_step(state, batch, prior_sample)
@@ -637,6 +639,14 @@ def test_configs_build_and_their_rates_fall(module, variant):
         (
             {"options.smoothness": 2.0, "options.smoothness_from": -1},
             "^options.smoothness_from is -1: it is a step, and must be 0 or more",
+        ),
+        (
+            {"options.smoothness": 2.0, "options.smoothness_from": 9},
+            "^options.smoothness_from is 9 and optimizer.smoothness.name 'adam': .* use 'sgd'",
+        ),
+        (
+            {"options.smoothness": 2.0, "options.smoothness_from": 10**6},
+            "^options.smoothness_from is 1000000: it must be below train.num_steps, which is",
         ),
         ({"model.label_in_decoder": True}, "^model.label_in_decoder is True"),
         ({"model.posterior": "gaussian"}, "needs 'deterministic'"),

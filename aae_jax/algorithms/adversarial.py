@@ -7,7 +7,7 @@ import jax
 from aae_jax import losses
 from aae_jax.algorithms import autoencoder
 from aae_jax.algorithms.base import Algorithm, Inputs, Metrics, Phase, raw_moments
-from aae_jax.checks import check_first_step, check_length, check_types
+from aae_jax.checks import check_begins, check_first_step, check_length, check_types
 from aae_jax.keys import fold_rows
 from aae_jax.networks import Params
 from aae_jax.optimizers import OptimizerSpec
@@ -95,6 +95,11 @@ def generator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Me
     return losses.generator_loss(logits), {}
 
 
+def check(spec: Spec) -> None:
+    """Raises for noise that would begin after the training."""
+    check_begins(spec, "code_noise_from")
+
+
 ADVERSARIAL_AUTOENCODER = Algorithm(
     networks=autoencoder.with_discriminator,
     phases=(
@@ -111,5 +116,6 @@ ADVERSARIAL_AUTOENCODER = Algorithm(
     encode=autoencoder.encode,
     decode=autoencoder.decode,
     options=Options,
+    check=check,
     figures=autoencoder.FIGURES,
 )

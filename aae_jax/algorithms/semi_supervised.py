@@ -15,7 +15,13 @@ import jax.numpy as jnp
 from aae_jax import layers, losses, networks
 from aae_jax.algorithms import autoencoder
 from aae_jax.algorithms.base import Algorithm, Inputs, Metrics, Phase, raw_moments
-from aae_jax.checks import check_first_step, check_length, check_positive, check_types
+from aae_jax.checks import (
+    check_begins,
+    check_first_step,
+    check_length,
+    check_positive,
+    check_types,
+)
 from aae_jax.errors import UserError
 from aae_jax.keys import fold_rows, row_normal
 from aae_jax.networks import Network, Params
@@ -424,6 +430,12 @@ def check(spec: Spec) -> None:
             "options.num_clusters is 1: there must be at least 2 classes or clusters"
             if options.num_clusters
             else f"num_classes is {spec.num_classes}: algorithm {name} needs at least 2"
+        )
+    check_begins(spec, "smoothness_from")
+    if options.smoothness_from and dict(spec.optimizer)["smoothness"].name == "adam":
+        raise UserError(
+            f"options.smoothness_from is {options.smoothness_from} and optimizer.smoothness.name 'adam': "
+            "after steps without a gradient Adam's first updates are several times too long; use 'sgd'"
         )
     if options.labels and options.class_std is not None:
         raise UserError(
