@@ -131,6 +131,7 @@ def settings_of(candidate, unit, small):
     if small:
         inputs.set_widths(config, 16)
         config.evaluation.num_samples = 1_000
+    config.train.num_steps = max(SHOWN) * unit // UNIT
     settings = parse_config(config)
     noise = adversarial.Options(code_noise=1.0, code_noise_from=candidate.noise_from * unit // UNIT)
     spec = dataclasses.replace(settings.spec, optimizer=OPTIMIZER, options=noise)
