@@ -153,7 +153,7 @@ def make_schedule(optimizer: OptimizerSpec, num_steps: int) -> optax.Schedule:
     if optimizer.schedule == "cosine":
         held = int((optimizer.hold or 0.0) * num_steps)
         falling = optax.cosine_decay_schedule(rate, num_steps - held, alpha=floor)
-        return optax.join_schedules([optax.constant_schedule(rate), falling], [held])
+        return (lambda step: falling(jnp.maximum(step - held, 0))) if held else falling
     if optimizer.schedule == "exponential":
         # decay ** step is inexact in float32: 1.000004 is rounded to 1.00000405.
         speed = math.log(optimizer.decay)  # type: ignore[arg-type]  # OptimizerSpec demands it
