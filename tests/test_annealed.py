@@ -88,7 +88,7 @@ def assert_near(found, truth, tolerance):
     [
         (2, 1.0, False),
         (8, 5.0, False),
-        (50, 1.0, True),
+        pytest.param(50, 1.0, True, marks=pytest.mark.slow),
         pytest.param(8, 1.0, False, marks=pytest.mark.slow),
         pytest.param(50, 1.0, False, marks=pytest.mark.slow),
         pytest.param(2, 5.0, False, marks=pytest.mark.slow),
@@ -143,6 +143,7 @@ def test_draws_have_the_moments_of_the_posterior():
     assert abs(covariance - np.eye(3)).max() < np.sqrt(2) * error
 
 
+@pytest.mark.slow
 def test_uniform_prior():
     """One dimension: the integral of a Gaussian over the box."""
     rng = np.random.default_rng(3)

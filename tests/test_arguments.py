@@ -369,6 +369,7 @@ def test_conv_refuses_what_is_no_image():
         start(vectors_spec(encoder="conv"))
 
 
+@pytest.mark.slow
 def test_a_state_takes_conditions_under_every_runner(x64):
     """One answer of the plain step, the scan, a mesh and pmap."""
     spec, dataset = conditional_spec("float64", condition_in_discriminator=True), with_conditions()

@@ -97,6 +97,7 @@ def eager():
         yield
 
 
+@pytest.mark.slow
 @settings(
     max_examples=200,
     derandomize=True,

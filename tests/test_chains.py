@@ -209,7 +209,7 @@ def small_row(row):
     "row, part, network",
     [
         pytest.param("cae", "cae_layer", "layer_1", marks=pytest.mark.slow),
-        ("dbn", "rbm", "rbm_1"),
+        pytest.param("dbn", "rbm", "rbm_1", marks=pytest.mark.slow),
         pytest.param("gsn", "", "", marks=pytest.mark.slow),
     ],
 )

@@ -584,6 +584,7 @@ def test_the_estimate_of_memory_counts_every_number():
     }
 
 
+@pytest.mark.slow
 def test_seeds_in_one_program_end_as_the_runs_of_each(tmp_path, x64, capsys):
     common = {
         "train.num_steps": 8,

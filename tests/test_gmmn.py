@@ -240,6 +240,7 @@ def small_row(**changes):
     return config
 
 
+@pytest.mark.slow
 def test_one_run_trains_the_autoencoder_and_then_the_generator_of_its_codes(tmp_path):
     workdir = str(tmp_path / "table1-gmmn")
     experiment.run(small_row(), workdir, "train")

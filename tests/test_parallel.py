@@ -23,14 +23,14 @@ from aae_jax.workdir.checkpoint import Checkpoints
 
 # In float64, because Adam amplifies rounding.
 
-# Each algorithm, posterior and way of using labels once; the slow tests train the others too.
-DEFAULT = (*IN_TWO_PROCESSES, "semi_supervised")
 
-
+# Each posterior and way of using labels once; the slow tests train the others too.
 @pytest.mark.parametrize(
     "name, count",
     [
-        pytest.param(name, count, marks=() if name in DEFAULT and count == 8 else pytest.mark.slow)
+        pytest.param(
+            name, count, marks=() if name in IN_TWO_PROCESSES and count == 8 else pytest.mark.slow
+        )
         for count in (8, 4)
         for name in MODELS
     ],

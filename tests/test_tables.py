@@ -87,6 +87,7 @@ def test_pictures_that_need_images_are_left_out(trained):
     assert sorted(os.listdir(os.path.join(trained, "figures"))) == names
 
 
+@pytest.mark.slow
 def test_a_cut_and_a_streamed_run_end_as_the_whole_one(trained, table, tmp_path, monkeypatch):
     for name, fields in (("cut", {}), ("streamed", {"run.stream": True})):
         workdir = str(tmp_path / name)
