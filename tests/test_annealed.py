@@ -198,6 +198,7 @@ def test_nonlinear_decoder():
     assert_near(found, truth, 0.2)
 
 
+@pytest.mark.slow
 def test_any_log_density():
     """A mixture, normalised or not."""
     decoder, sigma = make_mlp(2, 16, 12), 0.3

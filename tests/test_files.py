@@ -317,6 +317,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
         load(tmp_path / "a")
 
 
+@pytest.mark.slow
 def test_own_images_by_flags_alone_and_a_mistake_in_one_line(tmp_path):
     np.savez(tmp_path / "a.npz", images=IMAGES, labels=LABELS)
     flags = [
