@@ -11,7 +11,7 @@ from typing import Any
 from aae_jax import registry
 from aae_jax.checks import expand_home
 from aae_jax.errors import UserError, in_one_line
-from aae_jax.optimizers import OptimizerSpec
+from aae_jax.optimizers import OptimizerSpec, own_optimizers
 from aae_jax.settings import (
     AnnealedScoring,
     DataSpec,
@@ -208,7 +208,7 @@ def _spec(config, data, run):
     _check_section(optimizer, "optimizer")
     is_algorithm = hasattr(algorithm, "phases") and hasattr(algorithm, "options")
     options = default_options(algorithm) if is_algorithm else None  # the spec refuses None
-    phases = {p.name: p.optimizer for p in algorithm.phases} if is_algorithm else {}
+    phases = algorithm.phases if is_algorithm else ()
     return Spec(
         image_shape=data.image_shape,
         num_classes=data.num_classes,
@@ -217,13 +217,26 @@ def _spec(config, data, run):
         model=_section(config, "model", ModelSpec),
         prior=_section(config, "prior", PriorSpec),
         train=train,
-        optimizer={
-            # A phase that does not exist is refused by the spec.
-            phase: _overridden(optimizer, phase, phases.get(phase, OptimizerSpec()), "optimizer.")
-            for phase in optimizer
-        },
+        optimizer=_optimizers(optimizer, phases),
         options=_overridden(config, "options", options) if is_algorithm else None,
     )
+
+
+def _optimizers(section, phases):
+    """The optimisers that a config names; a network's own has the other fields of its phase's."""
+    made = {}
+    for phase in phases:
+        made[phase.name] = phase.optimizer
+        if phase.name in section:
+            made[phase.name] = _overridden(section, phase.name, phase.optimizer, "optimizer.")
+        made |= {
+            key: _overridden(section, key, made[phase.name], "optimizer.")
+            for key in own_optimizers(phase)
+            if key in section
+        }
+    # A phase that does not exist is refused by the spec.
+    unknown = {key: OptimizerSpec() for key in section if key not in made}
+    return made | unknown
 
 
 def _evaluation(config):

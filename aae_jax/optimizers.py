@@ -20,6 +20,9 @@ SCHEDULES = ("constant", "cosine", "exponential", "piecewise")
 class OptimizerSpec:
     """One optax chain and its schedules; each phase has its own.
 
+    In a phase that trains several networks, a network may have one too: "reconstruction_encoder" in
+    `Spec.optimizer`, beside "reconstruction".
+
     Schedules of the learning rate: "constant"; "cosine" falls to `floor` times the rate at
     `train.num_steps`, after the share `hold` of these steps at the full rate; "exponential" divides
     the rate by `decay` every step, down to `floor` times the rate; "piecewise" multiplies the rate by
@@ -145,6 +148,27 @@ def make_optimizer(optimizer: OptimizerSpec, num_steps: int) -> optax.GradientTr
     if optimizer.clip_norm is None:
         return transformation
     return optax.chain(optax.clip_by_global_norm(optimizer.clip_norm), transformation)
+
+
+def make_phase_optimizer(spec: Any, phase: Any) -> optax.GradientTransformation:
+    """The optax transformation of a phase: one chain, or several where a network has its own.
+
+    Args:
+        spec: the `Spec`; its `optimizer` may have "reconstruction_encoder" beside "reconstruction".
+        phase: one of `spec.phases`.
+    """
+    optimizers, num_steps = dict(spec.optimizer), spec.train.num_steps
+    used = {name: phase.name for name in phase.trains}
+    used |= {name: key for key, name in own_optimizers(phase).items() if key in optimizers}
+    made = {key: make_optimizer(optimizers[key], num_steps) for key in used.values()}
+    return made[phase.name] if set(made) == {phase.name} else optax.partition(made, used)
+
+
+def own_optimizers(phase: Any) -> dict[str, str]:
+    """The keys in `Spec.optimizer` for single networks of a phase, with the networks' names."""
+    if not isinstance(phase.trains, tuple) or len(phase.trains) < 2:
+        return {}
+    return {f"{phase.name}_{network}": network for network in phase.trains}
 
 
 def make_schedule(optimizer: OptimizerSpec, num_steps: int) -> optax.Schedule:

@@ -25,7 +25,7 @@ from aae_jax.checks import (
 )
 from aae_jax.errors import UserError, in_one_line
 from aae_jax.losses import Reconstruction
-from aae_jax.optimizers import OptimizerSpec
+from aae_jax.optimizers import OptimizerSpec, own_optimizers
 
 OUTPUTS = ("sigmoid", "linear")
 PARAM_DTYPES = ("float32", "float64")
@@ -233,7 +233,9 @@ class Spec:
             "package.module:VALUE", or the value.
         model, prior, train: see the classes.
         optimizer: one `OptimizerSpec` for each phase of the algorithm. Give a dict with those that
-            differ from the phase's own. It is stored as a sorted tuple of pairs, which is hashable.
+            differ from the phase's own. "<phase>_<network>", such as "reconstruction_encoder", is one
+            network's optimiser in that phase. It is stored as a sorted tuple of pairs, which is
+            hashable.
         options: the algorithm's own hyper-parameters, an instance of its `options` class; None: the
             class's defaults.
     """
@@ -287,11 +289,13 @@ class Spec:
         if not isinstance(given, (dict, tuple)):
             raise UserError(f"optimizer is {given!r}: it must be a dict by phase")
         optimizer = {phase.name: phase.optimizer for phase in self.algorithm.phases}
+        own = [key for phase in self.algorithm.phases for key in own_optimizers(phase)]
         for phase, value in dict(given).items():
-            if phase not in optimizer:
+            if phase not in (*optimizer, *own):
                 raise UserError(
                     f"optimizer.{phase} is not a field: the phases of algorithm "
                     f"{self.algorithm_name} are {', '.join(optimizer)}"
+                    + (f", with {', '.join(own)} for single networks" if own else "")
                 )
             if not isinstance(value, OptimizerSpec):
                 raise UserError(f"optimizer.{phase} is {value!r}: it must be an OptimizerSpec")

@@ -22,7 +22,7 @@ from aae_jax.arguments import (
 )
 from aae_jax.errors import UserError
 from aae_jax.keys import row_keys
-from aae_jax.optimizers import make_optimizer
+from aae_jax.optimizers import make_phase_optimizer
 from aae_jax.spec import Spec
 
 _NUM_STARTS = 10_000  # training images from which Markov chains start: 31 MB of MNIST in float32
@@ -109,7 +109,7 @@ def create_train_state(
         rng=rng,
         params=params,
         opt_state={
-            phase.name: make_optimizer(dict(spec.optimizer)[phase.name], spec.train.num_steps).init(
+            phase.name: make_phase_optimizer(spec, phase).init(
                 {name: params[name] for name in phase.trains}
             )
             for phase in spec.phases

@@ -12,7 +12,7 @@ from aae_jax.arguments import as_condition, as_labels
 from aae_jax.data.order import EXAMPLE, LABELLED, batch_rows, labelled_batch_rows
 from aae_jax.errors import UserError
 from aae_jax.keys import fold_rows, row_keys, row_normal
-from aae_jax.optimizers import make_optimizer
+from aae_jax.optimizers import make_phase_optimizer
 from aae_jax.priors import PriorSample, sample_prior
 from aae_jax.spec import Spec
 from aae_jax.train_state import TrainState, create_train_state, encode, generate, to_inputs
@@ -73,7 +73,7 @@ def train_step(
         grads, phase_metrics = jax.grad(mean_loss, has_aux=True)(trained)
         if axis_name is not None:
             grads, phase_metrics = jax.lax.pmean((grads, phase_metrics), axis_name)
-        optimizer = make_optimizer(dict(spec.optimizer)[phase.name], spec.train.num_steps)
+        optimizer = make_phase_optimizer(spec, phase)
         updates, opt_state[phase.name] = optimizer.update(grads, opt_state[phase.name], trained)
         scale = state.learning_rate_scale[phase.name]
         updates = jax.tree.map(lambda update: scale * update, updates)

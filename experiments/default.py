@@ -91,7 +91,8 @@ def get_config() -> config_dict.ConfigDict:
     config.prior.function = config_dict.placeholder(str)  # "user": "package.module:function"
 
     # By phase, fields of `OptimizerSpec` that differ from the phase's own (aae_jax/algorithms):
-    # --config.optimizer.generator.learning_rate=1e-3.
+    # --config.optimizer.generator.learning_rate=1e-3. "reconstruction_encoder" is the encoder's own
+    # optimiser in that phase.
     config.optimizer = ByPhase()
 
     config.train = config_dict.ConfigDict()

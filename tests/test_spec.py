@@ -188,6 +188,19 @@ def test_overrides_are_of_the_phase_and_leave_its_other_fields():
     assert by_hand == aae.spec_from_config(config)
 
 
+def test_a_network_of_a_phase_takes_the_other_fields_from_its_phase():
+    config = default.get_config()
+    default.change_optimizer(config, "reconstruction_encoder", learning_rate=1e-5)
+    default.change_optimizer(config, "reconstruction", floor=0.1, b1=0.25)
+    made = dict(aae.spec_from_config(config).optimizer)
+    wanted = aae.OptimizerSpec(learning_rate=1e-3, b1=0.25, schedule="cosine", floor=0.1)
+    assert made["reconstruction"] == wanted
+    assert made["reconstruction_encoder"] == dataclasses.replace(wanted, learning_rate=1e-5)
+    config.optimizer.reconstruction_encoder.floor = 2.0
+    with pytest.raises(aae.UserError, match="optimizer.reconstruction_encoder.floor is 2.0"):
+        aae.spec_from_config(config)
+
+
 def test_flags_name_fields_that_the_config_leaves_to_the_algorithm(monkeypatch):
     argv = [
         "launch.py",
@@ -217,6 +230,9 @@ def test_optimizers_must_match_the_phases():
     default.change_optimizer(config, "elbo", learning_rate=1e-3)
     with pytest.raises(aae.UserError, match=match):
         aae.spec_from_config(config)
+    # A phase with a single network has no second optimiser for it.
+    with pytest.raises(aae.UserError, match="generator_encoder is not .*, with reconstruction_enco"):
+        aae.Spec((8, 8, 1), optimizer={"generator_encoder": aae.OptimizerSpec()})
     config.algorithm = "vae"
     assert dict(aae.spec_from_config(config).optimizer)["elbo"].learning_rate == 1e-3
     config.optimizer.elbo.learning_rat = 1e-3

@@ -157,6 +157,26 @@ def test_learning_rate_scale_halves_the_update():
     np.testing.assert_allclose(decoder_move(0.5), 0.5 * decoder_move(1.0), atol=1e-7)
 
 
+def test_a_network_of_a_phase_has_its_own_optimizer():
+    """By gradient descent, a fifth of the rate is a fifth of the way; other phases don't move."""
+    plain = {"reconstruction": aae.OptimizerSpec(name="sgd", learning_rate=0.1)}
+    slower = {"reconstruction_encoder": aae.OptimizerSpec(name="sgd", learning_rate=0.02)}
+    before, moved = None, []
+    for optimizer in (plain, plain | slower):
+        state = start(make_spec(optimizer=optimizer))
+        scale = {name: jnp.float32(name == "reconstruction") for name in PHASES}
+        state = state.replace(learning_rate_scale=scale)
+        before = state.params if before is None else before
+        chex.assert_trees_all_equal(before, state.params)
+        after, _ = train_step(state, *inputs_of_step(state, make_dataset(), 0))
+        moved.append(jax.tree.map(jnp.subtract, after.params, before))
+    chex.assert_trees_all_close(moved[1]["decoder"], moved[0]["decoder"], atol=1e-7)
+    fifth = jax.tree.map(lambda move: 0.2 * move, moved[0]["encoder"])
+    chex.assert_trees_all_close(moved[1]["encoder"], fifth, atol=1e-7)
+    assert max(abs(move).max() for move in jax.tree.leaves(fifth)) > 1e-4
+    chex.assert_trees_all_equal(moved[1]["discriminator"], moved[0]["discriminator"])
+
+
 def test_noise_is_for_the_encoder_only_and_the_target_is_clean():
     state = start(NOISY)
     # An encoder that ignores its input: the noise can reach the loss through the target only.
@@ -225,6 +245,30 @@ def test_a_decoder_alone_learns_the_codes_with_noise_on_them(x64):
     jax.tree.map(
         np.testing.assert_array_equal, new_state.params["encoder"], state.params["encoder"]
     )
+
+
+def test_a_decoder_alone_learns_from_the_nearest_of_many_samples(x64):
+    """Loss and update against NumPy, which measures all distances."""
+    rate = 0.05
+    spec = make_spec(
+        "float64",
+        {"reconstruction": aae.OptimizerSpec(name="sgd", learning_rate=rate)},
+        algorithm="decoder_finetuning",
+        options=decoder_finetuning.Options(nearest_of=40),
+    )
+    state = start(spec)
+    batch, prior_sample = inputs_of_step(state, make_dataset(), 0)
+    new_state, metrics = train_step(state, batch, prior_sample)
+    key = jax.random.fold_in(row_keys(keys.stream(state.rng, keys.POSTERIOR, 0), 8)[0], 4)
+    samples, decoder = np.asarray(aae.sample_prior(spec, key, 40).z), as_layers(state.params)["decoder"]
+    x = np.asarray(batch["image"], np.float64).reshape(8, -1) / 255
+    decoded = sigmoid(forward(decoder, samples)[0])
+    chosen = np.square(x[:, None] - decoded).sum(axis=2).argmin(axis=1)
+    assert 1 < len(set(chosen)) and (chosen != np.arange(8)).any()
+    expected, gradients, _ = reconstruct(decoder, samples[chosen], x)
+    np.testing.assert_allclose(metrics["loss/reconstruction"], expected, rtol=1e-12)
+    check_descent(decoder, gradients, rate, new_state.params["decoder"])
+    chex.assert_trees_all_equal(new_state.params["encoder"], state.params["encoder"])
 
 
 def test_of_the_three_phases_the_decoder_alone_sees_noise_on_the_codes(x64):
