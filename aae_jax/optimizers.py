@@ -158,7 +158,7 @@ def make_phase_optimizer(spec: Any, phase: Any) -> optax.GradientTransformation:
         phase: one of `spec.phases`.
     """
     optimizers, num_steps = dict(spec.optimizer), spec.train.num_steps
-    used = {name: phase.name for name in phase.trains}
+    used = dict.fromkeys(phase.trains, phase.name)
     used |= {name: key for key, name in own_optimizers(phase).items() if key in optimizers}
     made = {key: make_optimizer(optimizers[key], num_steps) for key in used.values()}
     return made[phase.name] if set(made) == {phase.name} else optax.partition(made, used)

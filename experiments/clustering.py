@@ -24,12 +24,10 @@ def get_config(num_clusters="16"):
     with config.unlocked():
         config.options.labels = False
         config.options.num_clusters = int(num_clusters)
-        config.options.class_std = 3.0
-        config.options.class_noise = 1.0
         config.options.style_noise = 1.0
         config.options.smoothness = 2.0
+        config.options.information = 0.4
     config.model.code_dim = 5
-    # Averaged weights would need statistics of their own.
-    config.train.ema_decay = None
-    default.use_adversarial_rates(config)
+    config.train.num_steps = 10_000  # 20 epochs
+    default.change_optimizer(config, "reconstruction", learning_rate=2e-4)
     return config

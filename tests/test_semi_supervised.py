@@ -406,65 +406,49 @@ def test_heads_that_are_close_are_pushed_apart():
     np.testing.assert_allclose(metrics["heads/closeness"][0], closeness(state), rtol=1e-6)
 
 
-# Clusters: normalised logits, noise, smoothness.
+# Clusters: noise, smoothness, information.
 
 CLUSTERS = Options(
     labels=False,
     num_clusters=4,
-    class_std=2.0,
-    class_std_steps=10,
-    class_noise=1.0,
     style_noise=0.5,
     smoothness=0.3,
+    information=0.5,
 )
 
 
-def test_clusters_are_normalised_by_the_batch_and_at_use_by_running_averages(x64):
-    state, dataset = start(make_model("float64", options=CLUSTERS)), make_dataset()
+def test_information_of_a_batch_of_clusters(x64):
+    """4 min(H(y), 0.92 ln K) − H(y|x) by hand, and its part in the loss."""
+    p = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])
+    mean = [0.4, 0.15, 0.45]
+    of_mean = -sum(q * np.log(q) for q in mean)
+    assert of_mean < 0.92 * np.log(3)
+    of_rows = -sum(q * np.log(q) for row in p for q in row) / 2
+    found = semi_supervised.information(jnp.asarray(np.log(p) + [[3.0], [-2.0]]))
+    np.testing.assert_allclose(found, 4 * of_mean - of_rows, rtol=1e-12)
+    # Two equally large clusters, each sure of its image: more entropy than counts.
+    even = semi_supervised.information(jnp.array([[0.0, -2e3], [-2e3, 0.0]]))
+    np.testing.assert_allclose(even, 4 * 0.92 * np.log(2), rtol=1e-12)
+    # A cluster without an image has log 0, and no part in it.
+    sure = semi_supervised.information(jnp.array([[0.0, -2e3], [-2e3, -4e3]]))
+    np.testing.assert_allclose(sure, 0.0, atol=1e-12)
 
-    def encoder(state):
-        return as_layers({"encoder": state.params["encoder"]})["encoder"]
-
-    stored = np.array([np.zeros(4), np.ones(4)])
-    rates = make_schedule(
-        dict(state.spec.optimizer)["class_statistics"], state.spec.train.num_steps
-    )
-    np.testing.assert_array_equal(state.params["class_statistics"]["value"], stored)
-    for step in range(3):
-        batch, prior_sample = batch_of(state, few_labels(), step)
-        state, _ = train_step(state, batch, prior_sample)
-        x = np.asarray(batch["image"], np.float64).reshape(8, -1) / 255
-        logits = forward(encoder(state), x)[0][:, :4]
-        stored += float(rates(step)) * (np.stack([logits.mean(0), logits.var(0)]) - stored)
-    np.testing.assert_allclose(state.params["class_statistics"]["value"], stored, rtol=1e-6)
-
-    stored = np.asarray(state.params["class_statistics"]["value"])
-    images = dataset["image"]
-    x = np.asarray(images, np.float64).reshape(20, -1) / 255
-    logits = forward(encoder(state), x)[0][:, :4]
-    for step, std, (mean, variance) in (
-        (0, 1.0, (logits.mean(axis=0), logits.var(axis=0))),
-        (3, 1.3, (logits.mean(axis=0), logits.var(axis=0))),
-        (20, 2.0, (logits.mean(axis=0), logits.var(axis=0))),
-        (None, 2.0, stored),
-    ):
-        found, _ = semi_supervised.infer(state.spec, state.params, x.reshape(20, *SHAPE), step=step)
-        wanted = std * (logits - mean) / np.sqrt(variance + 1e-3)
-        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
-    # A training that ends before `class_std_steps` is used as it ended.
-    num_steps = state.spec.train.num_steps
-    options = dataclasses.replace(CLUSTERS, class_std_steps=2 * num_steps)
-    short = dataclasses.replace(state.spec, options=options)
-    found, _ = semi_supervised.infer(short, state.params, x.reshape(20, *SHAPE))
-    np.testing.assert_allclose(found, 0.75 * wanted, rtol=1e-9, atol=1e-9)
-    # A class depends on its image alone.
-    np.testing.assert_allclose(
-        aae.classify(state, images)[3:4], aae.classify(state, images[3:4]), rtol=1e-9
-    )
+    losses = []
+    for weight in (None, 0.5):
+        options = dataclasses.replace(CLUSTERS, information=weight)
+        state = start(make_model("float64", options=options))
+        x = jnp.asarray(few_labels()["image"][:8], jnp.float64) / 255
+        prior_sample = aae.sample_prior(state.spec, 0, 8)
+        row_keys = keys.row_keys(jax.random.key(1), 8)
+        inputs = Inputs(x, x, jnp.full(8, -1), row_keys, prior_sample, step=0)
+        losses.append(semi_supervised.smoothness(state.spec, state.params, inputs)[0])
+    logits, _ = semi_supervised.infer(state.spec, state.params, x)
+    wanted = losses[0].mean() - 0.5 * semi_supervised.information(logits)
+    np.testing.assert_allclose(losses[1], wanted, rtol=1e-12)
 
 
 def test_smoothness_is_the_divergence_in_its_worst_direction(x64):
-    options = dataclasses.replace(CLUSTERS, smoothness=1e-2)
+    options = dataclasses.replace(CLUSTERS, smoothness=1e-2, information=None)
     state, dataset = start(make_model("float64", options=options)), few_labels()
     batch, prior_sample = batch_of(state, dataset, 0)
     x = jnp.asarray(batch["image"], jnp.float64) / 255
@@ -473,7 +457,7 @@ def test_smoothness_is_the_divergence_in_its_worst_direction(x64):
     loss, _ = semi_supervised.smoothness(state.spec, state.params, inputs)
 
     def log_y(x):
-        logits, _ = semi_supervised.infer(state.spec, state.params, x, step=0)
+        logits, _ = semi_supervised.infer(state.spec, state.params, x)
         return np.asarray(jax.nn.log_softmax(logits))
 
     here = log_y(x)
@@ -512,28 +496,25 @@ def test_smoothness_begins_late_beside_labels(x64):
     assert changed == {"encoder"}
 
 
-def test_noise_on_classes_and_styles_changes_only_the_reconstruction(x64):
+def test_noise_on_styles_changes_only_the_reconstruction(x64):
     found = {}
-    for name in (None, "class_noise", "style_noise"):
-        options = dataclasses.replace(
-            CLUSTERS, **{n: None for n in ("class_noise", "style_noise") if n != name}
-        )
+    for noise in (None, 0.5):
+        options = dataclasses.replace(CLUSTERS, style_noise=noise)
         state = start(make_model("float64", options=options))
         x = jnp.asarray(few_labels()["image"][:8], jnp.float64) / 255
         prior_sample = aae.sample_prior(state.spec, 0, 8)
         row_keys = keys.row_keys(jax.random.key(1), 8)
         inputs = Inputs(x, x, jnp.full(8, -1), row_keys, prior_sample, step=0)
-        found[name] = [
+        found[noise] = [
             np.asarray(loss(state.spec, state.params, inputs)[0])
             for loss in (semi_supervised.reconstruction, semi_supervised.generator)
         ]
-    for name in ("class_noise", "style_noise"):
-        assert (found[name][0] != found[None][0]).all()
-        np.testing.assert_array_equal(found[name][1], found[None][1])
+    assert (found[0.5][0] != found[None][0]).all()
+    np.testing.assert_array_equal(found[0.5][1], found[None][1])
 
 
 @pytest.mark.slow
-def test_normalised_clusters_train_alike_on_devices_in_parts_and_seeds(x64):
+def test_clusters_train_alike_on_devices_in_parts_and_seeds(x64):
     state, dataset = start(make_model("float64", options=CLUSTERS)), few_labels()
     expected, _ = aae.train_steps(state, dataset, 5)
     mesh = parallel.make_mesh(jax.devices()[:4])
@@ -549,7 +530,7 @@ def test_normalised_clusters_train_alike_on_devices_in_parts_and_seeds(x64):
     member = multi_seed.member(multi_seed.train(members, own, 5)[0], 0)
     for found in (sharded, parts, member):
         chex.assert_trees_all_close(found.params, expected.params, rtol=0, atol=1e-9)
-    with refused("phase 'class_statistics' is one number .* use parallel.runner 'jit'"):
+    with refused("phase 'smoothness' is one number .* use parallel.runner 'jit'"):
         parallel.pmap_train_steps(state, dataset, 1, jax.devices()[:4])
 
 
@@ -626,11 +607,21 @@ def test_configs_build_and_their_rates_fall(module, variant):
         ({"options.labels": False, "options.num_clusters": 1}, "num_clusters is 1: there must"),
         ({"options.head_distance": -1.0}, "^options.head_distance is -1"),
         ({"options.style_noise": -1.0}, "^options.style_noise is -1"),
-        ({"options.class_std": 2.0}, "^options.class_std is 2.0 and options.labels is True"),
         (
-            {"options.labels": False, "options.class_std": 2.0, "train.ema_decay": 0.9},
-            "^train.ema_decay is 0.9 and options.class_std 2.0: .* set train.ema_decay=None",
+            {"options.information": 2.0},
+            "^options.information is 2.0, options.labels True .* it is for clusters, beside smoothn",
         ),
+        (
+            {
+                "options.labels": False,
+                "options.information": 2.0,
+                "options.smoothness": 1.0,
+                "options.smoothness_from": 9,
+                "optimizer.smoothness.name": "sgd",
+            },
+            "^options.smoothness_from is 9 and options.information 2.0: both begin with the train",
+        ),
+        ({"options.information": -2.0}, "^options.information is -2.0: it must be"),
         ({"options.smoothness": -2.0}, "^options.smoothness is -2"),
         (
             {"options.smoothness_from": 9},

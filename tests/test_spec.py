@@ -231,7 +231,9 @@ def test_optimizers_must_match_the_phases():
     with pytest.raises(aae.UserError, match=match):
         aae.spec_from_config(config)
     # A phase with a single network has no second optimiser for it.
-    with pytest.raises(aae.UserError, match="generator_encoder is not .*, with reconstruction_enco"):
+    with pytest.raises(
+        aae.UserError, match="generator_encoder is not .*, with reconstruction_enco"
+    ):
         aae.Spec((8, 8, 1), optimizer={"generator_encoder": aae.OptimizerSpec()})
     config.algorithm = "vae"
     assert dict(aae.spec_from_config(config).optimizer)["elbo"].learning_rate == 1e-3

@@ -260,7 +260,10 @@ def test_a_decoder_alone_learns_from_the_nearest_of_many_samples(x64):
     batch, prior_sample = inputs_of_step(state, make_dataset(), 0)
     new_state, metrics = train_step(state, batch, prior_sample)
     key = jax.random.fold_in(row_keys(keys.stream(state.rng, keys.POSTERIOR, 0), 8)[0], 4)
-    samples, decoder = np.asarray(aae.sample_prior(spec, key, 40).z), as_layers(state.params)["decoder"]
+    samples, decoder = (
+        np.asarray(aae.sample_prior(spec, key, 40).z),
+        as_layers(state.params)["decoder"],
+    )
     x = np.asarray(batch["image"], np.float64).reshape(8, -1) / 255
     decoded = sigmoid(forward(decoder, samples)[0])
     chosen = np.square(x[:, None] - decoded).sum(axis=2).argmin(axis=1)

@@ -8,6 +8,7 @@ classes are clusters.
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -43,36 +44,30 @@ class Options:
             every class has a head, a row of W, and styles lie around it. `aae.embed` returns the
             point.
         head_distance: the distance up to which two heads of a map are pushed apart.
-        class_std: if given, the logits of each cluster are normalised over a batch, so that all
-            clusters are used. Their standard deviation grows from 1 to this value, so that none is
-            certain at the start. At use, running averages replace the statistics of the batch.
-        class_std_steps: the step at which `class_std` is reached.
-        class_noise: if given, the scale of Gumbel noise on the logits while images are reconstructed.
         style_noise: if given, the std of Gaussian noise on styles while images are reconstructed.
         smoothness: if given, classes also learn not to change within this distance of an image
             (virtual adversarial training, Miyato et al. 2016), in units of the encoder's input.
         smoothness_from: the first step with `smoothness`. It keeps the classes that it finds, so with
             few labels it should come late.
+        information: if given, the weight of the information that clusters hold about images, beside
+            `smoothness` (Hu et al. 2017): all clusters are used, and images are certain of theirs.
     """
 
     labels: bool = True
     num_clusters: int | None = None
     as_map: bool = False
     head_distance: float = 10.0
-    class_std: float | None = None
-    class_std_steps: int = 4_000
-    class_noise: float | None = None
     style_noise: float | None = None
     smoothness: float | None = None
     smoothness_from: int = 0
+    information: float | None = None
 
     def __post_init__(self) -> None:
         check_types(self, "options")
         if self.num_clusters is not None:
             check_positive("options.num_clusters", self.num_clusters)
         check_length("options.head_distance", self.head_distance)
-        check_positive("options.class_std_steps", self.class_std_steps)
-        for name in ("class_std", "class_noise", "style_noise", "smoothness"):
+        for name in ("style_noise", "smoothness", "information"):
             value = getattr(self, name)
             if value is not None:
                 check_length(f"options.{name}", value)
@@ -137,16 +132,7 @@ def make_networks(spec: Spec) -> dict[str, Network]:
             output=(),
             training_only=True,
         )
-    if spec.options.class_std is not None:
-        statistics = layers.Stored((2, num_classes), _no_statistics, jnp.dtype(model.param_dtype))
-        made["class_statistics"] = Network(statistics, inputs=())
     return made
-
-
-def _no_statistics(key, shape, dtype):
-    """Means 0 and variances 1."""
-    del key
-    return jnp.zeros(shape, dtype).at[1].set(1)
 
 
 # One function per distance, so that equal specs make equal modules.
@@ -154,39 +140,12 @@ _heads_start = functools.cache(jax.nn.initializers.normal)
 
 
 def infer(
-    spec: Spec,
-    params: Params,
-    x: jax.Array,
-    dropout_keys: jax.Array | None = None,
-    step: jax.Array | None = None,
+    spec: Spec, params: Params, x: jax.Array, dropout_keys: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Class logits f[B, K] and styles f[B, D] of images f[B, H, W, C] in the networks' units.
-
-    With `options.class_std`, logits are normalised: in training, where `step` i32[] is given, by the
-    statistics of the batch; at use by the running averages, so that a class depends on its image
-    alone, and by the std at the end of the training.
-    """
-    logits, z = _encoder_outputs(spec, params, x, dropout_keys)
-    if spec.options.class_std is not None:
-        mean, variance = params["class_statistics"]["value"]
-        if step is not None:
-            mean, variance = _statistics(logits)
-        reached = spec.train.num_steps if step is None else step
-        std = 1 + (spec.options.class_std - 1) * jnp.minimum(
-            1.0, reached / spec.options.class_std_steps
-        )
-        logits = (std * (logits - mean) * jax.lax.rsqrt(variance + 1e-3)).astype(z.dtype)
-    return logits, autoencoder.code_scale(spec) * z
-
-
-def _encoder_outputs(spec, params, x, dropout_keys=None):
+    """Class logits f[B, K] and styles f[B, D] of images f[B, H, W, C] in the networks' units."""
     outputs = networks.apply(spec, params, "encoder", x, None, dropout_keys=dropout_keys)
-    return jnp.split(outputs, [num_labels(spec)], axis=1)
-
-
-def _statistics(logits):
-    """Means and variances f[2, K] over a batch."""
-    return jnp.stack([logits.mean(axis=0), logits.var(axis=0)])
+    logits, z = jnp.split(outputs, [num_labels(spec)], axis=1)
+    return logits, autoencoder.code_scale(spec) * z
 
 
 def decoder_outputs(
@@ -209,10 +168,7 @@ def heads(spec: Spec, params: Params) -> jax.Array:
 def reconstruction(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
     """The reconstruction phase; the class is the encoder's softmax, even for labelled rows."""
     keys = inputs.dropout_keys
-    logits, z = infer(spec, params, inputs.x_noisy, keys, step=inputs.step)
-    if spec.options.class_noise is not None:
-        draw = functools.partial(jax.random.gumbel, shape=logits.shape[1:], dtype=logits.dtype)
-        logits += spec.options.class_noise * jax.vmap(draw)(fold_rows(inputs.row_keys, 2))
+    logits, z = infer(spec, params, inputs.x_noisy, keys)
     if spec.options.style_noise is not None:
         z = autoencoder.with_noise(z, inputs.row_keys, spec.options.style_noise)
     outputs = decoder_outputs(spec, params, z, jax.nn.softmax(logits), keys)
@@ -234,7 +190,7 @@ def discriminator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array
     """Both discriminators learn to tell draws of the prior from the updated encoder's outputs."""
     keys = inputs.dropout_keys
     prior_keys = None if keys is None else fold_rows(keys, 1)
-    logits, z = infer(spec, params, inputs.x_noisy, keys, step=inputs.step)
+    logits, z = infer(spec, params, inputs.x_noisy, keys)
     prior_z, label = inputs.prior_sample
     y, prior_y = jax.nn.softmax(logits), jax.nn.one_hot(label, num_labels(spec), dtype=z.dtype)
     loss = jnp.zeros(z.shape[0], z.dtype)
@@ -253,7 +209,7 @@ def discriminator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array
 def generator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
     """The encoder learns to confuse both updated discriminators."""
     keys = inputs.dropout_keys
-    logits, z = infer(spec, params, inputs.x_noisy, keys, step=inputs.step)
+    logits, z = infer(spec, params, inputs.x_noisy, keys)
     y = jax.nn.softmax(logits)
     of_class = _discriminate(spec, params, "class_discriminator", y, z, keys)
     of_style = _discriminate(spec, params, "style_discriminator", y, z, keys)
@@ -291,43 +247,51 @@ def smoothness(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, M
     """KL(q(y|x) ‖ q(y|x + r)) f[B], for the r of length `options.smoothness` that raises it most.
 
     One step of power iteration finds r (Miyato et al. 2016): the gradient at a random r of length 1,
-    where they take the limit of short ones. Before `options.smoothness_from` it is 0.
+    where they take the limit of short ones. Before `options.smoothness_from` it is 0. With
+    `options.information`, the mean f[] of this less the weighted information of the classes.
     """
-    x, keys = inputs.x, inputs.dropout_keys
+    x, keys, weight = inputs.x, inputs.dropout_keys, spec.options.information
 
-    def worst():
-        logits, _ = infer(spec, params, x, keys, step=inputs.step)
+    def loss():
+        logits, _ = infer(spec, params, x, keys)
         log_y = jax.lax.stop_gradient(jax.nn.log_softmax(logits))
 
         def divergence(r):
-            moved, _ = infer(spec, params, x + r, keys, step=inputs.step)
+            moved, _ = infer(spec, params, x + r, keys)
             return (jnp.exp(log_y) * (log_y - jax.nn.log_softmax(moved))).sum(axis=1)
 
         start = row_normal(fold_rows(inputs.row_keys, 3), spec.num_pixels, x.dtype)
         start = _with_length(start.reshape(x.shape), 1.0)
         direction = jax.grad(lambda r: divergence(r).sum())(start)
-        return divergence(jax.lax.stop_gradient(_with_length(direction, spec.options.smoothness)))
+        worst = divergence(jax.lax.stop_gradient(_with_length(direction, spec.options.smoothness)))
+        return worst if weight is None else worst.mean() - weight * information(logits)
 
     first = spec.options.smoothness_from
     if not first:
-        return worst(), {}
-    return jax.lax.cond(inputs.step >= first, worst, lambda: jnp.zeros(len(x), x.dtype)), {}  # type: ignore[operator]
+        return loss(), {}
+    return jax.lax.cond(inputs.step >= first, loss, lambda: jnp.zeros(len(x), x.dtype)), {}  # type: ignore[operator]
+
+
+# Clusters need not be equally large: beyond this share of ln K, more entropy gains nothing.
+_ENOUGH_ENTROPY = 0.92
+
+
+def information(logits: jax.Array) -> jax.Array:
+    """4 min(H(y), 0.92 ln K) − H(y|x) f[] in nats, of a batch's class logits f[B, K].
+
+    H(y) − H(y|x) is the mutual information of class and image. Hu et al. (2017) weight its first
+    part by 4, so that all clusters are used, and bound it, so that their sizes may differ.
+    """
+    log_y = jax.nn.log_softmax(logits)
+    of_mean = jax.scipy.special.entr(jnp.exp(log_y).mean(axis=0)).sum()
+    enough = jnp.minimum(of_mean, _ENOUGH_ENTROPY * math.log(logits.shape[1]))
+    return 4 * enough + (jnp.exp(log_y) * log_y).sum(axis=1).mean()
 
 
 def _with_length(r, length):
     """Rows of r f[B, …] scaled to a length; zeros stay."""
     squares = jnp.square(r).sum(axis=tuple(range(1, r.ndim)), keepdims=True)
     return length * r * jax.lax.rsqrt(jnp.maximum(squares, jnp.finfo(r.dtype).tiny))
-
-
-def class_statistics(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
-    """½ ‖stored − batch's statistics‖² f[]: gradient descent on it is a running average.
-
-    The statistics are those of clean images, as at use.
-    """
-    found = jax.lax.stop_gradient(_statistics(_encoder_outputs(spec, params, inputs.x)[0]))
-    stored = params["class_statistics"]["value"]
-    return 0.5 * jnp.square(stored - found).sum(), {}
 
 
 def encode(
@@ -415,11 +379,6 @@ def check(spec: Spec) -> None:
             f"prior.name is {spec.prior.name!r}: the prior of algorithm {name} is that of the style, and "
             "its labels would be another class; use 'gaussian'"
         )
-    if options.class_std is not None and spec.train.ema_decay is not None:
-        raise UserError(
-            f"train.ema_decay is {spec.train.ema_decay} and options.class_std {options.class_std}: averaged "
-            "weights would need statistics of their own; set train.ema_decay=None"
-        )
     if options.labels and num_labels(spec) != spec.num_classes:
         raise UserError(
             f"options.num_clusters is {options.num_clusters} and options.labels is True: labels name "
@@ -437,10 +396,16 @@ def check(spec: Spec) -> None:
             f"options.smoothness_from is {options.smoothness_from} and optimizer.smoothness.name 'adam': "
             "after steps without a gradient Adam's first updates are several times too long; use 'sgd'"
         )
-    if options.labels and options.class_std is not None:
+    if options.information is not None and (options.labels or options.smoothness is None):
         raise UserError(
-            f"options.class_std is {options.class_std} and options.labels is True: it is for "
-            "clusters; set options.labels=False"
+            f"options.information is {options.information}, options.labels {options.labels} and "
+            f"options.smoothness {options.smoothness}: it is for clusters, beside smoothness; set "
+            "options.labels=False and options.smoothness"
+        )
+    if options.information is not None and options.smoothness_from:
+        raise UserError(
+            f"options.smoothness_from is {options.smoothness_from} and options.information "
+            f"{options.information}: both begin with the training; set options.smoothness_from=0"
         )
     if not options.labels and num_labels(spec) > spec.train.batch_size:
         raise UserError(
@@ -481,13 +446,6 @@ SEMI_SUPERVISED = Algorithm(
             smoothness,
             OptimizerSpec(schedule="cosine"),
             applies=lambda spec: spec.options.smoothness is not None,
-        ),
-        Phase(
-            "class_statistics",
-            ("class_statistics",),
-            class_statistics,
-            OptimizerSpec(name="sgd", learning_rate=0.1, schedule="cosine", floor=0.1),
-            applies=lambda spec: spec.options.class_std is not None,
         ),
     ),
     sample=sample,
