@@ -28,7 +28,7 @@ from ml_collections import config_dict
 
 from experiments import default
 
-VARIANTS = ("deterministic", "gaussian", "universal", "vae", "smooth")
+VARIANTS = ("deterministic", "gaussian", "universal", "vae", "smooth", "nearest", "one_training")
 
 
 def get_config(variant="deterministic"):
@@ -50,7 +50,36 @@ def get_config(variant="deterministic"):
         config.train.batch_size = 200
         config.train.ema_decay = None
         return config
+    if variant == "nearest":
+        config.algorithm = "decoder_finetuning"
+        config.start_from = "experiments/mnist.py:smooth"
+        config.options = config_dict.ConfigDict({"nearest_of": 10_000})
+        config.train.num_steps = 700
+        config.train.batch_size = 1_000
+        config.train.ema_decay = None
+        config.run.steps_per_dispatch = 10
+        config.run.checkpoint_every = 100
+        return config
+    default.change_optimizer(config, "discriminator", learning_rate=1e-3)
+    if variant == "one_training":
+        config.model.discriminator = "mlp_spread"
+        config.train.num_steps = 24_000
+        config.options = config_dict.ConfigDict({"code_noise": 1.0, "code_noise_from": 12_000})
+        default.change_optimizer(config, "reconstruction", hold=0.5)
+        for name, factors in (
+            ("reconstruction_encoder", (0.5, 0.3, 0.3, 0.06)),
+            ("discriminator", (0.7, 0.6, 0.8, 0.03)),
+            ("generator", (0.7, 0.6, 0.8, 0.03)),
+        ):
+            default.change_optimizer(
+                config,
+                name,
+                schedule="piecewise",
+                hold=None,
+                boundaries=(5_000, 8_000, 10_500, 12_000),
+                factors=factors,
+            )
+        return config
     config.model.posterior = variant
     default.use_floors(config)
-    default.change_optimizer(config, "discriminator", learning_rate=1e-3)
     return config
