@@ -89,7 +89,7 @@ def check_begins(spec: Any, name: str) -> None:
     first = getattr(spec.options, name)
     if first and first >= spec.train.num_steps:
         raise UserError(
-            f"options.{name} is {first}: it must be below train.num_steps, which is "
+            f"options.{name} is {first}: it must be below train.num_steps and run.max_steps, here "
             f"{spec.train.num_steps}"
         )
 

@@ -18,10 +18,10 @@ SCHEDULES = ("constant", "cosine", "exponential", "piecewise")
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSpec:
-    """One optax chain and its schedules; each phase has its own.
+    """One optax chain and its schedules, of a phase or of one network in a phase.
 
-    In a phase that trains several networks, a network may have one too: "reconstruction_encoder" in
-    `Spec.optimizer`, beside "reconstruction".
+    In a phase that trains several networks, a network may have its own: "reconstruction_encoder" in
+    `Spec.optimizer`, beside "reconstruction" for the others.
 
     Schedules of the learning rate: "constant"; "cosine" falls to `floor` times the rate at
     `train.num_steps`, after the share `hold` of these steps at the full rate; "exponential" divides
@@ -48,7 +48,8 @@ class OptimizerSpec:
     factors: tuple[float, ...] = ()
     floor: float | None = None  # cosine, exponential: the least share of the rate; None: none
     hold: float | None = None  # cosine: the share of the training before the rate falls; None: none
-    # The maximal global norm of a phase's gradient, which is scaled down to it; None: no maximum.
+    # The maximal global norm of the gradient of all networks that share this optimiser, which is
+    # scaled down to it; None: no maximum.
     clip_norm: float | None = None
 
     def __post_init__(self) -> None:
@@ -139,7 +140,7 @@ class OptimizerSpec:
 
 
 def make_optimizer(optimizer: OptimizerSpec, num_steps: int) -> optax.GradientTransformation:
-    """The optax chain of a phase; its schedules count the phase's updates, `num_steps` in all."""
+    """The optax chain; its schedules count its updates, `num_steps` in all."""
     schedule = make_schedule(optimizer, num_steps)
     if optimizer.name == "adam":
         transformation = optax.adam(schedule, b1=optimizer.b1, b2=optimizer.b2)
@@ -232,5 +233,5 @@ def heavy_ball(rate: optax.Schedule, momentum: optax.Schedule) -> optax.Gradient
 
 
 def bound_to_length(optimizers: dict[str, OptimizerSpec]) -> list[str]:
-    """The phases whose learning rate depends on `train.num_steps`; they can't be trained longer."""
+    """The phases and networks whose learning rate depends on `train.num_steps`; they can't be trained longer."""
     return [phase for phase, optimizer in optimizers.items() if optimizer.schedule == "cosine"]

@@ -290,6 +290,11 @@ class Spec:
             raise UserError(f"optimizer is {given!r}: it must be a dict by phase")
         optimizer = {phase.name: phase.optimizer for phase in self.algorithm.phases}
         own = [key for phase in self.algorithm.phases for key in own_optimizers(phase)]
+        for key in set(own) & set(optimizer):
+            raise UserError(
+                f"algorithm {self.algorithm_name} has a phase {key!r}, the name of one network's "
+                "optimiser in another phase: rename the phase"
+            )
         for phase, value in dict(given).items():
             if phase not in (*optimizer, *own):
                 raise UserError(

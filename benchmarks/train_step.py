@@ -29,7 +29,7 @@ from absl import app, flags
 import aae_jax as aae
 from aae_jax import data, experiment
 from aae_jax.config import parse_config
-from aae_jax.optimizers import make_optimizer
+from aae_jax.optimizers import make_phase_optimizer
 from benchmarks import inputs, timing, work
 from benchmarks.report import Report
 from experiments import digits, mnist
@@ -60,7 +60,7 @@ class Part(NamedTuple):
 
 def update(state, phase):
     """An optimiser's update of the networks of one phase, in place."""
-    optimizer = make_optimizer(dict(state.spec.optimizer)[phase.name], state.spec.train.num_steps)
+    optimizer = make_phase_optimizer(state.spec, phase)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def apply(params, opt_state, grads):

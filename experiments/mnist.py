@@ -32,7 +32,7 @@ VARIANTS = ("deterministic", "gaussian", "universal", "vae", "smooth", "nearest"
 
 
 def get_config(variant="deterministic"):
-    """`experiments/default.py` with 24 epochs, input noise, and other learning rates."""
+    """`experiments/default.py` with 24 epochs or more, input noise, and other learning rates."""
     default.check_variant(variant, VARIANTS)
     config = default.get_config()
     config.train.num_steps = 12_000
@@ -76,6 +76,7 @@ def get_config(variant="deterministic"):
                 name,
                 schedule="piecewise",
                 hold=None,
+                floor=None,
                 boundaries=(5_000, 8_000, 10_500, 12_000),
                 factors=factors,
             )

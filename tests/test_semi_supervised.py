@@ -432,6 +432,9 @@ def test_information_of_a_batch_of_clusters(x64):
     # A cluster without an image has log 0, and no part in it.
     sure = semi_supervised.information(jnp.array([[0.0, -2e3], [-2e3, -4e3]]))
     np.testing.assert_allclose(sure, 0.0, atol=1e-12)
+    for dtype in (jnp.float32, jnp.float64):  # a probability of 0 has a gradient too
+        unused = jnp.array([[0.0, 1.0, -2e3], [1.0, 0.0, -2e3]], dtype)
+        assert jnp.isfinite(jax.grad(semi_supervised.information)(unused)).all()
 
     losses = []
     for weight in (None, 0.5):
@@ -637,7 +640,7 @@ def test_configs_build_and_their_rates_fall(module, variant):
         ),
         (
             {"options.smoothness": 2.0, "options.smoothness_from": 10**6},
-            "^options.smoothness_from is 1000000: it must be below train.num_steps, which is",
+            "^options.smoothness_from is 1000000: it must be below train.num_steps and run.max_steps,",
         ),
         ({"model.label_in_decoder": True}, "^model.label_in_decoder is True"),
         ({"model.posterior": "gaussian"}, "needs 'deterministic'"),

@@ -235,6 +235,14 @@ def test_optimizers_must_match_the_phases():
         aae.UserError, match="generator_encoder is not .*, with reconstruction_enco"
     ):
         aae.Spec((8, 8, 1), optimizer={"generator_encoder": aae.OptimizerSpec()})
+    phases = aae.Spec((8, 8, 1)).algorithm.phases
+    clash = aae.Spec((8, 8, 1)).algorithm._replace(
+        phases=(*phases, phases[1]._replace(name="reconstruction_encoder"))
+    )
+    with pytest.raises(
+        aae.UserError, match="has a phase 'reconstruction_encoder'.*rename the phas"
+    ):
+        aae.Spec((8, 8, 1), algorithm=clash)
     config.algorithm = "vae"
     assert dict(aae.spec_from_config(config).optimizer)["elbo"].learning_rate == 1e-3
     config.optimizer.elbo.learning_rat = 1e-3

@@ -27,6 +27,7 @@ from aae_jax.algorithms.autoencoder import discriminate
 from aae_jax.data import order
 from aae_jax.keys import row_keys
 from aae_jax.train_state import to_inputs
+from aae_jax.training import check_algorithm
 
 PHASES = ("reconstruction", "discriminator", "generator")
 NOISY = make_spec(input_noise=5.0)
@@ -272,6 +273,24 @@ def test_a_decoder_alone_learns_from_the_nearest_of_many_samples(x64):
     np.testing.assert_allclose(metrics["loss/reconstruction"], expected, rtol=1e-12)
     check_descent(decoder, gradients, rate, new_state.params["decoder"])
     chex.assert_trees_all_equal(new_state.params["encoder"], state.params["encoder"])
+
+
+def test_nearest_samples_are_refused_where_they_do_not_fit():
+    model = {
+        "algorithm": "decoder_finetuning",
+        "options": decoder_finetuning.Options(nearest_of=40),
+    }
+    with pytest.raises(aae.UserError, match="^options.nearest_of is 0: it must be positive"):
+        decoder_finetuning.Options(nearest_of=0)
+    for field in ("label_in_decoder", "condition_in_decoder"):
+        given = aae.ModelSpec(**{field: True})
+        number = 3 if field.startswith("condition") else 0
+        with pytest.raises(
+            aae.UserError, match=f"^options.nearest_of is 40 and model.{field} True"
+        ):
+            aae.Spec((8, 8, 1), condition_dim=number, model=given, **model)
+    with pytest.raises(aae.UserError, match="one number for the whole batch"):
+        check_algorithm(aae.Spec((8, 8, 1), **model), "batch")
 
 
 def test_of_the_three_phases_the_decoder_alone_sees_noise_on_the_codes(x64):

@@ -27,14 +27,15 @@ class Options:
     """The config's section `options`."""
 
     code_noise: float = 1.0  # std, in z, of the Gaussian noise added to the codes
-    # If given, an image's code is that of the nearest among this many new samples of each step.
+    # If given, an image's code is that of the nearest among this many new samples of each step, in
+    # place of its own code with noise.
     nearest_of: int | None = None
 
     def __post_init__(self) -> None:
         check_types(self, "options")
         check_length("options.code_noise", self.code_noise)
         if self.nearest_of is not None:
-            check_positive("options.nearest_of", self.nearest_of)
+            check_positive("options.nearest_of", self.nearest_of, most=1_000_000)
 
 
 def reconstruction(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
@@ -67,8 +68,8 @@ def check(spec: Spec) -> None:
     for field in ("label_in_decoder", "condition_in_decoder"):
         if getattr(spec.model, field):
             raise UserError(
-                f"options.nearest_of is {spec.options.nearest_of} and model.{field} True: the nearest "
-                "sample may be one of another label or condition; use options.code_noise"
+                f"options.nearest_of is {spec.options.nearest_of} and model.{field} True: samples have no "
+                "label or condition here; use options.code_noise"
             )
 
 

@@ -50,7 +50,7 @@ class Options:
         smoothness_from: the first step with `smoothness`. It keeps the classes that it finds, so with
             few labels it should come late.
         information: if given, the weight of the information that clusters hold about images, beside
-            `smoothness` (Hu et al. 2017): all clusters are used, and images are certain of theirs.
+            `smoothness` (Hu et al. 2017). It keeps clusters in use, and each image's cluster certain.
     """
 
     labels: bool = True
@@ -283,7 +283,9 @@ def information(logits: jax.Array) -> jax.Array:
     part by 4, so that all clusters are used, and bound it, so that their sizes may differ.
     """
     log_y = jax.nn.log_softmax(logits)
-    of_mean = jax.scipy.special.entr(jnp.exp(log_y).mean(axis=0)).sum()
+    # By logarithms: a cluster whose mean underflows to 0 would have no finite gradient.
+    log_mean = jax.nn.logsumexp(log_y, axis=0) - math.log(len(logits))
+    of_mean = -(jnp.exp(log_mean) * log_mean).sum()
     enough = jnp.minimum(of_mean, _ENOUGH_ENTROPY * math.log(logits.shape[1]))
     return 4 * enough + (jnp.exp(log_y) * log_y).sum(axis=1).mean()
 
