@@ -279,8 +279,8 @@ _ENOUGH_ENTROPY = 0.92
 def information(logits: jax.Array) -> jax.Array:
     """4 min(H(y), 0.92 ln K) − H(y|x) f[] in nats, of a batch's class logits f[B, K].
 
-    H(y) − H(y|x) is the mutual information of class and image. Hu et al. (2017) weight its first
-    part by 4, so that all clusters are used, and bound it, so that their sizes may differ.
+    H(y) − H(y|x) is the mutual information of class and image, which Hu et al. (2017) maximise beside
+    smoothness. The weight 4 keeps clusters in use; the bound lets their sizes differ.
     """
     log_y = jax.nn.log_softmax(logits)
     # By logarithms: a cluster whose mean underflows to 0 would have no finite gradient.
