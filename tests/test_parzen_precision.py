@@ -72,10 +72,24 @@ def test_every_sigma_is_right(kind, dim):
     for sigma, place in itertools.product(SIGMAS, ("on", "near", "far")):
         samples = samples_at(place, x, sigma, rng)
         used.add(parzen.products_hold(x, sigma))
-        nats = 0.03 if kind == "brightness" else 0.01  # products, in float64 too
+        nats = 0.01
+        if kind == "brightness":
+            nats = max(nats, bound_of_products(x, samples, sigma))
         assert_right(parzen.log_likelihood(x, samples, sigma), x, samples, sigma, nats)
         assert_right(score(x, samples, jnp.float32([sigma])), x, samples, sigma)
     assert used == {False, True}  # the bound is in the range
+
+
+def bound_of_products(x, samples, sigma):
+    """What coordinates that vary, and so round, together can cost a score by products, in nats.
+
+    γ_D bounds the relative error of a sum of D terms in any order (Higham 2002, section 3.1). The terms of
+    ‖x‖² + ‖s‖² − 2 s·x about the mean add up to (‖x‖ + ‖s‖)² at the most.
+    """
+    dim, centre = x.shape[1], x.mean(axis=0, dtype=np.float64)
+    unit = (EPS if parzen.products_hold(x, sigma) else np.finfo(np.float64).eps) / 2
+    largest = max(np.linalg.norm(v - centre, axis=1).max() for v in (x, samples))
+    return dim * unit / (1 - dim * unit) * (2 * largest) ** 2 / (2 * sigma**2)
 
 
 def by_differences(x, samples, sigmas):
@@ -93,7 +107,10 @@ def by_products(x, samples, sigma, bf16_split=False):
 @pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("kind", ["pixels", "about 100", "of scale 1e-3"])
 def test_the_bound_is_where_products_cost_a_hundredth_of_a_nat(kind, dim, bf16_split):
-    """Just above it errors are below 0.01 nats rms; at a fiftieth, 2,500 times as large, not."""
+    """Just above it errors are 0.01 nats rms or less; at a fiftieth, 2,500 times as large, not.
+
+    The root mean square of 48 errors is itself uncertain, by a share of 1 / √(2 · 48): three of these.
+    """
     rng = np.random.default_rng(1)
     x = np.concatenate([test_points(kind, dim, rng) for _ in range(4)])
     split = bf16_split and kind == "pixels"
@@ -104,7 +121,8 @@ def test_the_bound_is_where_products_cost_a_hundredth_of_a_nat(kind, dim, bf16_s
         samples = samples_at("near", x, used, rng)
         error = by_products(x, samples, used, split) - reference(x, samples, used)
         errors.append(np.sqrt(np.mean(error**2)))
-    assert errors[0] < 0.01 < errors[1]
+    assert errors[0] < 0.01 * (1 + 3 / np.sqrt(2 * len(x)))
+    assert errors[1] > 0.01
 
 
 def test_images_keep_their_products(bf16_split):
