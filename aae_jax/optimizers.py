@@ -233,5 +233,5 @@ def heavy_ball(rate: optax.Schedule, momentum: optax.Schedule) -> optax.Gradient
 
 
 def bound_to_length(optimizers: dict[str, OptimizerSpec]) -> list[str]:
-    """The phases and networks whose learning rate depends on `train.num_steps`; they can't be trained longer."""
+    """The phases and networks whose rate depends on `train.num_steps`; they can't be trained longer."""
     return [phase for phase, optimizer in optimizers.items() if optimizer.schedule == "cosine"]

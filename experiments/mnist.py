@@ -22,8 +22,8 @@ covers more.
 learns that image. This is what the score measures, and the score rises to 350.6 (seed 0).
 
 `one_training` has noise on the decoder's codes from step 12,000 on, as `smooth` has, but stays with
-the three phases: encoder and game go on at a thirtieth of their rates, the decoder at its own. It
-has 339.7 (seed 0), after 29 minutes on one core. For a short trial of it, set
+the three phases: from there the encoder's rate is 0.06 and the game's rates 0.03 of what they were,
+while the decoder keeps its own. It has 339.7 (seed 0), after 29 minutes on one core. For a short trial of it, set
 `options.code_noise_from` too.
 
 Choices where the paper is silent: Adam; 24 epochs in batches of 100; Gaussian noise of std 0.3 on
