@@ -93,12 +93,18 @@ def name_clusters(p: np.ndarray, label: np.ndarray) -> np.ndarray:
     """The class i[K] of each cluster: that of the image which is in it with the highest probability.
 
     The protocol of the paper's later version (2016). The images must not be those that are scored.
+    Probabilities near 1 are compared by the sum of the others, which float32 does not round away: the
+    highest probability of a cluster is 1 for many images.
 
     Args:
         p: f[N, K], probabilities of the clusters.
         label: i[N], classes of the same images.
     """
-    return np.asarray(label)[np.asarray(p).argmax(axis=0)]
+    p = np.asarray(p, np.float64)
+    others = p @ (1 - np.eye(p.shape[1]))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        odds = np.where(p > 0, p / others, 0)
+    return np.asarray(label)[odds.argmax(axis=0)]
 
 
 def _plain(value):
