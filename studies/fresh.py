@@ -12,18 +12,24 @@ from aae_jax.spec import Spec
 from studies import games
 
 FRESH = games.SpreadMLP((256, 256), (), 1.0, 1.0, jnp.float32, jnp.float32)
+DEEPER = games.SpreadMLP((512, 512, 512), (), 1.0, 1.0, jnp.float32, jnp.float32)
 
 
 def fresh_discriminator(
-    spec: Spec, z: jax.Array, key: jax.Array, num_steps: int, batch_size: int = 1_000
+    spec: Spec,
+    z: jax.Array,
+    key: jax.Array,
+    num_steps: int,
+    batch_size: int = 1_000,
+    network: games.SpreadMLP = FRESH,
 ) -> Callable[[jax.Array], jax.Array]:
     """The logits z f[N, D] → f[N] of a new discriminator, trained only on codes f[N, D]."""
     std, optimizer = games.prior_std(spec), optax.adam(optax.cosine_decay_schedule(2e-3, num_steps))
-    params = FRESH.init(jax.random.fold_in(key, 0), jnp.zeros((1, z.shape[1])))
+    params = network.init(jax.random.fold_in(key, 0), jnp.zeros((1, z.shape[1])))
 
     def loss(params, codes, prior_z):
         found = losses.discriminator_loss(
-            FRESH.apply(params, prior_z / std), FRESH.apply(params, codes / std)
+            network.apply(params, prior_z / std), network.apply(params, codes / std)
         )
         return found.mean()
 
@@ -36,7 +42,7 @@ def fresh_discriminator(
         return (optax.apply_updates(params, updates), state), None
 
     (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), jnp.arange(num_steps))
-    return lambda z: FRESH.apply(params, z / std)
+    return lambda z: network.apply(params, z / std)
 
 
 def left(

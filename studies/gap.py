@@ -8,9 +8,13 @@ directions, the mean, and a new discriminator's gain on hold-out codes (`studies
 The validation scores, with the best σ, are those of images decoded from the codes. If q(z) equals
 p(z), they equal the scores of samples.
 
+A deeper new discriminator then estimates q/p at samples of the prior. Ten thousand of them, drawn with
+these weights from ten times as many, are scored too: what a better match would be worth, with the
+decoder as it is.
+
 For each hidden layer of the game's discriminator: the share of units that are on (above 0), mean over
 samples of the prior and codes, and the share that are dead (on for none of them). Discriminators that
-see labels are left out.
+see labels are left out, and so is a run without a game.
 """
 
 import jax
@@ -25,9 +29,10 @@ from aae_jax.priors import sample_prior
 from benchmarks import inputs
 from benchmarks.report import Report
 from studies import games, runs
-from studies.fresh import fresh_discriminator, left
+from studies.fresh import DEEPER, fresh_discriminator, left
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A finished run.", required=True)
+_DEEPER_STEPS = flags.DEFINE_integer("deeper_steps", 2_500, "Of batches of 1,000.", lower_bound=1)
 _FRESH_STEPS = flags.DEFINE_integer("fresh_steps", 1_000, "Of batches of 1,000.", lower_bound=1)
 
 NUM_IMAGES = 10_000  # that are scored as samples
@@ -56,22 +61,30 @@ def codes(state, images, noise, key):
     )
 
 
-def rows(run):
-    """One row of `COLUMNS` for the prior and for each kind of codes."""
+def scorer(run):
+    """The function of codes f[N, D] that gives the validation nats of their images."""
     state, settings, dataset = run
-    spec, key, std = state.spec, jax.random.key(0), games.prior_std(state.spec)
-    train, hold_out = (jnp.asarray(s["image"]) for s in (dataset.train, dataset.validation))
     valid = jnp.asarray(inputs.flat(dataset.validation["image"][:NUM_VALIDATION]))
     sigmas = settings.evaluation.sigmas
     sigmas = jnp.asarray(
         evaluation.fitting_sigmas([np.asarray(valid)]) if sigmas is None else sigmas
     )
-    many = sample_prior(spec, jax.random.fold_in(key, 1), 3 * NUM_IMAGES).z
-    prior_z, others, told = jnp.split(many, 3)
 
     def scored(z):
         samples = aae.decode(state, z).reshape(len(z), -1)
         return float(parzen.select_sigma(valid, samples, sigmas)[1].max())
+
+    return scored
+
+
+def rows(run):
+    """One row of `COLUMNS` for the prior and for each kind of codes."""
+    state, _, dataset = run
+    spec, key, std = state.spec, jax.random.key(0), games.prior_std(state.spec)
+    train, hold_out = (jnp.asarray(s["image"]) for s in (dataset.train, dataset.validation))
+    scored = scorer(run)
+    many = sample_prior(spec, jax.random.fold_in(key, 1), 3 * NUM_IMAGES).z
+    prior_z, others, told = jnp.split(many, 3)
 
     def described(name, z, logit):
         values = np.asarray(z, np.float64)
@@ -97,6 +110,31 @@ def rows(run):
         yield *described(name, z, fresh), scored(train_z[:NUM_IMAGES])
 
 
+def resampled(run):
+    """The gain of a deeper new discriminator, and validation nats of samples before and after."""
+    state, _, dataset = run
+    spec, key, scored = state.spec, jax.random.key(1), scorer(run)
+    images = jnp.asarray(dataset.train["image"])
+    told = min(NUM_IMAGES, len(images) // 5)
+    # Several draws of the noise, so that the discriminator does not learn single codes.
+    train_z, hold_out = (
+        jnp.concatenate(
+            [
+                codes(state, part, spec.train.input_noise, jax.random.fold_in(key, draw))
+                for draw in range(first, first + 8)
+            ]
+        )
+        for part, first in ((images[told:], 0), (images[:told], 8))
+    )
+    keys = jax.random.split(jax.random.fold_in(key, 16), 3)
+    deeper = fresh_discriminator(spec, train_z, keys[0], _DEEPER_STEPS.value, network=DEEPER)
+    prior_z = sample_prior(spec, keys[1], 10 * NUM_IMAGES).z
+    log_ratio = -deeper(prior_z)
+    chosen = jnp.argsort(log_ratio + jax.random.gumbel(keys[2], log_ratio.shape))[-NUM_IMAGES:]
+    before, after = scored(prior_z[:NUM_IMAGES]), scored(prior_z[chosen])
+    yield float(left(deeper, hold_out, prior_z[: len(hold_out)])[0]), before, after
+
+
 def hidden_layers(run):
     """Rows (layer, share of its units that are on, dead units' share) of the discriminator."""
     state, _, dataset = run
@@ -118,7 +156,10 @@ def main(argv):
     report = Report()
     run = runs.load(_WORKDIR.value)
     report.table("codes", COLUMNS, rows(run))
-    if not run.state.spec.model.label_in_discriminator:
+    columns = ("left, thousandths of a nat", "samples, nats", "drawn again by q/p, nats")
+    report.table("resampled", columns, resampled(run))
+    spec = run.state.spec
+    if "discriminator" in networks.build(spec) and not spec.model.label_in_discriminator:
         report.table("discriminator", ("hidden layer", "units on", "dead"), hidden_layers(run))
     report.end()
 
