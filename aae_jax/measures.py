@@ -93,8 +93,8 @@ def name_clusters(p: np.ndarray, label: np.ndarray) -> np.ndarray:
     """The class i[K] of each cluster: that of the image which is in it with the highest probability.
 
     The protocol of the paper's later version (2016). The images must not be those that are scored.
-    Probabilities near 1 are compared by the sum of the others, which float32 does not round away: the
-    highest probability of a cluster is 1 for many images.
+    Many images have probability 1 in float32. They are ranked by the sum of their other probabilities,
+    which keeps its precision until it underflows.
 
     Args:
         p: f[N, K], probabilities of the clusters.

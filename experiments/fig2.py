@@ -5,8 +5,9 @@
     python launch.py --config=experiments/fig2.py:c    # variational, 2-D Gaussian
     python launch.py --config=experiments/fig2.py:d    # variational, mixture of 10 2-D Gaussians
 
-On 2 CPU cores 3 to 5 minutes each (c, d: 2; b: 9 on one core of a faster machine). Panel a ends at 0.047 of the prior's std from the
-prior, with 4.6 % empty cells and half a squared error of 14.6 (means of seeds 0 to 2).
+On 2 CPU cores panel a takes 3 to 5 minutes, c and d 2. Panel b takes 9 on one core of an EPYC with
+AVX-512. Panel a ends at 0.047 of the prior's std from the prior, with 4.6 % empty cells and half a
+squared error of 14.6 (means of seeds 0 to 2).
 docs/gallery.md has the pictures and all numbers.
 
 Panel a: the discriminator's learning rate is five times the generator's. This about halves the
@@ -17,8 +18,8 @@ directions, and q(z) keeps rays with gaps between them (RESULTS.md). The adversa
 mismatch would stay. Averaged parameters are used.
 
 Panel b needs the generator's 1e-3, and a slower reconstruction: with the rates of panel a, the
-petals are not found (distance 0.62 instead of 0.05). Twice the steps of panels c and d leave fewer
-empty cells, 4.4 % for 5.2, and a lower error, 17.4 for 18.1.
+petals are not found (distance 0.62 instead of 0.06). It trains for twice the steps of panels c and d:
+4.4 % empty cells instead of 5.2 %, and half a squared error of 17.4 instead of 18.1 (two seeds).
 """
 
 from experiments import default

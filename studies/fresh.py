@@ -23,7 +23,10 @@ def fresh_discriminator(
     batch_size: int = 1_000,
     network: games.SpreadMLP = FRESH,
 ) -> Callable[[jax.Array], jax.Array]:
-    """The logits z f[N, D] → f[N] of a new discriminator, trained only on codes f[N, D]."""
+    """The logits z f[N, D] → f[N] of a new discriminator, trained only on codes f[N, D].
+
+    `network` takes codes in units of the prior's std.
+    """
     std, optimizer = games.prior_std(spec), optax.adam(optax.cosine_decay_schedule(2e-3, num_steps))
     params = network.init(jax.random.fold_in(key, 0), jnp.zeros((1, z.shape[1])))
 

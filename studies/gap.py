@@ -8,9 +8,10 @@ directions, the mean, and a new discriminator's gain on hold-out codes (`studies
 The validation scores, with the best σ, are those of images decoded from the codes. If q(z) equals
 p(z), they equal the scores of samples.
 
-A deeper new discriminator then estimates q/p at samples of the prior. Ten thousand of them, drawn with
-these weights from ten times as many, are scored too: what a better match would be worth, with the
-decoder as it is.
+A deeper new discriminator then estimates q/p at samples of the prior. Ten thousand of 100,000, drawn with
+these weights and without replacement, are scored too. Their score estimates what a better match would
+be worth to this decoder. Here *left* is on codes of training images that were kept from the
+discriminator. For a stochastic posterior, all codes are its means.
 
 For each hidden layer of the game's discriminator: the share of units that are on (above 0), mean over
 samples of the prior and codes, and the share that are dead (on for none of them). Discriminators that
@@ -32,8 +33,12 @@ from studies import games, runs
 from studies.fresh import DEEPER, fresh_discriminator, left
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A finished run.", required=True)
-_DEEPER_STEPS = flags.DEFINE_integer("deeper_steps", 2_500, "Of batches of 1,000.", lower_bound=1)
-_FRESH_STEPS = flags.DEFINE_integer("fresh_steps", 1_000, "Of batches of 1,000.", lower_bound=1)
+_DEEPER_STEPS = flags.DEFINE_integer(
+    "deeper_steps", 2_500, "Of the deeper new discriminator, 1,000 codes each.", lower_bound=1
+)
+_FRESH_STEPS = flags.DEFINE_integer(
+    "fresh_steps", 1_000, "Of the new discriminator, 1,000 codes each.", lower_bound=1
+)
 
 NUM_IMAGES = 10_000  # that are scored as samples
 NUM_VALIDATION = 2_000
@@ -115,18 +120,19 @@ def resampled(run):
     state, _, dataset = run
     spec, key, scored = state.spec, jax.random.key(1), scorer(run)
     images = jnp.asarray(dataset.train["image"])
-    told = min(NUM_IMAGES, len(images) // 5)
-    # Several draws of the noise, so that the discriminator does not learn single codes.
+    num_kept = min(NUM_IMAGES, len(images) // 5)
+    # With several draws of the noise the discriminator does not learn single codes.
+    draws = 8 if spec.train.input_noise else 1
     train_z, hold_out = (
         jnp.concatenate(
             [
                 codes(state, part, spec.train.input_noise, jax.random.fold_in(key, draw))
-                for draw in range(first, first + 8)
+                for draw in range(first, first + draws)
             ]
         )
-        for part, first in ((images[told:], 0), (images[:told], 8))
+        for part, first in ((images[num_kept:], 0), (images[:num_kept], draws))
     )
-    keys = jax.random.split(jax.random.fold_in(key, 16), 3)
+    keys = jax.random.split(jax.random.fold_in(key, 2 * draws), 3)
     deeper = fresh_discriminator(spec, train_z, keys[0], _DEEPER_STEPS.value, network=DEEPER)
     prior_z = sample_prior(spec, keys[1], 10 * NUM_IMAGES).z
     log_ratio = -deeper(prior_z)

@@ -543,7 +543,7 @@ def test_clusters_train_alike_on_devices_in_parts_and_seeds(x64):
 def test_clusters_are_named_by_the_image_of_highest_probability():
     p = np.array([[0.9, 0.05, 0.05], [0.5, 0.1, 0.4], [0.2, 0.1, 0.7], [0.3, 0.15, 0.55]])
     np.testing.assert_array_equal(measures.name_clusters(p, np.array([3, 1, 4, 1])), [3, 1, 4])
-    # In float32 the first probability of each row is 1; the rest tells them apart.
+    # In float32 the first probability of the first three rows is 1; the others tell them apart.
     p = np.asarray(jax.nn.softmax(jnp.array([[20.0, 0, 0], [40, 0, 0], [30, 0, 0], [0, 9, 10]])))
     assert (p[:3, 0] == 1).all()
     np.testing.assert_array_equal(measures.name_clusters(p, np.array([2, 7, 5, 8])), [7, 8, 8])

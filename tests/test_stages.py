@@ -161,6 +161,11 @@ def test_a_part_may_start_from_a_part(uncut, part, tmp_path):
             {"model.posterior": "gaussian"},
             r"a run with another encoder: Dense_2/bias is \(6,\) there, \(12,\) here",
         ),
+        (
+            {"model.code_scale": 5.0},
+            r"a run with model.code_scale=None: it is 5.0 here, and must be the same",
+        ),
+        ({"model.output": "linear"}, r"a run with model.output=sigmoid: it is linear here"),
         ({"model.decoder_hidden": (16,)}, r"Dense_1/bias is \(16,\) there, \(64,\) here"),
         # A path is of the project, wherever the command is given.
         ({"start_from": "experiments/digits.py"}, r"Dense_0/bias is \(500,\) there, \(16,\) here"),
