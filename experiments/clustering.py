@@ -3,9 +3,9 @@
     python launch.py --config=experiments/clustering.py:16    # clusters
     python launch.py --config=experiments/clustering.py:30
 
-Error with 30 clusters: 7.3 ± 3.0 %, three seeds (the paper: 4.10 ± 1.13 %). 16 clusters: 20.3 %,
-seed 0 after 20 epochs (9.55 ± 2.05 %). 21 minutes each on one core of an EPYC with AVX-512. RESULTS.md
-says what each part is worth.
+Error with 30 clusters: 7.3 ± 3.0 %, three seeds (the paper: 4.10 ± 1.13 %). 16 clusters: 13.1 %,
+seed 0 (9.55 ± 2.05 %). 21 to 29 minutes each on one core of an EPYC with AVX-512. RESULTS.md says
+what each part is worth.
 """
 
 from experiments import default, semi_supervised
