@@ -13,7 +13,7 @@ from aae_jax.algorithms import autoencoder
 from aae_jax.algorithms.base import Inputs
 from aae_jax.train_state import to_inputs
 from aae_jax.training import check_algorithm
-from studies import games
+from studies import fresh, games
 
 
 def game(algorithm=games.GAME, options=None, **fields):
@@ -80,3 +80,23 @@ def test_the_penalty_is_half_the_squared_slope_in_stds_of_the_prior(x64):
             slope = (logits(place + step * axis) - logits(place - step * axis)) / (2 * step)
             expected += 0.5 * 3.0 * (2.0 * slope) ** 2  # the prior's std is 2
     chex.assert_trees_all_close(added, expected, rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", [fresh.FRESH, fresh.DEEPER])
+def test_a_new_discriminator_finds_the_divergence_of_two_gaussians(network):
+    # Codes are samples of the prior, shifted by its std in one direction. No logit gains more than
+    # twice the Jensen-Shannon divergence, here by quadrature.
+    std, number = 2.0, 50_000
+    t = np.linspace(-10, 11, 100_001)
+    p, q = (np.exp(-0.5 * (t - mean) ** 2) / np.sqrt(2 * np.pi) for mean in (0, 1))
+    mix, step = (p + q) / 2, t[1] - t[0]
+    exact = 1_000 * step * (p * np.log(p / mix) + q * np.log(q / mix)).sum()
+    draws = std * jax.random.normal(jax.random.key(1), (3, number, 2))
+    shift = jnp.array([std, 0.0])
+    spec, key = make_spec(prior={"std": std}), jax.random.key(2)
+    logit = fresh.fresh_discriminator(spec, draws[0] + shift, key, 300, 500, network=network)
+    found, _ = fresh.left(logit, draws[1] + shift, draws[2])
+    # The losses of a row have stds below 1 nat.
+    error = 1_000 * np.sqrt(2 / number)
+    assert 0.9 * exact - 3 * error < found < exact + 3 * error, (found, exact, error)
