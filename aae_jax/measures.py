@@ -93,7 +93,7 @@ def name_clusters(p: np.ndarray, label: np.ndarray) -> np.ndarray:
     """The class i[K] of each cluster: that of the image which is in it with the highest probability.
 
     The protocol of the paper's later version (2016). The images must not be those that are scored.
-    Many images have probability 1 in float32. They are ranked by the sum of their other probabilities,
+    Images with probability 1 in float32 are ranked by the sum of their other probabilities,
     which keeps its precision until it underflows.
 
     Args:
