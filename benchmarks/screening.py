@@ -3,15 +3,20 @@
     python -m benchmarks.screening                    # samples of which few or none can be left out
     python -m benchmarks.screening --workdir=runs/mnist-smooth [--data_dir=DIR]   # whole evaluations
     python -m benchmarks.screening --workdir=… --num_samples=10_000_000 --plain=false
+    python -m benchmarks.screening --workdir=… --stored       # both kernels beside a float32 product
 
 The second is Table 1's protocol on the test images of a trained run: σ chosen, test images scored. *Plain* is
 the kernel that multiplies everything out, with all samples drawn twice, first for σ and then for the test
 images. Both are timed in turn, compilation included. Ratios are of CPU seconds, of all cores together, which
 other work on the machine changes less than the clock's.
+
+The last adds stored samples of the run to sums that have seen others, and takes the samples that ten
+million may need.
 """
 
 import contextlib
 import dataclasses
+import math
 import os
 import resource
 import sys
@@ -36,10 +41,12 @@ _NUM_SAMPLES = flags.DEFINE_integer(
     "num_samples", None, "Of an evaluation, or to be added; None: 1,000,000 and 200,000."
 )
 _PLAIN = flags.DEFINE_bool("plain", True, "Time whole evaluations by the plain kernel too.")
+_STORED = flags.DEFINE_bool("stored", False, "With `--workdir`: rates of stored samples.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Rounds.", lower_bound=1)
 
 POINTS, DIM, SIGMA = 2_000, 784, 0.2
 PIECE = 20_000  # samples that are added in a call
+STORED_SIGMA, SEEN = 0.125, 200_000
 
 
 def near_a_surface(rng, number):
@@ -110,11 +117,7 @@ def plain_kernel():
 
 def whole(workdir, num_samples, with_plain, repeats):
     """Rows (kernel, seconds, CPU seconds, times as long as this one, share, nats, σ)."""
-    settings = parse_config(records.read_json(os.path.join(workdir, "config.json")))
-    where = settings.data
-    if _DATA_DIR.value is not None:
-        where = dataclasses.replace(where, data_dir=_DATA_DIR.value)
-    folds, state = data.load(where).folds, aae.load_state(workdir)
+    (settings, folds), state = _folds(workdir), aae.load_state(workdir)
     sampler, mesh = aae.sampler(state), aae.make_mesh()
 
     def run(one_pass):
@@ -154,6 +157,56 @@ def whole(workdir, num_samples, with_plain, repeats):
         )
 
 
+def stored(workdir, num_samples, repeats):
+    """Rows (name, CPU seconds, the float32 product's time over this one, share) of adding samples.
+
+    The product has the same operations: test images × 784 × samples, in the shape of `timing.PRODUCT`.
+    """
+    state, fold = aae.load_state(workdir), _folds(workdir)[1][0]
+    x = np.asarray(fold.test["image"], np.float32).reshape(len(fold.test["image"]), -1) / 255
+    sigma = jnp.array([STORED_SIGMA])
+    bound, columns = parzen.make_bound(x, sigma, 10_000_000), parzen.varying(x)
+    x = jnp.asarray(x)
+    seen, new = (
+        jnp.asarray(aae.generate(state, jax.random.key(seed), number)).reshape(number, -1)
+        for seed, number in enumerate((SEEN, num_samples))
+    )
+    plain = parzen.add_samples(parzen.start(x, sigma), x, seen, sigma, columns)
+    screened = parzen.add_screened_samples(parzen.start_screened(bound), seen, bound)
+    product = timing.matrix_product(*timing.PRODUCT)
+    as_many = round(x.size * num_samples / math.prod(timing.PRODUCT))
+
+    def add_screened():
+        return parzen.add_screened_samples(screened, new, bound)
+
+    functions = {
+        "a float32 product": lambda: timing.repeat(product, as_many),
+        "plain": lambda: parzen.add_samples(plain, x, new, sigma, columns),
+        "screened": add_screened,
+    }
+    found = timing.interleaved(functions, repeats, time.process_time)
+    after = add_screened()
+    rounds = (after.rounds - screened.rounds).sum()
+    share = float((after.multiplied - screened.multiplied).sum() / rounds)
+    for name, values in found.items():
+        ratio = np.array(found["a float32 product"]) / np.array(values)
+        yield (
+            name,
+            timing.median_and_spread(values),
+            timing.median_and_spread(ratio),
+            share if name == "screened" else 1.0,
+        )
+
+
+def _folds(workdir):
+    """The settings and the data of a run."""
+    settings = parse_config(records.read_json(os.path.join(workdir, "config.json")))
+    where = settings.data
+    if _DATA_DIR.value is not None:
+        where = dataclasses.replace(where, data_dir=_DATA_DIR.value)
+    return settings, data.load(where).folds
+
+
 def main(argv):
     del argv
     report = Report()
@@ -162,6 +215,12 @@ def main(argv):
         columns = "samples", "plain, CPU s", "screened, CPU s", "ratio", "share"
         title = f"{POINTS} points, {number} samples"
         report.table(title, columns, added(number, _REPEATS.value))
+    elif _STORED.value:
+        number = _NUM_SAMPLES.value or 100_000
+        columns = "kernel", "CPU s", "times the product's rate", "share"
+        title = f"{number} stored samples after {SEEN}, σ {STORED_SIGMA}, as many as 10 million may need"
+        rows = stored(os.path.abspath(_WORKDIR.value), number, _REPEATS.value)
+        report.table(title, columns, rows)
     else:
         number = _NUM_SAMPLES.value or 1_000_000
         columns = "kernel", "s", "CPU s", "ratio", "share", "nats", "σ"

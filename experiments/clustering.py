@@ -26,8 +26,11 @@ def get_config(num_clusters="16"):
         config.options.num_clusters = int(num_clusters)
         config.options.style_noise = 1.0
         config.options.smoothness = 2.0
+        config.options.transformations = 8.0
         config.options.information = 0.4
+    for network in ("encoder", "decoder", "discriminator"):
+        config.model[f"{network}_hidden"] = (500, 500)
     config.model.code_dim = 5
-    config.train.num_steps = 20_000  # 40 epochs
+    config.train.num_steps = 10_000  # 20 epochs
     default.change_optimizer(config, "reconstruction", learning_rate=2e-4)
     return config

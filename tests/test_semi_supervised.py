@@ -24,6 +24,7 @@ from aae_jax import (
     multi_seed,
     networks,
     parallel,
+    transformations,
 )
 from aae_jax.algorithms import semi_supervised
 from aae_jax.algorithms.base import Inputs
@@ -413,6 +414,7 @@ CLUSTERS = Options(
     num_clusters=4,
     style_noise=0.5,
     smoothness=0.3,
+    transformations=2.0,
     information=0.5,
 )
 
@@ -451,7 +453,7 @@ def test_information_of_a_batch_of_clusters(x64):
 
 
 def test_smoothness_is_the_divergence_in_its_worst_direction(x64):
-    options = dataclasses.replace(CLUSTERS, smoothness=1e-2, information=None)
+    options = dataclasses.replace(CLUSTERS, smoothness=1e-2, transformations=None, information=None)
     state, dataset = start(make_model("float64", options=options)), few_labels()
     batch, prior_sample = batch_of(state, dataset, 0)
     x = jnp.asarray(batch["image"], jnp.float64) / 255
@@ -469,6 +471,28 @@ def test_smoothness_is_the_divergence_in_its_worst_direction(x64):
         r *= 1e-2 / np.linalg.norm(r, axis=1, keepdims=True)
         there = log_y(x + r.reshape(x.shape))
         assert (np.exp(here) * (here - there)).sum(axis=1).mean() < loss.mean()
+
+
+def test_transformations_add_the_divergence_from_other_images(x64):
+    """Weighted, with or without smoothness; each row changes by its own key."""
+    x = jnp.asarray(few_labels()["image"][:8], jnp.float64) / 255
+    row_keys = keys.row_keys(jax.random.key(1), 8)
+    losses = {}
+    for chosen in ((0.3, None), (0.3, 2.0), (None, 2.0)):
+        smoothness, weight = chosen
+        options = dataclasses.replace(
+            CLUSTERS, smoothness=smoothness, transformations=weight, information=None
+        )
+        state = start(make_model("float64", options=options))
+        assert state.spec.phases[-1].name == "smoothness"
+        inputs = Inputs(x, x, jnp.full(8, -1), row_keys, None, step=0)
+        losses[chosen] = semi_supervised.smoothness(state.spec, state.params, inputs)[0]
+    changed = transformations.random_affine(keys.fold_rows(row_keys, 5), x)
+    p, q = (np.asarray(aae.classify(state, np.asarray(images))) for images in (x, changed))
+    wanted = 2 * (p * (np.log(p) - np.log(q))).sum(axis=1)
+    assert (wanted > 0).all()
+    np.testing.assert_allclose(losses[None, 2.0], wanted, rtol=1e-6)
+    np.testing.assert_allclose(losses[0.3, 2.0], losses[0.3, None] + wanted, rtol=1e-6)
 
 
 def test_smoothness_begins_late_beside_labels(x64):
@@ -514,6 +538,13 @@ def test_noise_on_styles_changes_only_the_reconstruction(x64):
         ]
     assert (found[0.5][0] != found[None][0]).all()
     np.testing.assert_array_equal(found[0.5][1], found[None][1])
+
+
+def test_only_images_are_transformed():
+    with refused(
+        "^options.transformations is 2.0 and image_shape \\(6,\\): it turns and stretches"
+    ):
+        make_spec(model=None, algorithm="semi_supervised", image_shape=(6,), options=CLUSTERS)
 
 
 @pytest.mark.slow
@@ -630,6 +661,7 @@ def test_configs_build_and_their_rates_fall(module, variant):
         ),
         ({"options.information": -2.0}, "^options.information is -2.0: it must be"),
         ({"options.smoothness": -2.0}, "^options.smoothness is -2"),
+        ({"options.transformations": -2.0}, "^options.transformations is -2"),
         (
             {"options.smoothness_from": 9},
             "^options.smoothness_from is 9, but options.smoothness is None: set both",

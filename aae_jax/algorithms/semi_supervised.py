@@ -13,7 +13,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from aae_jax import layers, losses, networks
+from aae_jax import layers, losses, networks, transformations
 from aae_jax.algorithms import autoencoder
 from aae_jax.algorithms.base import Algorithm, Inputs, Metrics, Phase, raw_moments
 from aae_jax.checks import (
@@ -49,8 +49,11 @@ class Options:
             (virtual adversarial training, Miyato et al. 2016), in units of the encoder's input.
         smoothness_from: the first step with `smoothness`. It keeps the classes that it finds, so with
             few labels it should come late.
-        information: if given, the weight of the information that clusters hold about images, beside
-            `smoothness` (Hu et al. 2017). It keeps clusters in use, and each image's cluster certain.
+        transformations: if given, classes also learn, with this weight, not to change if an image
+            turns, moves and stretches a little (`transformations.random_affine`). It is added to the
+            loss of `smoothness`, or replaces it.
+        information: if given, the weight of the information that clusters hold about images, in the
+            same loss (Hu et al. 2017). It keeps clusters in use, and each image's cluster certain.
     """
 
     labels: bool = True
@@ -60,6 +63,7 @@ class Options:
     style_noise: float | None = None
     smoothness: float | None = None
     smoothness_from: int = 0
+    transformations: float | None = None
     information: float | None = None
 
     def __post_init__(self) -> None:
@@ -67,7 +71,7 @@ class Options:
         if self.num_clusters is not None:
             check_positive("options.num_clusters", self.num_clusters)
         check_length("options.head_distance", self.head_distance)
-        for name in ("style_noise", "smoothness", "information"):
+        for name in ("style_noise", "smoothness", "transformations", "information"):
             value = getattr(self, name)
             if value is not None:
                 check_length(f"options.{name}", value)
@@ -247,29 +251,43 @@ def smoothness(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, M
     """KL(q(y|x) ‖ q(y|x + r)) f[B], for the r of length `options.smoothness` that raises it most.
 
     One step of power iteration finds r (Miyato et al. 2016): the gradient at a random r of length 1,
-    where they take the limit of short ones. Before `options.smoothness_from` it is 0. With
+    where they take the limit of short ones. `options.transformations` adds the weighted divergence from
+    the class of a transformed image, or is all of the loss without `options.smoothness`. Before `options.smoothness_from` the loss is 0. With
     `options.information`, the mean f[] of this less the weighted information of the classes.
     """
-    x, keys, weight = inputs.x, inputs.dropout_keys, spec.options.information
+    x, keys, options = inputs.x, inputs.dropout_keys, spec.options
 
     def loss():
         logits, _ = infer(spec, params, x, keys)
         log_y = jax.lax.stop_gradient(jax.nn.log_softmax(logits))
 
-        def divergence(r):
-            moved, _ = infer(spec, params, x + r, keys)
-            return (jnp.exp(log_y) * (log_y - jax.nn.log_softmax(moved))).sum(axis=1)
+        def divergence(changed):
+            changed_logits, _ = infer(spec, params, changed, keys)
+            return (jnp.exp(log_y) * (log_y - jax.nn.log_softmax(changed_logits))).sum(axis=1)
 
-        start = row_normal(fold_rows(inputs.row_keys, 3), spec.num_pixels, x.dtype)
-        start = _with_length(start.reshape(x.shape), 1.0)
-        direction = jax.grad(lambda r: divergence(r).sum())(start)
-        worst = divergence(jax.lax.stop_gradient(_with_length(direction, spec.options.smoothness)))
-        return worst if weight is None else worst.mean() - weight * information(logits)
+        found = jnp.zeros(len(x), x.dtype)
+        if options.smoothness is not None:
+            start = row_normal(fold_rows(inputs.row_keys, 3), spec.num_pixels, x.dtype)
+            start = _with_length(start.reshape(x.shape), 1.0)
+            direction = jax.grad(lambda r: divergence(x + r).sum())(start)
+            worst = jax.lax.stop_gradient(_with_length(direction, options.smoothness))
+            found += divergence(x + worst)
+        if options.transformations is not None:
+            changed = transformations.random_affine(fold_rows(inputs.row_keys, 5), x)
+            found += options.transformations * divergence(changed)
+        if options.information is None:
+            return found
+        return found.mean() - options.information * information(logits)
 
-    first = spec.options.smoothness_from
+    first = options.smoothness_from
     if not first:
         return loss(), {}
     return jax.lax.cond(inputs.step >= first, loss, lambda: jnp.zeros(len(x), x.dtype)), {}  # type: ignore[operator]
+
+
+def _is_smooth(spec):
+    """Whether classes learn not to change with the image."""
+    return spec.options.smoothness is not None or spec.options.transformations is not None
 
 
 # Clusters need not be equally large: beyond this share of ln K, more entropy gains nothing.
@@ -398,11 +416,16 @@ def check(spec: Spec) -> None:
             f"options.smoothness_from is {options.smoothness_from} and optimizer.smoothness.name 'adam': "
             "after steps without a gradient Adam's first updates are several times too long; use 'sgd'"
         )
-    if options.information is not None and (options.labels or options.smoothness is None):
+    if options.information is not None and (options.labels or not _is_smooth(spec)):
         raise UserError(
             f"options.information is {options.information}, options.labels {options.labels} and "
-            f"options.smoothness {options.smoothness}: it is for clusters, beside smoothness; set "
-            "options.labels=False and options.smoothness"
+            f"options.smoothness {options.smoothness}: it is for clusters, beside smoothness or "
+            "transformations; set options.labels=False and options.smoothness"
+        )
+    if options.transformations is not None and len(spec.image_shape) != 3:
+        raise UserError(
+            f"options.transformations is {options.transformations} and image_shape {spec.image_shape}: "
+            "it turns and stretches images of (height, width, channels); set it to None"
         )
     if options.information is not None and options.smoothness_from:
         raise UserError(
@@ -447,7 +470,7 @@ SEMI_SUPERVISED = Algorithm(
             ("encoder",),
             smoothness,
             OptimizerSpec(schedule="cosine"),
-            applies=lambda spec: spec.options.smoothness is not None,
+            applies=lambda spec: _is_smooth(spec),
         ),
     ),
     sample=sample,
