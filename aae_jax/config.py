@@ -116,6 +116,8 @@ def parse_config(config: Mapping[str, Any]) -> Settings:
         )
     if data.standardise and spec.model.output == "sigmoid":
         raise UserError("data.standardise is True: model.output must be 'linear', not 'sigmoid'")
+    if data.standardise:
+        spec.algorithm.check_standardised(spec)
     parallel = _section(config, "parallel", ParallelSpec)
     if num_seeds > 1 and (parallel.runner == "pmap" or run.stream):
         raise UserError(

@@ -79,7 +79,7 @@ def create_train_state(
 
     Raises:
         UserError: only one of mean and std is given, a sigmoid output would have to produce
-            standardised pixels, or a user's network can't be used.
+            standardised pixels, the algorithm can't use them, or a user's network can't be used.
     """
     if not isinstance(spec, Spec):
         raise UserError(f"spec is a {type(spec).__name__}: it must be an aae_jax.Spec")
@@ -88,6 +88,7 @@ def create_train_state(
     if pixel_mean is not None:
         if spec.model.output == "sigmoid":
             raise UserError("model.output is 'sigmoid': standardised pixels need 'linear'")
+        spec.algorithm.check_standardised(spec)
         pixel_mean, pixel_std = (
             jnp.asarray(v, spec.model.param_dtype).reshape(spec.image_shape)
             for v in (pixel_mean, pixel_std)

@@ -540,10 +540,33 @@ def test_noise_on_styles_changes_only_the_reconstruction(x64):
     np.testing.assert_array_equal(found[0.5][1], found[None][1])
 
 
+def test_transformations_replace_smoothness():
+    """They begin late, and stand beside the information, without it."""
+    late = Options(transformations=1.0, smoothness_from=3)
+    optimizer = {"smoothness": aae.OptimizerSpec(name="sgd", learning_rate=0.1)}
+    spec = make_model(options=late, optimizer=optimizer)
+    for step, is_zero in ((2, True), (3, False)):
+        x = jnp.asarray(few_labels()["image"][:8], jnp.float32) / 255
+        row_keys = keys.row_keys(jax.random.key(1), 8)
+        inputs = Inputs(x, x, jnp.full(8, -1), row_keys, None, step=jnp.asarray(step))
+        loss, _ = semi_supervised.smoothness(spec, start(spec).params, inputs)
+        assert loss.dtype == jnp.float32
+        assert (loss == 0).all() == is_zero
+    options = dataclasses.replace(CLUSTERS, smoothness=None)
+    assert make_model(options=options).phases[-1].name == "smoothness"
+    with refused("information is 0.5, .* and options.transformations None: it is for clusters"):
+        make_model(options=dataclasses.replace(options, transformations=None))
+
+
 def test_only_images_are_transformed():
-    with refused(
-        "^options.transformations is 2.0 and image_shape \\(6,\\): it turns and stretches"
-    ):
+    with refused("^options.transformations is 2.0 and data.standardise True: pixels that move"):
+        aae.create_train_state(
+            make_model(options=CLUSTERS, model={"output": "linear"}),
+            jax.random.key(0),
+            jnp.zeros(SHAPE),
+            jnp.ones(SHAPE),
+        )
+    with refused("^options.transformations is 2.0 and image_shape \\(6,\\): it needs images"):
         make_spec(model=None, algorithm="semi_supervised", image_shape=(6,), options=CLUSTERS)
 
 
@@ -647,7 +670,7 @@ def test_configs_build_and_their_rates_fall(module, variant):
         ({"options.style_noise": -1.0}, "^options.style_noise is -1"),
         (
             {"options.information": 2.0},
-            "^options.information is 2.0, options.labels True .* it is for clusters, beside smoothn",
+            "^options.information is 2.0, options.labels True, .* it is for clusters, beside one of the",
         ),
         (
             {
@@ -662,6 +685,14 @@ def test_configs_build_and_their_rates_fall(module, variant):
         ({"options.information": -2.0}, "^options.information is -2.0: it must be"),
         ({"options.smoothness": -2.0}, "^options.smoothness is -2"),
         ({"options.transformations": -2.0}, "^options.transformations is -2"),
+        (
+            {
+                "options.transformations": 2.0,
+                "data.standardise": True,
+                "model.output": "linear",
+            },
+            "^options.transformations is 2.0 and data.standardise True: pixels that move need",
+        ),
         (
             {"options.smoothness_from": 9},
             "^options.smoothness_from is 9, but options.smoothness is None: set both",

@@ -11,6 +11,12 @@ from aae_jax import keys, transformations
 IMAGE = np.random.default_rng(0).random((9, 12, 3))
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_images_keep_their_type(x64, dtype):
+    images = jnp.asarray(IMAGE, dtype)[None]
+    assert transformations.random_affine(keys.row_keys(jax.random.key(0), 1), images).dtype == dtype
+
+
 @pytest.mark.parametrize("image", [IMAGE, IMAGE[:, :, :1], IMAGE[:1, :, :]])
 def test_affine_is_scipys(x64, image):
     matrix, shift = np.array([[1.1, 0.2], [-0.15, 0.9]]), np.array([0.1, -0.05])

@@ -96,6 +96,7 @@ class Algorithm(NamedTuple):
         starts_from_images: whether `sample` starts its Markov chains at `start`; runs and figures
             then pass training images (`aae_jax.train_state.chain_starts`).
         check: (spec) → None; raises `UserError` for invalid combinations.
+        check_standardised: the same, for models whose pixels are standardised one by one.
         figures: names of `aae_jax.figures.FIGURES`, or import paths of such functions. A figure
             that can't show a model is left out.
     """
@@ -119,6 +120,7 @@ class Algorithm(NamedTuple):
     matches_prior: bool = True
     starts_from_images: bool = False
     check: Callable[[Spec], None] = lambda spec: None
+    check_standardised: Callable[[Spec], None] = lambda spec: None
     figures: tuple[str, ...] = ("samples", "training_curves")
 
 

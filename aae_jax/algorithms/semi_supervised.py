@@ -47,11 +47,11 @@ class Options:
         style_noise: if given, the std of Gaussian noise on styles while images are reconstructed.
         smoothness: if given, classes also learn not to change within this distance of an image
             (virtual adversarial training, Miyato et al. 2016), in units of the encoder's input.
-        smoothness_from: the first step with `smoothness`. It keeps the classes that it finds, so with
-            few labels it should come late.
+        smoothness_from: the first step with `smoothness` and `transformations`. Smoothness keeps the
+            classes that it finds, so with few labels it should come late.
         transformations: if given, classes also learn, with this weight, not to change if an image
-            turns, moves and stretches a little (`transformations.random_affine`). It is added to the
-            loss of `smoothness`, or replaces it.
+            turns, moves and stretches a little (`transformations.random_affine`). This is a part of
+            the phase "smoothness", beside `smoothness` or alone.
         information: if given, the weight of the information that clusters hold about images, in the
             same loss (Hu et al. 2017). It keeps clusters in use, and each image's cluster certain.
     """
@@ -75,7 +75,8 @@ class Options:
             value = getattr(self, name)
             if value is not None:
                 check_length(f"options.{name}", value)
-        check_first_step(self, "smoothness_from", "smoothness")
+        smooth = "smoothness" if self.transformations is None else "transformations"
+        check_first_step(self, "smoothness_from", smooth)
 
 
 _SMALL_WEIGHTS = jax.nn.initializers.normal(0.01)
@@ -248,11 +249,12 @@ def supervised(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, M
 
 
 def smoothness(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
-    """KL(q(y|x) ‖ q(y|x + r)) f[B], for the r of length `options.smoothness` that raises it most.
+    """How much the class of an image changes with the image, f[B].
 
-    One step of power iteration finds r (Miyato et al. 2016): the gradient at a random r of length 1,
-    where they take the limit of short ones. `options.transformations` adds the weighted divergence from
-    the class of a transformed image, or is all of the loss without `options.smoothness`. Before `options.smoothness_from` the loss is 0. With
+    With `options.smoothness` KL(q(y|x) ‖ q(y|x + r)), for the r of that length that raises it most. One
+    step of power iteration finds r (Miyato et al. 2016): the gradient at a random r of length 1, where
+    they take the limit of short ones. With `options.transformations`, plus this weight times
+    KL(q(y|x) ‖ q(y|x′)), for a randomly transformed x′. Before `options.smoothness_from` it is 0. With
     `options.information`, the mean f[] of this less the weighted information of the classes.
     """
     x, keys, options = inputs.x, inputs.dropout_keys, spec.options
@@ -418,14 +420,15 @@ def check(spec: Spec) -> None:
         )
     if options.information is not None and (options.labels or not _is_smooth(spec)):
         raise UserError(
-            f"options.information is {options.information}, options.labels {options.labels} and "
-            f"options.smoothness {options.smoothness}: it is for clusters, beside smoothness or "
-            "transformations; set options.labels=False and options.smoothness"
+            f"options.information is {options.information}, options.labels {options.labels}, "
+            f"options.smoothness {options.smoothness} and options.transformations "
+            f"{options.transformations}: it is for clusters, beside one of the last two; set "
+            "options.labels=False, and options.smoothness or options.transformations"
         )
     if options.transformations is not None and len(spec.image_shape) != 3:
         raise UserError(
             f"options.transformations is {options.transformations} and image_shape {spec.image_shape}: "
-            "it turns and stretches images of (height, width, channels); set it to None"
+            "it needs images of (height, width, channels)"
         )
     if options.information is not None and options.smoothness_from:
         raise UserError(
@@ -436,6 +439,15 @@ def check(spec: Spec) -> None:
         raise UserError(
             f"options.num_clusters is {num_labels(spec)} and train.batch_size {spec.train.batch_size}: "
             "a batch must have at least one row for each cluster"
+        )
+
+
+def check_standardised(spec: Spec) -> None:
+    """Raises for transformations: they would move a pixel to where mean and std are others."""
+    if spec.options.transformations is not None:
+        raise UserError(
+            f"options.transformations is {spec.options.transformations} and data.standardise True: "
+            "pixels that move need one mean and std; set data.standardise=False"
         )
 
 
@@ -470,7 +482,7 @@ SEMI_SUPERVISED = Algorithm(
             ("encoder",),
             smoothness,
             OptimizerSpec(schedule="cosine"),
-            applies=lambda spec: _is_smooth(spec),
+            applies=_is_smooth,
         ),
     ),
     sample=sample,
@@ -484,5 +496,6 @@ SEMI_SUPERVISED = Algorithm(
     names_classes=lambda spec: spec.options.labels,
     options=Options,
     check=check,
+    check_standardised=check_standardised,
     figures=("classes", "reconstructions", "code_marginals", "training_curves", "samples", "map"),
 )
