@@ -60,7 +60,9 @@ def classification(
 
     Returns:
         `classification/error` and its standard error over images. For clusters also
-        `classification/cluster_names`, the class of each. Empty if no image has a label.
+        `classification/cluster_names`, the class of each, and `classification/majority_error`, the
+        error if each cluster has the commonest class of its validation images. Empty if no image has a
+        label.
     """
     spec, program = state.spec, jax.jit(classify)
 
@@ -81,7 +83,15 @@ def classification(
         if p_validation is None or named is None:
             return {}
         names = name_clusters(p_validation, named)
-        chosen, found = names[chosen], {"classification/cluster_names": names.tolist()}
+        commonest = names.copy()  # a cluster without validation images keeps its name
+        of_validation = p_validation.argmax(axis=1)
+        for cluster in np.unique(of_validation):
+            commonest[cluster] = np.bincount(named[of_validation == cluster]).argmax()
+        found = {
+            "classification/cluster_names": names.tolist(),
+            "classification/majority_error": float((commonest[chosen] != label).mean()),
+        }
+        chosen = names[chosen]
     error = float((chosen != label).mean())
     return found | {
         "classification/error": error,

@@ -4,7 +4,8 @@
         [--config.FIELD=VALUE …] [--mnist_dir=DIR] [--every=1] [--stop=EPOCHS] [--alone]
 
 Every `--every` epochs of the 50,000 training images, the study records the error on validation and
-on test images, with the parameters of the trained model, and the seconds of training so far.
+on test images, with the parameters of the trained model, and the seconds of training so far. For clusters it
+also gives the error on test images if a cluster has the commonest label of its validation images.
 `--alone` trains the same encoder only by the cross-entropy of the labelled rows. Several seeds
 (`--config.num_seeds=3`) run in one program, each with its own labels.
 
@@ -81,13 +82,17 @@ def start(settings):
 
 
 def errors(state, fold):
-    """[validation, test] error of each seed; validation images name clusters, so they have none."""
+    """[validation, test, majority] errors of each seed.
+
+    Validation images name clusters, so they have no error; classes have no majority error.
+    """
     found = []
     for member in multi_seed.members(state):
         of_test = measures.classification(member, fold.test, fold.validation)
         named = member.spec.algorithm.names_classes(member.spec)
         of_validation = measures.classification(member, fold.validation) if named else {}
-        found.append([found.get("classification/error") for found in (of_validation, of_test)])
+        both = [found.get("classification/error") for found in (of_validation, of_test)]
+        found.append([*both, of_test.get("classification/majority_error")])
     return found
 
 
@@ -125,8 +130,10 @@ def main(argv):
                 "epoch": round(int(state.step) / epoch, 3),
                 "step": int(state.step),
                 "seconds": round(seconds, 1),
-                "validation": None if np.isnan(found).any() else found[:, 0].tolist(),
-                "test": found[:, 1].tolist(),
+                **{
+                    name: None if np.isnan(column).any() else column.tolist()
+                    for name, column in zip(("validation", "test", "majority"), found.T)
+                },
                 "metrics": {name: float(v.mean()) for name, v in metrics.items()},
             }
             lines.append(line)
@@ -135,8 +142,9 @@ def main(argv):
             checkpoints.save(state)
             print(
                 f"epoch {line['epoch']:g}, {seconds:.0f} s: error on "
-                + ("" if np.isnan(found).any() else f"validation {shown(found[:, 0])}, ")
-                + f"test {shown(found[:, 1])}",
+                + ("" if line["validation"] is None else f"validation {shown(found[:, 0])}, ")
+                + f"test {shown(found[:, 1])}"
+                + ("" if line["majority"] is None else f", by majority {shown(found[:, 2])}"),
                 flush=True,
             )
 

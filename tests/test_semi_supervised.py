@@ -628,6 +628,17 @@ def test_the_error_of_classes_and_of_clusters(trained):
     assert found["classification/error"] == pytest.approx(
         (names[in_cluster] != test["label"]).mean()
     )
+    members = [validation["label"][p.argmax(axis=1) == k].tolist() for k in range(4)]
+    majority = np.array(
+        [
+            max(sorted(set(labels)), key=labels.count) if labels else names[k]
+            for k, labels in enumerate(members)
+        ]
+    )
+    assert max(map(len, members)) > 2 and not np.array_equal(majority, names)
+    assert found["classification/majority_error"] == pytest.approx(
+        (majority[in_cluster] != test["label"]).mean()
+    )
 
 
 # Configs and runs.

@@ -56,6 +56,10 @@ NUMBERS = {
         "are named by one validation image each.",
         error="classification/standard_error",
     ),
+    "classification/majority_error": Number(
+        "Classification error by majority",
+        "The same, with each cluster named by the commonest class of its validation images.",
+    ),
     "reconstruction/half_squared_error": Number(
         "Reconstruction error",
         "Half the squared error of a test image, summed over its pixels; mean over images. Lower "
