@@ -58,7 +58,8 @@ NUMBERS = {
     ),
     "classification/majority_error": Number(
         "Classification error by majority",
-        "The same, with each cluster named by the commonest class of its validation images.",
+        "Share of test images with a wrong class if each cluster is named by the commonest class of "
+        "its validation images. Lower is better.",
     ),
     "reconstruction/half_squared_error": Number(
         "Reconstruction error",
