@@ -126,6 +126,11 @@ MODELS = {
 }
 
 MODELS["aae, noise on the codes"] = {"options": adversarial.Options(code_noise=0.5)}
+MODELS["aae, labelled images transformed"] = {
+    "model": LABELS["labels in the discriminator"],
+    "prior": MIXTURE,
+    "options": adversarial.Options(transform_labelled=True),
+}
 MODELS["decoder_finetuning"] = {
     "algorithm": "decoder_finetuning",
     "options": decoder_finetuning.Options(code_noise=0.5),

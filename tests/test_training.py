@@ -18,10 +18,20 @@ from reference import (
     sigmoid,
     train_step as reference_step,
 )
-from small import inputs_of_step, make_dataset, make_spec, start, train_step
+from small import (
+    MIXTURE,
+    SHAPE,
+    inputs_of_step,
+    make_dataset,
+    make_spec,
+    partly_labelled,
+    refused,
+    start,
+    train_step,
+)
 
 import aae_jax as aae
-from aae_jax import keys, parallel
+from aae_jax import keys, parallel, transformations
 from aae_jax.algorithms import adversarial, decoder_finetuning
 from aae_jax.algorithms.autoencoder import discriminate
 from aae_jax.data import order
@@ -545,3 +555,45 @@ def test_noise_is_keyed_by_global_row():
     np.testing.assert_array_equal(
         jax.random.key_data(keys[4:]), jax.random.key_data(row_keys(jax.random.key(0), 4, 4))
     )
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_images_with_a_label_are_transformed_in_every_phase(x64, noise):
+    """Such a step is a plain one on a batch whose labelled images were transformed before."""
+    rates = {phase: aae.OptimizerSpec(name="sgd", learning_rate=0.05) for phase in PHASES}
+    fields = {"optimizer": rates, "model": {"label_in_discriminator": True}, "prior": MIXTURE}
+    fields["input_noise"] = noise
+    plain = start(make_spec("float64", **fields))
+    options = adversarial.Options(transform_labelled=True)
+    state = start(make_spec("float64", options=options, **fields))
+    batch, prior_sample = inputs_of_step(state, partly_labelled(), 0)
+    x = batch["image"].astype(jnp.float64) / 255
+    own_keys = keys.fold_rows(row_keys(keys.stream(state.rng, keys.POSTERIOR, 0), 8), 5)
+    is_labelled = np.asarray(batch["label"]) >= 0
+    assert 0 < is_labelled.sum() < 8
+    moved = jnp.where(
+        is_labelled[:, None, None, None], transformations.random_affine(own_keys, x), x
+    )
+    found, _ = train_step(state, batch, prior_sample)
+    expected, _ = train_step(plain, {**batch, "image": moved}, prior_sample)
+    without, _ = train_step(plain, batch, prior_sample)
+    chex.assert_trees_all_close(found.params, expected.params, rtol=0, atol=1e-10)
+    for network in found.params:
+        with pytest.raises(AssertionError):
+            chex.assert_trees_all_close(
+                found.params[network], without.params[network], rtol=0, atol=1e-5
+            )
+
+
+def test_transformations_of_labelled_images_need_labels_and_images():
+    given = {"options": adversarial.Options(transform_labelled=True)}
+    labels = {"model": {"label_in_discriminator": True}}
+    with refused("^options.transform_labelled is True and model.label_in_discriminator False"):
+        make_spec(**given)
+    with refused(r"^options.transform_labelled is True and image_shape \(6,\): it needs images"):
+        make_spec(image_shape=(6,), **given, **labels)
+    with refused("^options.transform_labelled is True and data.standardise True: pixels that"):
+        spec = make_spec(**given, model={**labels["model"], "output": "linear"})
+        aae.create_train_state(spec, jax.random.key(0), jnp.zeros(SHAPE), jnp.ones(SHAPE))
+    with refused("^options.transform_labelled is 1: it must be "):
+        adversarial.Options(transform_labelled=1)

@@ -1,13 +1,16 @@
 """The adversarial autoencoder (section 2): reconstruction, discriminator, generator."""
 
 import dataclasses
+import functools
 
 import jax
+import jax.numpy as jnp
 
-from aae_jax import losses
+from aae_jax import losses, transformations
 from aae_jax.algorithms import autoencoder
 from aae_jax.algorithms.base import Algorithm, Inputs, Metrics, Phase, raw_moments
 from aae_jax.checks import check_begins, check_first_step, check_length, check_types
+from aae_jax.errors import UserError
 from aae_jax.keys import fold_rows
 from aae_jax.networks import Params
 from aae_jax.optimizers import OptimizerSpec
@@ -24,12 +27,30 @@ class Options:
     # paper. The encoder learns from codes without noise: it would flee from it to larger codes.
     code_noise: float = 0.0
     code_noise_from: int = 0  # the first step with this noise
+    # Whether images with a label turn, move and stretch a little, at random and anew in every step
+    # (`transformations.random_affine`), so that few labels say more. The paper has no such thing.
+    transform_labelled: bool = False
 
     def __post_init__(self) -> None:
         check_types(self, "options")
         if self.code_noise != 0:
             check_length("options.code_noise", self.code_noise)
         check_first_step(self, "code_noise_from", "code_noise")
+
+
+def on_transformed(loss):
+    """A phase's loss in which `options.transform_labelled` changes the images with a label."""
+
+    @functools.wraps(loss)
+    def changed(spec, params, inputs):
+        if not spec.options.transform_labelled:
+            return loss(spec, params, inputs)
+        x, noise = inputs.x, inputs.x_noisy - inputs.x
+        of_rows = transformations.random_affine(fold_rows(inputs.row_keys, 5), x)
+        x = jnp.where((inputs.label >= 0)[:, None, None, None], of_rows, x)
+        return loss(spec, params, inputs._replace(x=x, x_noisy=x + noise))
+
+    return changed
 
 
 def reconstruction(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
@@ -96,8 +117,29 @@ def generator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Me
 
 
 def check(spec: Spec) -> None:
-    """Raises for noise that would begin after the training."""
+    """Raises for noise that would begin after the training, and transformations without a use."""
     check_begins(spec, "code_noise_from")
+    if not spec.options.transform_labelled:
+        return
+    if not spec.model.label_in_discriminator:
+        raise UserError(
+            "options.transform_labelled is True and model.label_in_discriminator False: it is for "
+            "labels that the discriminator sees"
+        )
+    if len(spec.image_shape) != 3:
+        raise UserError(
+            f"options.transform_labelled is True and image_shape {spec.image_shape}: it needs images "
+            "of (height, width, channels)"
+        )
+
+
+def check_standardised(spec: Spec) -> None:
+    """Raises for transformations: they would move a pixel to where mean and std are others."""
+    if spec.options.transform_labelled:
+        raise UserError(
+            "options.transform_labelled is True and data.standardise True: pixels that move need one "
+            "mean and std; set data.standardise=False"
+        )
 
 
 ADVERSARIAL_AUTOENCODER = Algorithm(
@@ -106,16 +148,17 @@ ADVERSARIAL_AUTOENCODER = Algorithm(
         Phase(
             "reconstruction",
             ("encoder", "decoder"),
-            reconstruction_by_options,
+            on_transformed(reconstruction_by_options),
             OptimizerSpec(schedule="cosine"),
         ),
-        Phase("discriminator", ("discriminator",), discriminator, _ADVERSARIAL),
-        Phase("generator", ("encoder",), generator, _ADVERSARIAL),
+        Phase("discriminator", ("discriminator",), on_transformed(discriminator), _ADVERSARIAL),
+        Phase("generator", ("encoder",), on_transformed(generator), _ADVERSARIAL),
     ),
     sample=autoencoder.sample,
     encode=autoencoder.encode,
     decode=autoencoder.decode,
     options=Options,
     check=check,
+    check_standardised=check_standardised,
     figures=autoencoder.FIGURES,
 )
