@@ -76,7 +76,8 @@ class DataSpec:
             if not self.num_labelled:
                 raise UserError(
                     f"data.labelled_repeats is {self.labelled_repeats} and data.num_labelled "
-                    f"{self.num_labelled}: it needs images that keep their label"
+                    f"{self.num_labelled}: it needs images that keep their label; set "
+                    "data.labelled_repeats=None"
                 )
 
 

@@ -34,6 +34,7 @@ import aae_jax as aae
 from aae_jax import keys, parallel, transformations
 from aae_jax.algorithms import adversarial, decoder_finetuning
 from aae_jax.algorithms.autoencoder import discriminate
+from aae_jax.algorithms.base import NoOptions
 from aae_jax.data import order
 from aae_jax.keys import row_keys
 from aae_jax.train_state import to_inputs
@@ -583,6 +584,19 @@ def test_images_with_a_label_are_transformed_in_every_phase(x64, noise):
             chex.assert_trees_all_close(
                 found.params[network], without.params[network], rtol=0, atol=1e-5
             )
+
+
+def test_phases_run_with_the_options_of_another_algorithm():
+    whole = adversarial.ADVERSARIAL_AUTOENCODER
+    first = whole.phases[0]._replace(loss=adversarial.reconstruction)
+    own = whole._replace(
+        phases=(first, *whole.phases[1:]), options=NoOptions, check=lambda spec: None
+    )
+    expected, found = (
+        train_step(start(spec), *inputs_of_step(start(spec), make_dataset(), 0))[0].params
+        for spec in (make_spec(), make_spec(algorithm=own))
+    )
+    chex.assert_trees_all_close(found, expected, rtol=0, atol=1e-6)
 
 
 def test_transformations_of_labelled_images_need_labels_and_images():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,8 @@ class Options:
     code_noise: float = 0.0
     code_noise_from: int = 0  # the first step with this noise
     # Whether images with a label turn, move and stretch a little, at random and anew in every step
-    # (`transformations.random_affine`), so that few labels say more. The paper has no such thing.
+    # (`transformations.random_affine`), so that few labels say more. The paper has no such thing. If
+    # nearly all images have labels, the codes of clean images move away from the prior.
     transform_labelled: bool = False
 
     def __post_init__(self) -> None:
@@ -38,17 +40,27 @@ class Options:
         check_first_step(self, "code_noise_from", "code_noise")
 
 
-def on_transformed(loss):
-    """A phase's loss in which `options.transform_labelled` changes the images with a label."""
+_Loss = Callable[[Spec, Params, Inputs], tuple[jax.Array, Metrics]]
+
+
+def on_transformed(loss: _Loss) -> _Loss:
+    """A phase's loss in which `options.transform_labelled` changes the images with a label.
+
+    Wrap a loss of your own that replaces one of a phase here, so that all phases see the same images.
+    """
 
     @functools.wraps(loss)
     def changed(spec, params, inputs):
-        if not spec.options.transform_labelled:
+        # Other algorithms reuse these phases with their own options.
+        if not getattr(spec.options, "transform_labelled", False):
             return loss(spec, params, inputs)
-        x, noise = inputs.x, inputs.x_noisy - inputs.x
-        of_rows = transformations.random_affine(fold_rows(inputs.row_keys, 5), x)
-        x = jnp.where((inputs.label >= 0)[:, None, None, None], of_rows, x)
-        return loss(spec, params, inputs._replace(x=x, x_noisy=x + noise))
+        # The same draw in all phases; 5: no other draw has these keys.
+        moved = transformations.random_affine(fold_rows(inputs.row_keys, 5), inputs.x)
+        noise = inputs.x_noisy - inputs.x
+        has_label = (inputs.label >= 0)[:, None, None, None]
+        x = jnp.where(has_label, moved, inputs.x)
+        x_noisy = jnp.where(has_label, moved + noise, inputs.x_noisy)
+        return loss(spec, params, inputs._replace(x=x, x_noisy=x_noisy))
 
     return changed
 
@@ -117,19 +129,19 @@ def generator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Me
 
 
 def check(spec: Spec) -> None:
-    """Raises for noise that would begin after the training, and transformations without a use."""
+    """Raises for late noise, and for transformations whose labels the discriminator does not see."""
     check_begins(spec, "code_noise_from")
     if not spec.options.transform_labelled:
         return
     if not spec.model.label_in_discriminator:
         raise UserError(
             "options.transform_labelled is True and model.label_in_discriminator False: it is for "
-            "labels that the discriminator sees"
+            "labels that the discriminator sees; set options.transform_labelled=False"
         )
     if len(spec.image_shape) != 3:
         raise UserError(
             f"options.transform_labelled is True and image_shape {spec.image_shape}: it needs images "
-            "of (height, width, channels)"
+            "of (height, width, channels); set options.transform_labelled=False"
         )
 
 
@@ -138,7 +150,7 @@ def check_standardised(spec: Spec) -> None:
     if spec.options.transform_labelled:
         raise UserError(
             "options.transform_labelled is True and data.standardise True: pixels that move need one "
-            "mean and std; set data.standardise=False"
+            "mean and std; set data.standardise=False or options.transform_labelled=False"
         )
 
 
