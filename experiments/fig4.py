@@ -3,15 +3,24 @@
     python launch.py --config=experiments/fig4.py:a    # mixture; also Fig. 4b
     python launch.py --config=experiments/fig4.py:c    # swiss roll; also Fig. 4d
 
-On 2 CPU cores 6 to 8 minutes each. docs/gallery.md has the pictures and the numbers.
+On one core 15,000 steps take 10 to 17 minutes. With seed 0, 98.4 % of the hold-out codes of panel a
+lie in their label's petal, and 96.5 % of those of panel c in their tenth of the roll, as shares of what
+samples of the prior reach. docs/gallery.md has the pictures and all numbers.
 
-The data are 10,000 labelled and 40,000 unlabelled MNIST images. For the roll, an epoch visits each
-labelled image four times, so that half of a batch is labelled. With single visits, 20 of 100 are
-labelled, and 5 % of the hold-out codes lie in other labels' tenths. The other points of the curve
-are `--config.data.num_labelled=50000` (all; for the roll with `labelled_repeats=1`), and 1000 with
-`--config.data.labelled_repeats=40`; without the repeats, the two labelled images of a step have too
-little weight.
+The data are 10,000 labelled and 40,000 unlabelled MNIST images. An epoch visits each labelled image
+four times, so that half of a batch is labelled; with single visits, 20 of 100 are, and labels have
+too little weight. Labelled images turn, move and stretch a little, anew in every step, so that the
+encoder does not learn them by heart. The paper does not mention this;
+`--config.options.transform_labelled=False` turns it off.
+
+Fewer and more labels:
+
+    --config.data.num_labelled=1000 --config.data.labelled_repeats=40 --config.train.num_steps=10000
+    --config.data.num_labelled=50000 --config.data.labelled_repeats=1 --config.train.num_steps=8000 \\
+        --config.options.transform_labelled=False
 """
+
+from ml_collections import config_dict
 
 from experiments import default
 
@@ -23,6 +32,8 @@ def get_config(panel="a"):
     default.check_variant(panel, VARIANTS)
     config = default.get_config()
     config.data.num_labelled = 10_000
+    config.data.labelled_repeats = 4
+    config.options = config_dict.ConfigDict({"transform_labelled": True})
     config.model.code_dim = 2
     config.model.label_in_discriminator = True
     config.train.num_steps = 15_000
@@ -32,6 +43,5 @@ def get_config(panel="a"):
         default.use_mixture(config)
     else:
         default.use_swiss_roll(config)
-        config.data.labelled_repeats = 4
         config.train.input_noise = 0.3
     return config
