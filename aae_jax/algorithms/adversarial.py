@@ -1,8 +1,6 @@
 """The adversarial autoencoder (section 2): reconstruction, discriminator, generator."""
 
 import dataclasses
-import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -40,29 +38,22 @@ class Options:
         check_first_step(self, "code_noise_from", "code_noise")
 
 
-_Loss = Callable[[Spec, Params, Inputs], tuple[jax.Array, Metrics]]
+def transform_labelled(spec: Spec, inputs: Inputs) -> Inputs:
+    """The inputs of a phase; with `options.transform_labelled` the images with a label are changed.
 
-
-def on_transformed(loss: _Loss) -> _Loss:
-    """A phase's loss in which `options.transform_labelled` changes the images with a label.
-
-    Wrap a loss of your own that replaces one of a phase here, so that all phases see the same images.
+    A loss of your own that replaces one of a phase here must begin with it, so that all phases see the
+    same images.
     """
-
-    @functools.wraps(loss)
-    def changed(spec, params, inputs):
-        # Other algorithms reuse these phases with their own options.
-        if not getattr(spec.options, "transform_labelled", False):
-            return loss(spec, params, inputs)
-        # The same draw in all phases; 5: no other draw has these keys.
-        moved = transformations.random_affine(fold_rows(inputs.row_keys, 5), inputs.x)
-        noise = inputs.x_noisy - inputs.x
-        has_label = (inputs.label >= 0)[:, None, None, None]
-        x = jnp.where(has_label, moved, inputs.x)
-        x_noisy = jnp.where(has_label, moved + noise, inputs.x_noisy)
-        return loss(spec, params, inputs._replace(x=x, x_noisy=x_noisy))
-
-    return changed
+    # Other algorithms reuse these phases with their own options.
+    if not getattr(spec.options, "transform_labelled", False):
+        return inputs
+    # The same draw in all phases; 5: no other draw has these keys.
+    moved = transformations.random_affine(fold_rows(inputs.row_keys, 5), inputs.x)
+    noise = inputs.x_noisy - inputs.x
+    has_label = (inputs.label >= 0)[:, None, None, None]
+    x = jnp.where(has_label, moved, inputs.x)
+    x_noisy = jnp.where(has_label, moved + noise, inputs.x_noisy)
+    return inputs._replace(x=x, x_noisy=x_noisy)
 
 
 def reconstruction(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
@@ -81,6 +72,7 @@ def reconstruction_by_options(
     The encoder's gradient, and the loss, are as without noise. A smoother decoder still rewards
     codes that lie further apart: watch their std where the reconstruction's rate is high.
     """
+    inputs = transform_labelled(spec, inputs)
     if not spec.options.code_noise:
         return reconstruction(spec, params, inputs)
     keys = inputs.dropout_keys
@@ -103,6 +95,7 @@ def reconstruction_by_options(
 
 def discriminator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
     """The discriminator learns to tell samples of the prior from codes of the updated encoder."""
+    inputs = transform_labelled(spec, inputs)
     keys = inputs.dropout_keys
     z = autoencoder.encode(spec, params, inputs.x_noisy, inputs.row_keys, keys)
     prior_keys = None if keys is None else fold_rows(keys, 1)
@@ -122,6 +115,7 @@ def discriminator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array
 
 def generator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Metrics]:
     """The encoder, as the generator, learns to confuse the updated discriminator."""
+    inputs = transform_labelled(spec, inputs)
     keys = inputs.dropout_keys
     z = autoencoder.encode(spec, params, inputs.x_noisy, inputs.row_keys, keys)
     logits = autoencoder.discriminate(spec, params, z, inputs.label, keys, inputs.condition)
@@ -160,11 +154,11 @@ ADVERSARIAL_AUTOENCODER = Algorithm(
         Phase(
             "reconstruction",
             ("encoder", "decoder"),
-            on_transformed(reconstruction_by_options),
+            reconstruction_by_options,
             OptimizerSpec(schedule="cosine"),
         ),
-        Phase("discriminator", ("discriminator",), on_transformed(discriminator), _ADVERSARIAL),
-        Phase("generator", ("encoder",), on_transformed(generator), _ADVERSARIAL),
+        Phase("discriminator", ("discriminator",), discriminator, _ADVERSARIAL),
+        Phase("generator", ("encoder",), generator, _ADVERSARIAL),
     ),
     sample=autoencoder.sample,
     encode=autoencoder.encode,
