@@ -63,6 +63,7 @@ class MLP(nn.Module):
         points: (key, N) → f[N, D], draws from the first argument's distribution; equal functions
             must compare equal. The first layer is a `Spread` around the draws. None: all biases
             start at 0.
+        centred: whether the first argument, images [B, H, W, C], enters as `mean_and_differences`.
     """
 
     hidden: tuple[int, ...]
@@ -76,10 +77,11 @@ class MLP(nn.Module):
     input_dropout: float = 0.0
     hidden_dropout: float = 0.0
     points: Callable[[jax.Array, int], jax.Array] | None = None
+    centred: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, y: jax.Array | None = None) -> jax.Array:
-        x = x.reshape(x.shape[0], -1)
+        x = mean_and_differences(x) if self.centred else x.reshape(x.shape[0], -1)
         if y is not None:
             x = jnp.concatenate([x, y], axis=1)
         x = self._drop(x, self.input_dropout)
@@ -105,6 +107,19 @@ class MLP(nn.Module):
     @staticmethod
     def _drop(x, rate):
         return Dropout(rate)(x) if rate else x
+
+
+def mean_and_differences(x: jax.Array) -> jax.Array:
+    """The mean of an image's pixels, and every pixel's difference from it.
+
+    Args:
+        x: images, f[B, H, W, C].
+
+    Returns:
+        f[B, C + H * W * C].
+    """
+    mean = x.mean(axis=(1, 2), keepdims=True)
+    return jnp.concatenate([value.reshape(x.shape[0], -1) for value in (mean, x - mean)], axis=1)
 
 
 class Spread(nn.Module):

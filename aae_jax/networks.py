@@ -1,7 +1,8 @@
 """Networks as pure functions of their parameters. Only this module and `layers` use Flax.
 
 A factory makes a Flax (Linen) module. `model.encoder`, `model.decoder` and `model.discriminator`
-each name a factory: "mlp", "conv", or a user's own "package.module:factory":
+each name a factory: "mlp", "conv", or a user's own "package.module:factory" ("mlp_centred" is an
+encoder, "mlp_spread" a discriminator):
 
     encoder(spec, num_outputs)  -> module: (x f[B, H, W, C], eta f[B, E] | None) → f[B, num_outputs]
     decoder(spec)               -> module: (z f[B, D], y f[B, K] | None) → f[B, H, W, C]
@@ -60,6 +61,23 @@ def dtypes(spec: Spec) -> dict[str, Any]:
 def mlp_encoder(spec: Spec, num_outputs: int) -> nn.Module:
     """ "mlp": `model.encoder_hidden`."""
     return layers.MLP(spec.model.encoder_hidden, (num_outputs,), **dtypes(spec))
+
+
+def mlp_centred_encoder(spec: Spec, num_outputs: int) -> nn.Module:
+    """ "mlp_centred": an "mlp" of an image's mean colour and its differences from the mean.
+
+    For images whose background or brightness differs. All inputs then change together, and a step of
+    Adam can move a unit by the learning rate times the number of inputs.
+
+    Raises:
+        UserError: the examples are not images.
+    """
+    if len(spec.image_shape) != 3:
+        raise UserError(
+            f"model.encoder is 'mlp_centred': an example is {spec.image_shape}, not (height, width, "
+            "channels); use 'mlp'"
+        )
+    return layers.MLP(spec.model.encoder_hidden, (num_outputs,), centred=True, **dtypes(spec))
 
 
 def mlp_decoder(spec: Spec) -> nn.Module:

@@ -24,7 +24,11 @@ ALGORITHMS = {
     "dbn": "aae_jax.algorithms.dbn:DEEP_BELIEF_NETWORK",
     "gsn": "aae_jax.algorithms.gsn:GENERATIVE_STOCHASTIC_NETWORK",
 }
-ENCODERS = {"mlp": "aae_jax.networks:mlp_encoder", "conv": "aae_jax.networks:conv_encoder"}
+ENCODERS = {
+    "mlp": "aae_jax.networks:mlp_encoder",
+    "mlp_centred": "aae_jax.networks:mlp_centred_encoder",
+    "conv": "aae_jax.networks:conv_encoder",
+}
 DECODERS = {"mlp": "aae_jax.networks:mlp_decoder", "conv": "aae_jax.networks:conv_decoder"}
 DISCRIMINATORS = {
     "mlp": "aae_jax.networks:mlp_discriminator",

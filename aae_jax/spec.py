@@ -54,7 +54,7 @@ class ModelSpec:
     """The networks. Defaults: the paper's footnote 1, MNIST."""
 
     # Factories of Flax modules: "mlp", "conv", "package.module:factory" (`aae_jax.networks`); for
-    # the discriminator also "mlp_spread".
+    # the encoder also "mlp_centred", for the discriminator "mlp_spread".
     encoder: Any = "mlp"
     decoder: Any = "mlp"
     discriminator: Any = "mlp"

@@ -57,7 +57,8 @@ def get_config() -> config_dict.ConfigDict:
     config.data.condition_dim = 0  # files: K of the conditions [N, K]; 0: none are read
 
     config.model = config_dict.ConfigDict()
-    # "mlp", "conv", or the import path of a factory; the discriminator also "mlp_spread".
+    # "mlp", "conv", or the import path of a factory; the encoder also "mlp_centred", the
+    # discriminator "mlp_spread".
     config.model.encoder = "mlp"
     config.model.decoder = "mlp"
     config.model.discriminator = "mlp"

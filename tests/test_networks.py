@@ -1,6 +1,7 @@
 """Convolutions, dropout, a user's networks, and the key of each network."""
 
 import functools
+import re
 
 import chex
 import flax.linen as nn
@@ -129,6 +130,29 @@ def test_a_code_is_no_image_for_a_convolution():
     images = jnp.zeros((5, 8, 8, 3))
     logits, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), images)
     assert logits.shape == (5,)
+
+
+# "mlp_centred".
+
+
+def test_a_centred_encoder_sees_the_mean_colour_and_the_differences_from_it(x64):
+    shape = (2, 4, 3)
+    model = {"encoder": "mlp_centred", "encoder_hidden": (7,)}
+    state = start(make_spec("float64", model=model, image_shape=shape))
+    images = make_dataset(5, image_shape=shape)["image"]
+    x = np.asarray(images, np.float64) / 255
+    mean = x.mean(axis=(1, 2))
+    inputs = np.concatenate([mean, (x - mean[:, None, None]).reshape(5, -1)], axis=1)
+    network = layers_of(state.params["encoder"])
+    assert [kernel.shape for kernel, _ in network] == [(3 + 2 * 4 * 3, 7), (7, 2)]
+    np.testing.assert_allclose(aae.encode(state, images), forward(network, inputs)[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(6,), (4, 4), (2, 4, 4, 3)])
+def test_a_centred_encoder_of_other_examples_is_refused(shape):
+    match = f"^model.encoder is 'mlp_centred': an example is {re.escape(str(shape))}, .*use 'mlp'$"
+    with refused(match):
+        check_algorithm(make_spec(model={"encoder": "mlp_centred"}, image_shape=shape))
 
 
 # Dropout.
