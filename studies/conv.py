@@ -4,8 +4,8 @@
     python -m studies.conv --data=colour.mat --workdir=runs/conv [--num_steps=4000]
 
 Both are trained by `experiments/fig5.py:b` (labels in decoder and discriminator) for the same
-number of steps. "conv" has a convolutional encoder and decoder, and the perceptron's discriminator
-of codes. A classifier, trained on real images without colours, classifies generated images. An
+number of steps. The perceptron's encoder is "mlp_centred", its decoder "mlp". "conv" has a
+convolutional encoder and decoder, and the perceptron's discriminator of codes. A classifier, trained on real images without colours, classifies generated images. An
 interrupted training resumes in `--workdir`.
 """
 
@@ -28,7 +28,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Gets a run for each model.", re
 _NUM_STEPS = flags.DEFINE_integer("num_steps", 4_000, "Steps of each training.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds, in which both are timed.", lower_bound=1)
 
-NETWORKS = "mlp", "conv"
+NETWORKS = {"perceptron": ("mlp_centred", "mlp"), "conv": ("conv", "conv")}  # encoder, decoder
 STEPS = 5  # of a timed call
 COLUMNS = (
     "encoder and decoder",
@@ -41,12 +41,12 @@ COLUMNS = (
 )
 
 
-def make_config(networks):
+def make_config(encoder, decoder):
     """Panel b of Fig. 5 on the colour digits, with few steps."""
     config = fig5.get_config("b")
     config.data.name = "files"
     config.data.path = os.path.abspath(_DATA.value)
-    config.model.encoder = config.model.decoder = networks
+    config.model.encoder, config.model.decoder = encoder, decoder
     config.train.num_steps = _NUM_STEPS.value
     return config
 
@@ -84,12 +84,12 @@ def main(argv):
     report = Report()
     workdirs = {name: os.path.join(_WORKDIR.value, name) for name in NETWORKS}
     for name, workdir in workdirs.items():
-        experiment.run(make_config(name), workdir)
+        experiment.run(make_config(*NETWORKS[name]), workdir)
     trained = {name: runs.load(workdir) for name, workdir in workdirs.items()}
-    dataset = trained["mlp"].dataset
+    dataset = trained["perceptron"].dataset
     classifier = runs.fit_classifier(dataset, runs.contrast)
     test = dataset.test
-    floor = records.read_json(os.path.join(workdirs["mlp"], "results.json"))
+    floor = records.read_json(os.path.join(workdirs["perceptron"], "results.json"))
     report.values(
         {
             "steps": _NUM_STEPS.value,
