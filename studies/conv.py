@@ -5,8 +5,9 @@
 
 Both are trained by `experiments/fig5.py:b` (labels in decoder and discriminator) for the same
 number of steps. The perceptron's encoder is "mlp_centred", its decoder "mlp". "conv" has a
-convolutional encoder and decoder, and the perceptron's discriminator of codes. A classifier, trained on real images without colours, classifies generated images. An
-interrupted training resumes in `--workdir`.
+convolutional encoder and decoder, and the perceptron's discriminator of codes. A classifier, trained
+on real images without colours, classifies generated images. An interrupted training resumes in
+`--workdir`.
 """
 
 import os
