@@ -3,7 +3,7 @@
     python launch.py --config=experiments/fig4.py:a    # mixture; also Fig. 4b
     python launch.py --config=experiments/fig4.py:c    # swiss roll; also Fig. 4d
 
-On one core 15,000 steps take 10 to 17 minutes. 98.4 % of the hold-out codes of panel a (seed 0)
+On one core 15,000 steps take 10 to 27 minutes. 98.4 % of the hold-out codes of panel a (seed 0)
 lie in their label's petal, and 97.9 % of those of panel c (seeds 0 and 1) in their tenth of the roll,
 as shares of what samples of the prior reach. docs/gallery.md has the pictures and all numbers.
 
@@ -11,8 +11,8 @@ The data are 10,000 labelled and 40,000 unlabelled MNIST images. An epoch visits
 four times, so that half of a batch is labelled; with single visits, 20 of 100 are, and labels have
 too little weight. Labelled images turn, move and stretch a little, anew in every step, so that the
 encoder does not learn them by heart. The paper does not mention this;
-`--config.options.transform_labelled=False` turns it off. With this, noise of 0.1 on the encoder's
-input is better for the roll than 0.3.
+`--config.options.transform_labelled=False` turns it off. With transformed images, noise of 0.1
+on the encoder's input is better for the roll than 0.3.
 
 Fewer and more labels:
 
