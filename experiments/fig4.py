@@ -12,7 +12,7 @@ four times, so that half of a batch is labelled; with single visits, 20 of 100 a
 too little weight. Labelled images turn, move and stretch a little, anew in every step, so that the
 encoder does not learn them by heart. The paper does not mention this;
 `--config.options.transform_labelled=False` turns it off. With transformed images, noise of 0.1
-on the encoder's input is better for the roll than 0.3; without them, 0.3 is better.
+on the encoder's input is better for the roll's labels than 0.3; without them, 0.3 is better.
 
 Fewer and more labels:
 
