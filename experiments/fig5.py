@@ -12,10 +12,10 @@ prior. If only the decoder gets the label, as in Fig. 3b
 own region, and images do not follow the label: 44 % of generated cells were recognised as their
 label. With std 5 the match to the prior is far worse.
 
-In panel a the Gaussian posterior, a discriminator of three layers with 33 times the encoder's
-rate, and rates of the game that do not fall to zero leave less of the label in the code. The
-input has no noise: the game would match codes that clean images do not have. The paper does not give
-its networks for this figure.
+In panel a the Gaussian posterior, a discriminator of three layers with 33 times the encoder's rate,
+and rates of the game that do not fall to zero leave less of the label in the code. The input has no
+noise: the game would match codes that clean images do not have. The paper does not give its networks
+for this figure.
 
 SVHN is not at hand, so panel b was measured on street numbers made of MNIST
 (`studies/colour_digits.py`): 96.5 % of the cells are recognised as their label (three seeds). The

@@ -25,8 +25,8 @@ learns that image. This is what the score measures, and the score rises to 350.6
 
 `one_training` has noise on the decoder's codes from step 12,000 on, as `smooth` has, but stays with
 the three phases: from there the encoder's rate is 0.02 and the game's rates 0.01 of what they were,
-while the decoder keeps its own. It has 341.0 (340.9, 342.3, 341.2, 340.6, 340.3), after 31 minutes on one core.
-For a short trial of it, set `options.code_noise_from` too.
+while the decoder keeps its own. It has 341.0 (340.9, 342.3, 341.2, 340.6, 340.3), after 31 minutes on
+one core. For a short trial of it, set `options.code_noise_from` too.
 
 `sharp` has codes in units of the prior's std and half the generator's rate. It scores less with ten
 thousand samples (315.8) and more with ten million (512.2). `sharp_smooth` goes on from it as `smooth`
