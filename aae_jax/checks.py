@@ -75,6 +75,14 @@ def check_length(name: str, value: float, shown: Any = None) -> None:
     check_positive(name, value, shown, least=1e-6, most=1e6)
 
 
+def check_noise(name: str, std: float) -> None:
+    """Raises unless the std of noise is 0, for none, or a length."""
+    if not 0 <= std < float("inf"):
+        raise UserError(f"{name} is {std}: it must be 0 or more")
+    if std:
+        check_length(name, std)
+
+
 def check_first_step(options: Any, name: str, what: str) -> None:
     """Raises unless the option `name` is a step, from which on the option `what` is used."""
     first, used = getattr(options, name), getattr(options, what)

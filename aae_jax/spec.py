@@ -19,6 +19,7 @@ from aae_jax.checks import (
     check_choice,
     check_image_shape,
     check_length,
+    check_noise,
     check_positive,
     check_share,
     check_types,
@@ -193,8 +194,7 @@ class TrainSpec:
         check_types(self, "train")
         check_positive("train.num_steps", self.num_steps)
         check_positive("train.batch_size", self.batch_size)
-        if self.input_noise != 0:
-            check_length("train.input_noise", self.input_noise)
+        check_noise("train.input_noise", self.input_noise)
         if self.ema_decay is not None:
             check_share("train.ema_decay", self.ema_decay)
 

@@ -65,7 +65,8 @@ def assert_one_line(done, said):
             "optimizer.generator.clip_norm is -1.0: it must be positive",
         ),
         (["--config.options.noise=1.0"], "options.noise is not a field; .*: code_noise"),
-        (["--config.options.code_noise=-1.0"], "options.code_noise is -1.0: it must be positive"),
+        (["--config.options.code_noise=-1.0"], "options.code_noise is -1.0: it must be 0 or more"),
+        (["--config.train.input_noise=-0.1"], "train.input_noise is -0.1: it must be 0 or more"),
         (
             ["--config.algorithm=flow"],
             "algorithm is 'flow': it must be one of 'aae'.*an import path",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from aae_jax import losses, transformations
 from aae_jax.algorithms import autoencoder
 from aae_jax.algorithms.base import Algorithm, Inputs, Metrics, Phase, raw_moments
-from aae_jax.checks import check_begins, check_first_step, check_length, check_types
+from aae_jax.checks import check_begins, check_first_step, check_noise, check_types
 from aae_jax.errors import UserError
 from aae_jax.keys import fold_rows
 from aae_jax.networks import Params
@@ -33,8 +33,7 @@ class Options:
 
     def __post_init__(self) -> None:
         check_types(self, "options")
-        if self.code_noise != 0:
-            check_length("options.code_noise", self.code_noise)
+        check_noise("options.code_noise", self.code_noise)
         check_first_step(self, "code_noise_from", "code_noise")
 
 
