@@ -357,6 +357,23 @@ def test_a_cut_run_may_end_sooner_and_one_without_a_checkpoint_have_any_length(
     assert config.spec.train.num_steps == 80
 
 
+def test_a_run_of_a_version_without_a_field_goes_on_if_that_field_is_off(tmp_path):
+    config = json.loads(small_config().to_json_best_effort())
+    del config["train"]["mirror"], config["data"]["standardise"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    def check(**changes):
+        config = small_config(**changes)
+        config_json = json.loads(config.to_json_best_effort())
+        records.check(str(tmp_path), config_json, parse_config(config).spec)
+
+    check()
+    with pytest.raises(UserError, match=r"another config \(train.mirror was None, now True\): "):
+        check(**{"train.mirror": True})
+    with pytest.raises(UserError, match=r"\(options.transform_labelled was None, now False\): "):
+        check(options={"transform_labelled": False})
+
+
 # The reconstruction's rate is 100 from the 14th step on: the run diverges within a few.
 DIVERGING = {
     "optimizer.reconstruction.name": "sgd",

@@ -58,7 +58,9 @@ def check(workdir: str, config_json: dict[str, Any], spec: Spec) -> None:
     differing = [
         f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and not name.startswith(_FREE + _LENGTH)
+        if before.get(name) != now.get(name)
+        and not name.startswith(_FREE + _LENGTH)
+        and not _came_later(name, before, now)
     ]
     if differing:
         raise UserError(
@@ -66,6 +68,11 @@ def check(workdir: str, config_json: dict[str, Any], spec: Spec) -> None:
             "name another --workdir, or remove that one"
         )
     _check_length(workdir, before, now, spec)
+
+
+def _came_later(name, before, now):
+    """Whether a field is off that an earlier version did not have; options may be on by default."""
+    return name not in before and now[name] is False and not name.startswith("options.")
 
 
 def _check_length(workdir, before, now, spec):
