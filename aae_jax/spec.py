@@ -186,6 +186,9 @@ class TrainSpec:
     # Std of the Gaussian noise added to the encoder's input while training, in the input's units;
     # the target of the reconstruction stays clean.
     input_noise: float = 0.0
+    # Whether each training image is mirrored, left to right, with probability 1/2 and anew in every
+    # step.
+    mirror: bool = False
     # Decay per step of the exponential moving averages of the parameters, which a trained model is
     # used with; None: no averages.
     ema_decay: float | None = None
@@ -274,6 +277,11 @@ class Spec:
             )
         object.__setattr__(self, "options", options)
         object.__setattr__(self, "optimizer", self._complete_optimizer())
+        if self.train.mirror and len(self.image_shape) != 3:
+            raise UserError(
+                f"train.mirror is True and image_shape {self.image_shape}: it needs images of (height, "
+                "width, channels); set train.mirror=False"
+            )
         self._check_combination()
         self._check_conditions()
         self._check_size()

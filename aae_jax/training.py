@@ -11,7 +11,7 @@ from aae_jax.algorithms.base import Inputs, Labelled, moments
 from aae_jax.arguments import as_condition, as_labels
 from aae_jax.data.order import EXAMPLE, LABELLED, batch_rows, labelled_batch_rows
 from aae_jax.errors import UserError
-from aae_jax.keys import fold_rows, row_keys, row_normal
+from aae_jax.keys import fold_rows, row_keys, row_normal, row_uniform
 from aae_jax.optimizers import make_phase_optimizer
 from aae_jax.priors import PriorSample, sample_prior
 from aae_jax.spec import Spec
@@ -168,6 +168,8 @@ def _inputs(state, batch, prior_sample, axis_name):
         row_keys(keys.stream(state.rng, which, state.step), x.shape[0], first_row)
         for which in (keys.INPUT_NOISE, keys.POSTERIOR, keys.DROPOUT)
     )
+    if spec.train.mirror:
+        x = _mirrored(state, batch["image"], x, fold_rows(noise_keys, 0))
     x_noisy = x
     if spec.train.input_noise:
         noise = row_normal(noise_keys, spec.num_pixels, x.dtype)
@@ -186,6 +188,16 @@ def _inputs(state, batch, prior_sample, axis_name):
     )
 
 
+def _mirrored(state, images, x, row_keys):
+    """Inputs x of images, each that of the image mirrored left to right with probability 1/2.
+
+    Pixels are mirrored before they are standardised: each has its own mean and std.
+    """
+    chosen = row_uniform(row_keys, 1, x.dtype) < 0.5
+    mirrored = to_inputs(state, jnp.flip(jnp.asarray(images), axis=2))
+    return jnp.where(chosen[:, :, None, None], mirrored, x)
+
+
 def _labelled(state, batch, axis_name):
     """The labelled rows of a batch, with noise and dropout of their own."""
     spec = state.spec
@@ -199,6 +211,8 @@ def _labelled(state, batch, axis_name):
     label = as_labels(batch["labelled_label"], len(x), spec.num_classes, least=0)
     first_row = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(x)
     own_keys = row_keys(keys.stream(state.rng, keys.LABELLED_NOISE, state.step), len(x), first_row)
+    if spec.train.mirror:
+        x = _mirrored(state, batch["labelled_image"], x, fold_rows(own_keys, 2))
     x_noisy = x
     if spec.train.input_noise:
         noise = row_normal(fold_rows(own_keys, 0), spec.num_pixels, x.dtype)

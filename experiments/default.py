@@ -100,6 +100,7 @@ def get_config() -> config_dict.ConfigDict:
     config.train.num_steps = 5_000
     config.train.batch_size = 100
     config.train.input_noise = 0.0
+    config.train.mirror = False  # each training image left to right, with probability 1/2
     config.train.ema_decay = config_dict.placeholder(float)  # None: no moving average
 
     config.parallel = config_dict.ConfigDict()

@@ -152,8 +152,8 @@ IN_TWO_PROCESSES = (
 
 
 def start_of(name):
-    """The state at step 0 of one of `MODELS`: double precision, input noise, averages."""
-    spec = make_spec("float64", input_noise=0.1, ema_decay=0.9, **MODELS[name])
+    """The state at step 0 of one of `MODELS`: double precision, mirrored, input noise, averages."""
+    spec = make_spec("float64", mirror=True, input_noise=0.1, ema_decay=0.9, **MODELS[name])
     return aae.create_train_state(spec, jax.random.key(0))
 
 

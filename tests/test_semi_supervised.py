@@ -158,6 +158,24 @@ def noisy(state, step, x, which):
     return x + 0.1 * np.asarray(keys.row_normal(row_keys, x.shape[1], jnp.float64))
 
 
+def test_images_with_and_without_label_are_mirrored(x64):
+    """Such a step is a plain one on a batch of which some images were mirrored before."""
+    state, plain = (start(make_model("float64", mirror=mirror)) for mirror in (True, False))
+    batch, prior_sample = batch_of(state, few_labels(), 0)
+    mirrored = dict(batch)
+    for name, which, number in (
+        ("image", keys.INPUT_NOISE, 0),
+        ("labelled_image", keys.LABELLED_NOISE, 2),
+    ):
+        row_keys = keys.fold_rows(keys.row_keys(keys.stream(state.rng, which, 0), 8), number)
+        chosen = np.array([jax.random.uniform(key, (1,), jnp.float64) < 0.5 for key in row_keys])
+        assert 0 < chosen.sum() < 8
+        mirrored[name] = jnp.where(chosen.reshape(8, 1, 1, 1), batch[name][:, :, ::-1], batch[name])
+    found, _ = train_step(state, batch, prior_sample)
+    expected, _ = train_step(plain, mirrored, prior_sample)
+    chex.assert_trees_all_close(found.params, expected.params, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("joint", [False, True])
 def test_a_step_is_the_numpy_one(x64, joint):
     """Four phases in the paper's order; noise on images and on labelled rows; 6 steps."""

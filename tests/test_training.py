@@ -586,6 +586,42 @@ def test_images_with_a_label_are_transformed_in_every_phase(x64, noise):
             )
 
 
+@pytest.mark.parametrize("standardise", [False, True])
+def test_images_are_mirrored_before_all_else(x64, standardise):
+    """Three such steps are plain ones on batches of which some images were mirrored before."""
+    rates = {phase: aae.OptimizerSpec(name="sgd", learning_rate=0.05) for phase in PHASES}
+    fields = {"optimizer": rates, "input_noise": 0.3, "model": {"output": "linear"}}
+    rng, statistics = np.random.default_rng(0), ()
+    if standardise:  # not symmetric
+        statistics = rng.random(SHAPE), 0.1 + rng.random(SHAPE)
+    found, expected, without = (
+        aae.create_train_state(make_spec("float64", mirror=mirror, **fields), 5, *statistics)
+        for mirror in (True, False, False)
+    )
+    batch, prior_sample = inputs_of_step(found, make_dataset(), 0)
+    all_chosen = []
+    for step in range(3):
+        row_key = row_keys(keys.stream(found.rng, keys.INPUT_NOISE, step), 8)
+        chosen = [jax.random.uniform(jax.random.fold_in(key, 0), (1,)) < 0.5 for key in row_key]
+        chosen = np.asarray(chosen).reshape(8, 1, 1, 1)
+        mirrored = jnp.where(chosen, batch["image"][:, :, ::-1], batch["image"])
+        found, _ = train_step(found, batch, prior_sample)
+        expected, _ = train_step(expected, {**batch, "image": mirrored}, prior_sample)
+        without, _ = train_step(without, batch, prior_sample)
+        chex.assert_trees_all_close(found.params, expected.params, rtol=0, atol=1e-10)
+        all_chosen.append(chosen.ravel())
+    assert 0 < np.sum(all_chosen) < 24 and any((all_chosen[0] != c).any() for c in all_chosen)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_close(found.params, without.params, rtol=0, atol=1e-5)
+
+
+def test_only_images_can_be_mirrored():
+    with refused(r"^train.mirror is True and image_shape \(6,\): it needs images of \(height, "):
+        make_spec(image_shape=(6,), mirror=True)
+    with refused("^train.mirror is 1: it must be "):
+        make_spec(mirror=1)
+
+
 def test_phases_run_with_the_options_of_another_algorithm():
     whole = adversarial.ADVERSARIAL_AUTOENCODER
     first = whole.phases[0]._replace(loss=adversarial.reconstruction)
