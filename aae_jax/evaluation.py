@@ -127,6 +127,8 @@ def evaluate(
     }
     if len(folds) > 1:
         found.update(_over_folds(by_fold))
+        validation = [fold["validation_log_likelihood"] for fold in by_fold]
+        found["validation_log_likelihood"] = float(np.mean(validation))
         one_sigma = [test[used.index(shared)] for test in test_ll]
         found["shared_sigma"] = {
             **_over_folds([{"log_likelihood": ll.mean()} for ll in one_sigma]),

@@ -112,6 +112,8 @@ def test_folds_each_with_its_own_sigma_and_all_with_one():
         np.testing.assert_allclose(fold["log_likelihood"], mean, atol=0.01)
         np.testing.assert_allclose(fold["standard_error"], error, atol=0.01)
     np.testing.assert_allclose(found["parzen/log_likelihood"], np.mean(means), atol=0.01)
+    best = valid.max(axis=1).mean()
+    np.testing.assert_allclose(found["parzen/validation_log_likelihood"], best, atol=0.01)
     over_folds = np.sqrt(((means - np.mean(means)) ** 2).sum() / 2) / np.sqrt(3)
     np.testing.assert_allclose(found["parzen/standard_error"], over_folds, atol=0.01)
 
