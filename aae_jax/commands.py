@@ -45,7 +45,7 @@ def rows_of_file(value: str, kind: str) -> Rows:
 
 def rows_of_run(workdir: str, split: str) -> Rows:
     """The images of a run's own data, of the first fold: "train", "validation" or "test"."""
-    settings = parse_config(records.read_json(os.path.join(workdir, "config.json")))
+    settings = parse_config(records.read_config(workdir))
     found = getattr(data.load(settings.data), split)
     origin = f"the {split} images of {settings.data.name!r}"
     return Rows(found["image"], origin, found["label"], found.get("condition"))

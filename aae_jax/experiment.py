@@ -324,7 +324,7 @@ def _read_settings(workdir) -> Settings:
     """The config of a run that has a checkpoint."""
     config = None
     if os.path.isdir(workdir):
-        config = records.read_json(os.path.join(workdir, "config.json"))
+        config = records.read_config(workdir)
     if config is None or not os.path.isdir(os.path.join(workdir, "checkpoints")):
         raise UserError(f"no checkpoint in {workdir!r}: it must be the --workdir of a run")
     return parse_config(config)

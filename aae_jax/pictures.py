@@ -406,15 +406,21 @@ def _slerp(start, end, share):
 
 
 def _nearest(state, images, train_images):
-    """The nearest training image to each image; the training images may be lazy."""
+    """The nearest training image to each image, or its mirror image if the model learnt that too.
+
+    The training images may be lazy.
+    """
     images = jax.device_put(images.reshape(len(images), -1), state.step.sharding)
-    best, rows = np.full(len(images), np.inf), np.zeros(len(images), int)
+    best = np.full(len(images), np.inf)
+    nearest = np.zeros((len(images), *state.spec.image_shape), np.float32)
     for start in range(0, len(train_images), _BLOCK):
-        found = by_rows(_offsets, images, (train_images[start : start + _BLOCK],))
-        closer = found.min(axis=0) < best
-        rows = np.where(closer, start + found.argmin(axis=0), rows)
-        best = np.minimum(best, found.min(axis=0))
-    return np.asarray(to_unit(jnp.asarray(train_images[rows])))
+        block = train_images[start : start + _BLOCK]
+        for seen in (block, block[:, :, ::-1]) if state.spec.train.mirror else (block,):
+            found = by_rows(_offsets, images, (seen,))
+            closer = found.min(axis=0) < best
+            nearest[closer] = to_unit(jnp.asarray(seen[found.argmin(axis=0)[closer]]))
+            best = np.minimum(best, found.min(axis=0))
+    return nearest
 
 
 def _offsets(images, block):

@@ -187,7 +187,7 @@ class TrainSpec:
     # the target of the reconstruction stays clean.
     input_noise: float = 0.0
     # Whether each training image is mirrored, left to right, with probability 1/2 and anew in every
-    # step.
+    # step; its label and condition stay. Pixels' means and stds are those of the images as they are.
     mirror: bool = False
     # Decay per step of the exponential moving averages of the parameters, which a trained model is
     # used with; None: no averages.

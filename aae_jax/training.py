@@ -169,7 +169,7 @@ def _inputs(state, batch, prior_sample, axis_name):
         for which in (keys.INPUT_NOISE, keys.POSTERIOR, keys.DROPOUT)
     )
     if spec.train.mirror:
-        x = _mirrored(state, batch["image"], x, fold_rows(noise_keys, 0))
+        x = _mirrored(state, batch["image"], x, fold_rows(noise_keys, 0))  # 0: no other draw
     x_noisy = x
     if spec.train.input_noise:
         noise = row_normal(noise_keys, spec.num_pixels, x.dtype)
@@ -188,12 +188,12 @@ def _inputs(state, batch, prior_sample, axis_name):
     )
 
 
-def _mirrored(state, images, x, row_keys):
-    """Inputs x of images, each that of the image mirrored left to right with probability 1/2.
+def _mirrored(state, images, x, mirror_keys):
+    """The inputs x of images, each mirrored left to right with probability 1/2.
 
-    Pixels are mirrored before they are standardised: each has its own mean and std.
+    Mean and std belong to a pixel's place, so images are mirrored before they are standardised.
     """
-    chosen = row_uniform(row_keys, 1, x.dtype) < 0.5
+    chosen = row_uniform(mirror_keys, 1, x.dtype) < 0.5
     mirrored = to_inputs(state, jnp.flip(jnp.asarray(images), axis=2))
     return jnp.where(chosen[:, :, None, None], mirrored, x)
 

@@ -33,7 +33,8 @@ def get_config(argument=""):
     one_fold = name == "fold" and fold.isdigit()
     if argument and argument not in VARIANTS and not one_fold:
         raise ValueError(
-            f"the config's argument is {argument!r}: it must be {', '.join(VARIANTS)}, or fold=1 … fold=5"
+            f"the config's argument is {argument!r}: it must be one of {', '.join(VARIANTS)}, "
+            "fold=1 … fold=5"
         )
     config = default.get_config()
     config.data.name = "tfd"

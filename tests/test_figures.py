@@ -32,6 +32,11 @@ def test_nearest_is_the_nearest_in_euclidean_distance():
         state = jax.device_put(state, parallel.replicated(parallel.make_mesh(devices)))
         found = pictures._nearest(state, images, train)
         np.testing.assert_allclose(found, unit[squared.argmin(axis=1)], atol=1e-6)
+    unit = np.concatenate([unit, unit[:, :, ::-1]])
+    squared = ((images[:, None] - unit[None]) ** 2).sum(axis=(2, 3, 4))
+    assert 0 < (squared.argmin(axis=1) >= 50).sum() < 7
+    found = pictures._nearest(start(make_spec(mirror=True)), images, train)
+    np.testing.assert_allclose(found, unit[squared.argmin(axis=1)], atol=1e-6)
 
 
 def test_the_last_column_belongs_to_the_column_beside_it(monkeypatch):

@@ -54,6 +54,7 @@ def assert_same(state, expected, atol):
             {
                 "model": {"label_in_discriminator": True},
                 "prior": {"name": "gaussian_mixture"},
+                "mirror": True,
                 "input_noise": 0.1,
                 "ema_decay": 0.5,
             },

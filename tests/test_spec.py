@@ -14,7 +14,7 @@ from ml_collections import config_flags
 import aae_jax as aae
 from aae_jax import optimizers, posteriors
 from aae_jax.config import parse_config
-from experiments import default
+from experiments import default, tfd
 
 MODULES = sorted(path.stem for path in pathlib.Path(default.__file__).parent.glob("*.py"))
 EXPERIMENTS = [
@@ -32,6 +32,21 @@ def test_every_config_is_valid(name, variant):
         config.data.path = "images.npz"  # which only the user knows
     made = aae.spec_from_config(config)
     assert hash(made) == hash(aae.spec_from_config(config))
+
+
+def test_the_decoder_of_faces_goes_on_from_mirrored_images():
+    plain, mirrored, nearest = (
+        aae.spec_from_config(tfd.get_config(variant)) for variant in ("", "mirrored", "nearest")
+    )
+    assert not plain.train.mirror and nearest.train.mirror
+    assert mirrored == dataclasses.replace(
+        plain, train=dataclasses.replace(plain.train, mirror=True)
+    )
+    assert (nearest.model, nearest.prior) == (mirrored.model, mirrored.prior)
+    assert tfd.get_config("nearest").start_from == "experiments/tfd.py:mirrored"
+    for wrong in ("mirror", "fold=x", "nearest,fold=3"):
+        with pytest.raises(ValueError, match="it must be one of mirrored, nearest, fold=1"):
+            tfd.get_config(wrong)
 
 
 def test_paper_defaults():

@@ -57,7 +57,9 @@ def assert_same(found, expected):
 
 
 def test_training_on_streamed_batches_is_training_on_the_device(x64):
-    state = start(make_spec("float64", model={"posterior": "gaussian"}, input_noise=0.1))
+    state = start(
+        make_spec("float64", model={"posterior": "gaussian"}, input_noise=0.1, mirror=True)
+    )
     dataset = make_dataset()
     expected, expected_metrics = aae.train_steps(state, dataset, 9)
     for step in (0, 3, 6):

@@ -616,8 +616,11 @@ def test_images_are_mirrored_before_all_else(x64, standardise):
 
 
 def test_only_images_can_be_mirrored():
-    with refused(r"^train.mirror is True and image_shape \(6,\): it needs images of \(height, "):
-        make_spec(image_shape=(6,), mirror=True)
+    for image_shape in ((6,), (3, 2)):
+        with refused(
+            r"^train.mirror is True and image_shape \(.*\): it needs images of \(height, "
+        ):
+            make_spec(image_shape=image_shape, mirror=True)
     with refused("^train.mirror is 1: it must be "):
         make_spec(mirror=1)
 

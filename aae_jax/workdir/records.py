@@ -41,6 +41,9 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.
 _FREE = ("evaluation.", "parallel.", "run.", "data.data_dir", "data.manual_dir", "data.fold")
 _LENGTH = ("train.num_steps", "run.max_steps")  # see _check_length
 
+# Fields that the config.json of earlier versions lacks, with the values that stand for what they did.
+_LATER = {"train.mirror": False}
+
 
 def check(workdir: str, config_json: dict[str, Any], spec: Spec) -> None:
     """Raises, before data are loaded, if a workdir can't be used or holds another training."""
@@ -51,16 +54,14 @@ def check(workdir: str, config_json: dict[str, Any], spec: Spec) -> None:
         parent = os.path.dirname(parent)
     if not (os.path.isdir(parent) and os.access(parent, os.W_OK | os.X_OK)):
         raise UserError(f"--workdir is {workdir!r}: {parent!r} can't be written to")
-    earlier = read_json(os.path.join(workdir, "config.json"))
+    earlier = read_config(workdir)
     if earlier is None:
         return
     before, now = flatten(earlier), flatten(config_json)
     differing = [
         f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
-        and not name.startswith(_FREE + _LENGTH)
-        and not _came_later(name, before, now)
+        if before.get(name) != now.get(name) and not name.startswith(_FREE + _LENGTH)
     ]
     if differing:
         raise UserError(
@@ -68,11 +69,6 @@ def check(workdir: str, config_json: dict[str, Any], spec: Spec) -> None:
             "name another --workdir, or remove that one"
         )
     _check_length(workdir, before, now, spec)
-
-
-def _came_later(name, before, now):
-    """Whether a field is off that an earlier version did not have; options may be on by default."""
-    return name not in before and now[name] is False and not name.startswith("options.")
 
 
 def _check_length(workdir, before, now, spec):
@@ -270,6 +266,16 @@ def _finite(value):
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_config(workdir: str) -> Any:
+    """The config of a run, with the fields that came after its version; None if there is no file."""
+    config = read_json(os.path.join(workdir, "config.json"))
+    for name, value in _LATER.items():
+        section, _, field = name.partition(".")
+        if config is not None and section in config:
+            config[section].setdefault(field, value)
+    return config
 
 
 def read_json(path: str) -> Any:

@@ -54,7 +54,7 @@ def write(workdir: str, expected: Iterable[str]) -> None:
                 pictures[name] = file.read()
     run = Run(
         workdir,
-        records.read_json(os.path.join(workdir, "config.json")) or {},
+        records.read_config(workdir) or {},
         default_config(),
         records.read_json(os.path.join(workdir, "results.json")) or {},
         pictures,
