@@ -16,8 +16,9 @@ parameters are MNIST's; both were chosen on FER2013's faces, because TFD was not
 (RESULTS.md). 20,000 steps are 20 epochs of TFD's unlabelled images.
 
 `nearest` starts from `mirrored`, which is trained if it is missing, or from another run
-(`--config.start_from=DIR`). It is as in `experiments/mnist.py`, and mirrors images too. The paper has
-neither.
+(`--config.start_from=DIR`). It trains the decoder as `mnist.py:nearest` does, but without a part on
+noisy codes before, for longer, and with mirror images. On FER2013's faces it has 922.8 nats after
+52 minutes on one core; 6,000 steps of the first config have 898.9 after 9. The paper has neither.
 """
 
 from ml_collections import config_dict
