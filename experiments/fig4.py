@@ -4,7 +4,7 @@
     python launch.py --config=experiments/fig4.py:c    # swiss roll; also Fig. 4d
 
 On one core 15,000 steps take 10 to 27 minutes. 98.4 % of the hold-out codes of panel a (seed 0)
-lie in their label's petal, and 97.9 % of those of panel c (seeds 0 and 1) in their tenth of the roll,
+lie in their label's petal, and 97.9 % of those of panel c (seeds 0 to 2) in their tenth of the roll,
 as shares of what samples of the prior reach. docs/gallery.md has the pictures and all numbers.
 
 The data are 10,000 labelled and 40,000 unlabelled MNIST images. An epoch visits each labelled image
