@@ -84,7 +84,7 @@ def check_noise(name: str, std: float) -> None:
 
 
 def check_first_step(options: Any, name: str, what: str) -> None:
-    """Raises unless the option `name` is a step, from which on the option `what` is used."""
+    """Raises unless the option `name` is a step, from which on the option `what` is used, or not."""
     first, used = getattr(options, name), getattr(options, what)
     if not 0 <= first < 2**31:
         raise UserError(f"options.{name} is {first}: it is a step, and must be 0 or more")
@@ -93,7 +93,7 @@ def check_first_step(options: Any, name: str, what: str) -> None:
 
 
 def check_begins(spec: Any, name: str) -> None:
-    """Raises unless the training reaches the first step that the option `name` gives."""
+    """Raises unless the training reaches the step that the option `name` gives, if it is given."""
     first = getattr(spec.options, name)
     if first and first >= spec.train.num_steps:
         raise UserError(

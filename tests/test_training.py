@@ -584,6 +584,11 @@ def test_images_with_a_label_are_transformed_in_every_phase(x64, noise):
             chex.assert_trees_all_close(
                 found.params[network], without.params[network], rtol=0, atol=1e-5
             )
+    options = adversarial.Options(transform_labelled=True, transform_labelled_until=1)
+    ends = start(make_spec("float64", options=options, **fields))
+    for plainly in (expected, train_step(expected, batch, prior_sample)[0]):
+        ends, _ = train_step(ends, batch, prior_sample)
+        chex.assert_trees_all_close(ends.params, plainly.params, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("standardise", [False, True])
@@ -650,3 +655,8 @@ def test_transformations_of_labelled_images_need_labels_and_images():
         aae.create_train_state(spec, jax.random.key(0), jnp.zeros(SHAPE), jnp.ones(SHAPE))
     with refused("^options.transform_labelled is 1: it must be "):
         adversarial.Options(transform_labelled=1)
+    with refused("^options.transform_labelled_until is 5, but options.transform_labelled is False"):
+        adversarial.Options(transform_labelled_until=5)
+    options = adversarial.Options(transform_labelled=True, transform_labelled_until=20)
+    with refused("^options.transform_labelled_until is 20: it must be below train.num_steps"):
+        make_spec(options=options, **labels)

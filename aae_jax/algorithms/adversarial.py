@@ -28,13 +28,17 @@ class Options:
     code_noise_from: int = 0  # the first step with this noise
     # Whether images with a label turn, move and stretch a little, at random and anew in every step
     # (`transformations.random_affine`), so that few labels say more. The paper has no such thing. If
-    # nearly all images have labels, the codes of clean images move away from the prior.
+    # nearly all images have labels, the codes of clean images move away from the prior, and come back
+    # if the last steps are without.
     transform_labelled: bool = False
+    transform_labelled_until: int | None = None  # the first step without; None: there is none
 
     def __post_init__(self) -> None:
         check_types(self, "options")
         check_noise("options.code_noise", self.code_noise)
         check_first_step(self, "code_noise_from", "code_noise")
+        if self.transform_labelled_until is not None:
+            check_first_step(self, "transform_labelled_until", "transform_labelled")
 
 
 def transform_labelled(spec: Spec, inputs: Inputs) -> Inputs:
@@ -49,9 +53,11 @@ def transform_labelled(spec: Spec, inputs: Inputs) -> Inputs:
     # The same draw in all phases; 5: no other draw has these keys.
     moved = transformations.random_affine(fold_rows(inputs.row_keys, 5), inputs.x)
     noise = inputs.x_noisy - inputs.x
-    has_label = (inputs.label >= 0)[:, None, None, None]
-    x = jnp.where(has_label, moved, inputs.x)
-    x_noisy = jnp.where(has_label, moved + noise, inputs.x_noisy)
+    chosen = (inputs.label >= 0)[:, None, None, None]
+    if spec.options.transform_labelled_until is not None:
+        chosen &= inputs.step < spec.options.transform_labelled_until
+    x = jnp.where(chosen, moved, inputs.x)
+    x_noisy = jnp.where(chosen, moved + noise, inputs.x_noisy)
     return inputs._replace(x=x, x_noisy=x_noisy)
 
 
@@ -122,8 +128,9 @@ def generator(spec: Spec, params: Params, inputs: Inputs) -> tuple[jax.Array, Me
 
 
 def check(spec: Spec) -> None:
-    """Raises for late noise, and for transformations whose labels the discriminator does not see."""
+    """Raises for late steps, and for transformations whose labels the discriminator does not see."""
     check_begins(spec, "code_noise_from")
+    check_begins(spec, "transform_labelled_until")
     if not spec.options.transform_labelled:
         return
     if not spec.model.label_in_discriminator:
