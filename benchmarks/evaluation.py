@@ -32,11 +32,12 @@ _REPEATS = flags.DEFINE_integer("repeats", 3, "Rounds.", lower_bound=1)
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _START = """
-import json, sys
+import sys
 import aae_jax as aae
 from aae_jax import data, experiment, figures
 from aae_jax.config import parse_config
-data.load(parse_config(json.load(open(sys.argv[1] + "/config.json"))).data)
+from aae_jax.workdir import records
+data.load(parse_config(records.read_config(sys.argv[1])).data)
 aae.load_state(sys.argv[1])
 """
 
@@ -65,7 +66,7 @@ def operations(settings):
 def main(argv):
     report = Report()
     workdir = os.path.abspath(_WORKDIR.value)
-    settings = parse_config(records.read_json(os.path.join(workdir, "config.json")))
+    settings = parse_config(records.read_config(workdir))
     launch = ["launch.py", f"--config={_CONFIG.value}", f"--workdir={workdir}", *argv[1:]]
     times = timing.interleaved(
         {

@@ -206,7 +206,7 @@ def stored(workdir, num_samples, repeats):
 
 def _settings_and_folds(workdir):
     """The settings and the data of a run."""
-    settings = parse_config(records.read_json(os.path.join(workdir, "config.json")))
+    settings = parse_config(records.read_config(workdir))
     where = settings.data
     if _DATA_DIR.value is not None:
         where = dataclasses.replace(where, data_dir=_DATA_DIR.value)

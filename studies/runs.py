@@ -38,7 +38,7 @@ class FinishedRun(NamedTuple):
 def load(workdir: str) -> FinishedRun:
     """Reads a workdir, and the data that its config names."""
     state = aae.load_state(workdir)
-    settings = parse_config(records.read_json(os.path.join(workdir, "config.json")))
+    settings = parse_config(records.read_config(workdir))
     return FinishedRun(state, settings, data.load(settings.data))
 
 

@@ -32,6 +32,7 @@ from aae_jax.data.order import epoch_permutation
 from aae_jax.errors import UserError
 from aae_jax.workdir import loop, memory, records, terminal
 from experiments import digits
+from studies import runs as finished_runs
 
 
 @pytest.fixture(scope="module")
@@ -377,6 +378,7 @@ def test_a_run_of_a_version_without_a_field_goes_on_if_that_field_is_off(tmp_pat
     del config["train"]["mirror"]
     path.write_text(json.dumps(config))
     assert aae.load_state(str(copy)).spec == aae.load_state(longer).spec
+    assert finished_runs.load(str(copy)).settings == finished_runs.load(longer).settings
 
 
 # The reconstruction's rate is 100 from the 14th step on: the run diverges within a few.
