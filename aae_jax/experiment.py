@@ -302,7 +302,8 @@ def load_state(workdir: str, seed: int | None = None) -> TrainState:
     settings, state = _load(expand_home("workdir", workdir))
     if seed is not None and seed not in settings.seeds:
         raise UserError(
-            f"seed is {seed!r}: the run in {workdir!r} has {', '.join(map(str, settings.seeds))}"
+            f"seed or --run_seed is {seed!r}: the run in {workdir!r} has "
+            f"{'seed' if len(settings.seeds) == 1 else 'seeds'} {', '.join(map(str, settings.seeds))}"
         )
     return multi_seed.members(state)[0 if seed is None else settings.seeds.index(seed)]
 

@@ -36,8 +36,9 @@ def score(
     `reconstruction` is half the squared error in the units of the data, whatever loss
     `model.reconstruction` is. So models can be compared by it, and its mean is
     `reconstruction/half_squared_error` of results.json. `code` is −log p(z) in nats under the full
-    prior, if the prior has a density (`Prior.log_prob`). Otherwise `code` is minus the logit of the
-    discriminator, log (1 − D(z)) / D(z), with its last parameters, since it has no moving average.
+    prior, if the prior has a density that is above zero everywhere (`Prior.log_prob`, not
+    `Prior.is_bounded`). Otherwise `code` is minus the logit of the discriminator,
+    log (1 − D(z)) / D(z), with its last parameters, since it has no moving average.
     `code` is None if there is no discriminator of codes either, or if the algorithm does not match
     codes to the prior.
 
@@ -89,7 +90,10 @@ def _judge(spec):
     """The function that scores codes against the prior, or None."""
     if not spec.algorithm.matches_prior:
         return None
-    if spec.prior.distribution.log_prob is not None:
+    prior = spec.prior.distribution
+    if (
+        prior.log_prob is not None and not prior.is_bounded
+    ):  # else 0 or infinite: no scale of its own
         return _minus_log_prob
     discriminator = networks.build(spec).get("discriminator")
     # Some algorithms have a discriminator of images.

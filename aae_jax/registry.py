@@ -59,7 +59,10 @@ SOURCES = {
     "tfd": ("aae_jax.data.tfd:load", ("fold", "drop_black")),
     "files": ("aae_jax.data.files:load", ("path", "resize", "label_column", "condition_dim")),
 }
-BUILDERS = ("aae_jax.data.tfds_images:load", ("resize",))
+BUILDERS = (
+    "aae_jax.data.tfds_images:load",
+    ("resize", "train_split", "validation_split", "test_split"),
+)
 
 
 def resolve(field: str, value: Any, names: dict[str, str]) -> Any:

@@ -1,6 +1,7 @@
 """The checked sections of a config that never reach a compiled function, and the whole config."""
 
 import dataclasses
+import itertools
 
 from aae_jax import registry
 from aae_jax.checks import (
@@ -60,13 +61,13 @@ class DataSpec:
                 "(height, width, 1), grey, or (height, width, 3), RGB"
             )
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        for source, (_, fields) in registry.SOURCES.items():
-            for field in fields:
-                value = getattr(self, field)
-                if field not in own and value != defaults[field]:
-                    raise UserError(
-                        f"data.{field} is {value!r}: it is for {source!r}, not {self.name!r}"
-                    )
+        takes = {repr(source): fields for source, (_, fields) in registry.SOURCES.items()}
+        takes["other builders of tensorflow-datasets"] = registry.BUILDERS[1]
+        for field in dict.fromkeys(itertools.chain(*takes.values())):
+            value = getattr(self, field)
+            if field not in own and value != defaults[field]:
+                users = " and ".join(source for source, fields in takes.items() if field in fields)
+                raise UserError(f"data.{field} is {value!r}: it is for {users}, not {self.name!r}")
         if self.fold is not None and not 1 <= self.fold <= 5:
             raise UserError(f"data.fold is {self.fold}: it must be 1 … 5, or None for all five")
         if self.num_labelled is not None and self.num_labelled < 0:

@@ -25,8 +25,9 @@ def get_config() -> config_dict.ConfigDict:
     config = config_dict.ConfigDict()
     config.seed = 0
     config.num_seeds = 1  # more: seeds seed, seed + 1, … trained in one program
-    # Or "vae", "decoder_finetuning", "gan", "gmmn", "gmmn_autoencoder", "autoencoder", "cae",
-    # "stacked_cae", "rbm", "dbn", "gsn", or an import path "package.module:VALUE": docs/extending.md.
+    # Or "vae", "decoder_finetuning", "semi_supervised", "gan", "gmmn", "gmmn_autoencoder",
+    # "autoencoder", "cae", "stacked_cae", "rbm", "dbn", "gsn", or an import path
+    # "package.module:VALUE": docs/extending.md.
     config.algorithm = "aae"
     config.options = (
         config_dict.ConfigDict()

@@ -19,7 +19,7 @@ cae 194.5 ± 7.3, dbn 258.8 ± 2.9, gsn 284.1 ± 7.2.
 
 Time on one busy CPU core, extrapolated from short trainings: 10 minutes for a layer of the CAE, 1
 hour for a machine of the DBN, 2 hours for the GSN. Three seeds in one program on an H200 take 17,
-48 and 59 s; the GAN takes 70 s, the GMMN on pixels 61 s.
+48 and 54 s; the GAN takes 59 s, the GMMN on pixels 61 s.
 
 All rows: the first 50,000 images are for training. The first 1,000 of the other 10,000 choose σ
 among 0.1, 0.105, … 0.3. All test images are scored. Samples are outputs of the decoder, or means of

@@ -165,7 +165,18 @@ def test_what_every_source_promises(image, match, monkeypatch):
         ({"name": "tfd", "fold": 6}, "data.fold is 6"),
         ({"name": "mnist", "fold": 1}, "data.fold is 1: it is for 'tfd', not 'mnist'"),
         ({"name": "mnist", "drop_black": True}, "data.drop_black is True: it is for 'tfd'"),
-        ({"name": "mnist", "resize": True}, "data.resize is True: it is for 'files'"),
+        (
+            {"name": "mnist", "resize": True},
+            "data.resize is True: it is for 'files' and other builders of tensorflow-datasets, not 'mni",
+        ),
+        (
+            {"name": "mnist", "train_split": "train[:10%]"},
+            r"data.train_split is 'train\[:10%\]': it is for other builders of tensorflow-datasets, not",
+        ),
+        (
+            {"name": "files", "path": "a.npz", "test_split": "a"},
+            "data.test_split is 'a': it is for",
+        ),
         ({"name": "tfd", "label_column": "y"}, "data.label_column is 'y': it is for 'files'"),
         ({"name": "cifar10", "condition_dim": 2}, "data.condition_dim is 2: it is for 'files'"),
         (

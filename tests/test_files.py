@@ -215,6 +215,7 @@ def broken_files(tmp_path_factory):
         "size": {"images": IMAGES[:, :7]},
         "few": {"images": IMAGES[:1]},
         "large": {"images": IMAGES, "labels": LABELS + 2**32},
+        "small": {"images": IMAGES, "labels": LABELS.astype(np.int64) - 3 * 10**9},
         "complex": {"images": IMAGES, "labels": LABELS * 1j},
         "shapes": {
             "train_images": IMAGES,
@@ -274,6 +275,7 @@ def broken_files(tmp_path_factory):
         ("rank.npz", r"images is \(300, 64\): with data.image_shape = \(8, 8, 1\) it must be"),
         ("size.npz", r"data.image_shape is \(8, 8, 1\).*are \(7, 8, 1\)"),
         ("large.npz", "labels contains 42949"),
+        ("small.npz", "labels contains -3000000000, which is not a class"),
         ("complex.npz", "labels is complex128"),
         ("shapes.npz", r"data.image_shape is \(8, 8, 1\).*val_images are \(9, 9, 1\)"),
         ("one_cut", r"one_cut.0000.png' is not an image, or it is damaged"),

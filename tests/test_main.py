@@ -280,7 +280,7 @@ SAMPLE = ("sample", "--workdir=plain", "--output=out.npz")
         (SAMPLE, "--num_samples is missing"),
         ((*ENCODE, "--input=good.npy", "--split=test"), "--input and --split"),
         ((*ENCODE, "--workdir=nope"), "no checkpoint in 'nope'"),
-        ((*ENCODE, "--run_seed=9"), "seed is 9: the run in 'plain' has 0"),
+        ((*ENCODE, "--run_seed=9"), "seed or --run_seed is 9: the run in 'plain' has seed 0"),
         ((*ENCODE, "--output=nope/out.npz"), "there is no directory"),
         ((*ENCODE, "--output=out.txt"), "must end in .npy or .npz"),
         (("score", "--workdir=plain", "--output=out.npy"), "must end in .npz"),

@@ -59,9 +59,10 @@ def test_mixture_prior_against_scipy():
     np.testing.assert_allclose(aae.score(state, IMAGES).code, expected, rtol=1e-3)
 
 
-def test_a_prior_without_density_is_judged_by_the_discriminator():
+@pytest.mark.parametrize("prior", [SWISS_ROLL, {"name": "uniform"}], ids=["roll", "uniform"])
+def test_a_prior_without_a_positive_density_is_judged_by_the_discriminator(prior):
     """The discriminator uses its last parameters; the other networks use averages."""
-    state = start(make_spec(prior=SWISS_ROLL, ema_decay=0.5))
+    state = start(make_spec(prior=prior, ema_decay=0.5))
     expected = -logits(state, codes(state))
     np.testing.assert_allclose(aae.score(state, IMAGES).code, expected, atol=1e-4)
 

@@ -553,8 +553,9 @@ def test_tfd_without_its_file_says_where_it_looked(tmp_path):
     where = {"data_dir": str(tmp_path), "manual_dir": str(tmp_path / "manual")}
     with pytest.raises(UserError, match="manual', which has neither of TFD_48x48.mat and TFD_ranz"):
         data.load(spec("tfd", (48, 48, 1), 7, **where))
-    with pytest.raises(UserError, match="image_shape is .32, 32, 1.*48x48"):
-        data.load(spec("tfd", (32, 32, 1), 7, **where))
+    for shape in ((32, 32, 1), (48, 48)):
+        with pytest.raises(UserError, match=rf"image_shape is \({shape[0]}, .*48x48"):
+            data.load(spec("tfd", shape, 7, **where))
 
 
 def test_tfd_from_its_file_to_its_scores(tmp_path, capsys):

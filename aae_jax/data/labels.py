@@ -83,8 +83,9 @@ def _flat(name, labels, num_examples, num_classes):
         return np.char.strip(labels)
     if labels.dtype.kind not in "biuf" or (labels != np.floor(labels)).any():
         raise UserError(f"{name} is {labels.dtype}: it must be integers, or words")
-    if labels.min(initial=0) < -(2**31) or labels.max(initial=0) >= 2**31:
-        raise UserError(f"{name} contains {labels.max()}, which is not a class")
+    for value in (labels.min(initial=0), labels.max(initial=0)):
+        if not -(2**31) <= value < 2**31:
+            raise UserError(f"{name} contains {value}, which is not a class")
     return labels.astype(np.int32)
 
 

@@ -152,13 +152,13 @@ def load(spec: DataSpec) -> "data.Dataset":
     `data.fold` picks one fold; None scores all five. `data.drop_black` leaves out the images that
     are all black (130 in the published file); published scores include them.
     """
-    height, width, _ = spec.image_shape
     sizes = [config.name for config in Tfd.BUILDER_CONFIGS]
-    if f"{height}x{width}" not in sizes:
+    size = "x".join(map(str, spec.image_shape[:2]))
+    if len(spec.image_shape) != 3 or size not in sizes:
         raise UserError(
             f"data.image_shape is {spec.image_shape}: the Toronto Face Dataset has {sizes}, grey"
         )
-    builder = tfds_images.prepared_builder(spec, Tfd, config=f"{height}x{width}")
+    builder = tfds_images.prepared_builder(spec, Tfd, config=size)
     train = tfds_images.read_split(builder, "unlabelled")
     labelled = tfds_images.read_split(builder, "labelled")
     folds = tfds_images.read_integers(builder, "labelled", "folds")

@@ -95,7 +95,7 @@ def _check_length(workdir, before, now, spec):
         raise UserError(
             f"train.num_steps was {was}, now {num_steps}, and {done} steps are done in {workdir!r}: "
             f"the 'cosine' schedule of {' and '.join(bound)} depends on it; name another --workdir "
-            "(runs with the schedules 'constant' and 'piecewise' can be made longer)"
+            "(runs with the other schedules can be made longer)"
         )
 
 
