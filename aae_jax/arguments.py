@@ -108,7 +108,8 @@ def as_labels(label: Any, num_rows: int, num_classes: int, least: int = -1) -> j
         UserError: wrong shape or type, or known labels outside `least` … K − 1.
     """
     label = as_array("label", label)
-    if label.ndim == 2 and label.shape == (num_rows, num_classes):
+    one_class = num_classes == 1 and jnp.issubdtype(label.dtype, jnp.integer)  # [N, 1] is [N] then
+    if label.shape == (num_rows, num_classes) and not one_class:
         if is_known(label):
             with jax.ensure_compile_time_eval():
                 are_shares = bool((jnp.isfinite(label) & (label >= 0)).all())

@@ -92,12 +92,13 @@ def mlp_discriminator(spec: Spec) -> nn.Module:
 
 @dataclasses.dataclass(frozen=True)
 class _PriorPoints:
-    """(key, N) → N draws from the prior; equal specs make equal functions."""
+    """(key, N) → N draws from the prior, as a discriminator gets them; equal specs make equal functions."""
 
     spec: Spec
 
     def __call__(self, key, num_points):
-        return sample_prior(self.spec, key, num_points).z
+        z = sample_prior(self.spec, key, num_points).z
+        return z if self.spec.model.code_scale is None else z / self.spec.model.code_scale
 
 
 def mlp_spread_discriminator(spec: Spec) -> nn.Module:

@@ -100,7 +100,8 @@ def _conditions(state, given, num_rows):
     if not state.spec.model.condition_in_decoder:
         return None
     own = given.test["condition"]
-    rows = jax.random.randint(jax.random.fold_in(given.key, 1), (num_rows,), 0, len(own))
+    # Not 1, which draws the labels of the samples.
+    rows = jax.random.randint(jax.random.fold_in(given.key, 3), (num_rows,), 0, len(own))
     return own[np.asarray(rows)]
 
 
@@ -271,9 +272,18 @@ def roll(state: TrainState, given: Given, columns: int = 20) -> Figure:
 
 
 def style(state: TrainState, given: Given, rows: int = 10) -> Figure:
-    """Fig. 5: each row one code drawn from the prior, each column one label."""
-    figure, axes = _new_figure(state.spec.num_classes, rows, state.spec)
-    z = sample_prior(state.spec, given.key, rows).z
+    """Fig. 5: each row one code drawn from the prior, each column one label.
+
+    If the discriminator took labels too, each code lies in the component of its label, at the same
+    place along a row.
+    """
+    spec = state.spec
+    figure, axes = _new_figure(spec.num_classes, rows, spec)
+    if spec.model.label_in_discriminator and spec.prior.has_components:
+        labels = range(spec.num_classes)
+        z = np.stack([sample_prior(spec, given.key, rows, label).z for label in labels], axis=1)
+    else:
+        z = np.asarray(sample_prior(spec, given.key, rows).z)
     _show(axes, _tile(_style_grid(state, z)))
     axes.set_title("each row one code, each column one label", fontsize=9)
     return figure
@@ -387,10 +397,11 @@ def _decode_grid(state, z):
 
 
 def _style_grid(state, z):
-    """Images [N, K, H, W, C] of codes [N, D] under every label."""
+    """Images [N, K, H, W, C] of codes [N, D], or [N, K, D], under every label."""
     num_classes = state.spec.num_classes
     label = np.tile(np.arange(num_classes), len(z))
-    images = by_rows(decode, state, (np.repeat(z, num_classes, axis=0), label))
+    z_of_label = z.reshape(-1, z.shape[-1]) if z.ndim == 3 else np.repeat(z, num_classes, axis=0)
+    images = by_rows(decode, state, (z_of_label, label))
     return images.reshape(len(z), num_classes, *state.spec.image_shape)
 
 

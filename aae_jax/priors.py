@@ -177,10 +177,11 @@ USER = Prior(
     has_components=lambda prior: len(inspect.signature(prior.function).parameters) > 2,
     takes_function=True,
 )
+_BUILT_IN = GAUSSIAN, UNIFORM, GAUSSIAN_MIXTURE, SWISS_ROLL
 
 
 def sample_prior(
-    spec: Spec, key: jax.Array, batch_size: int, label: jax.Array | np.ndarray | None = None
+    spec: Spec, key: jax.Array, batch_size: int, label: jax.Array | np.ndarray | int | None = None
 ) -> PriorSample:
     """Draws codes from the prior.
 
@@ -189,25 +190,33 @@ def sample_prior(
         key: a PRNG key, or a seed.
         batch_size: B, the number of draws.
         label: i32[B] or a scalar, the component to draw each row from; −1, or None for all rows,
-            draws from the full prior. For models with classes or clusters of their own
-            (`Algorithm.num_labels`), −1 and None draw the class uniformly.
+            draws from the full prior. f[B, K], soft classes: the component is drawn by their shares.
+            A prior without components is the component of every label, for a discriminator that
+            takes labels. For models with classes or clusters of their own (`Algorithm.num_labels`),
+            −1 and None draw the class uniformly.
 
     Returns:
         `PriorSample(z f[B, D], label i32[B])`.
 
     Raises:
-        UserError: a label is given and the prior has no components, or the user's function returns
-            the wrong shape.
+        UserError: a label is given and neither prior nor discriminator takes one, or the user's
+            function returns the wrong shape.
     """
     check_count("batch_size", batch_size)
     own_labels, key = spec.algorithm.num_labels is not None, as_key(key)
-    if label is not None and not (spec.prior.has_components or own_labels):
+    takes_labels = own_labels or spec.prior.has_components or spec.model.label_in_discriminator
+    if label is not None and not takes_labels:
         raise UserError(f"a label is given, but prior {spec.prior.name!r} has no components")
     component = as_labels(-1 if label is None else label, batch_size, spec.num_labels)
+    if component.ndim == 2:
+        component = jax.random.categorical(jax.random.fold_in(key, 2), jnp.log(component))
     if own_labels:
         component = _fill(jax.random.fold_in(key, 1), component, spec.num_labels)
     field = _field(spec)
-    z = in_one_line(field, spec.prior.distribution.sample, spec, key, component)
+    prior = spec.prior.distribution
+    # split(key)[1] is fold_in(key, 1), which draws the class: an own prior may split its key.
+    own_key = key if prior in _BUILT_IN else jax.random.fold_in(key, 2**31 - 1)
+    z = in_one_line(field, prior.sample, spec, own_key, component)
     expected = (batch_size, spec.model.code_dim)
     if getattr(z, "shape", None) != expected:
         raise UserError(

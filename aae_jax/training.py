@@ -163,6 +163,8 @@ def _inputs(state, batch, prior_sample, axis_name):
             f"prior_sample.z has shape {prior_sample.z.shape}: it must be [batch, model.code_dim], "
             f"{(len(x), spec.model.code_dim)}"
         )
+    if spec.model.label_in_discriminator:
+        _check_discriminator_labels(prior_sample.label, label, len(x))
     first_row = 0 if axis_name is None else jax.lax.axis_index(axis_name) * x.shape[0]
     noise_keys, posterior_keys, dropout_keys = (
         row_keys(keys.stream(state.rng, which, state.step), x.shape[0], first_row)
@@ -232,6 +234,20 @@ def _check_examples(name, examples):
     )
 
 
+def _check_discriminator_labels(of_prior, of_batch, num_rows):
+    """Raises unless samples of the prior and examples have one integer each."""
+    shape = getattr(of_prior, "shape", None)
+    if shape != (num_rows,) or not jnp.issubdtype(of_prior.dtype, jnp.integer):
+        raise UserError(
+            f"prior_sample.label has shape {shape}: with model.label_in_discriminator it must be "
+            f"integers [batch], ({num_rows},), −1 for none"
+        )
+    if of_batch.ndim == 2:
+        raise UserError(
+            f"label has shape {of_batch.shape}: the discriminator takes integers, not soft classes"
+        )
+
+
 def _check_loss(phase, found, num_rows, axis_name):
     """Raises unless a loss is one number per row, or one for the batch without `pmap`."""
     if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], dict):
@@ -279,9 +295,16 @@ def train_steps(
         The state after the last step, and metrics f[K].
 
     Raises:
-        UserError: the data set is empty or its size times the batch size is out of range.
+        UserError: the data set is empty, its arrays have different lengths, or its size times the
+            batch size is out of range.
     """
     _check_examples("dataset", dataset)
+    for name in EXAMPLE:
+        if name in dataset and len(dataset[name]) != len(dataset["image"]):
+            raise UserError(
+                f"dataset has {len(dataset['image'])} images, but its {name!r} has "
+                f"{len(dataset[name])} rows"
+            )
     if num_steps < 1:
         raise UserError(f"num_steps is {num_steps}: it must be positive")
 
@@ -343,19 +366,18 @@ def _own_rows(values, axis_name):
 
 def _draw_and_step(state, batch, batch_sharding, axis_name):
     spec = state.spec
+    _check_examples("batch", batch)
     label = batch.get("label")
     if label is None:
         label = jnp.full(len(batch["image"]), -1)
     if axis_name is not None:  # the prior is sampled for the whole batch, as on one device
         label = jax.lax.all_gather(label, axis_name, tiled=True)
     # "The positive samples fed for unlabeled examples come from the full mixture."
-    selects = spec.model.label_in_discriminator and spec.prior.has_components
+    selects = spec.model.label_in_discriminator and (
+        spec.prior.has_components or spec.algorithm.num_labels is None
+    )
     key = keys.stream(state.rng, keys.PRIOR, state.step)
     prior_sample = sample_prior(spec, key, label.shape[0], label if selects else None)
-    draws_labels = spec.algorithm.num_labels is not None
-    if spec.model.label_in_discriminator and not selects and not draws_labels:
-        # Every label's component is the whole prior.
-        prior_sample = prior_sample._replace(label=label)
     prior_sample = _own_rows(prior_sample, axis_name)
     if batch_sharding is not None:
         batch, prior_sample = jax.lax.with_sharding_constraint(

@@ -472,6 +472,14 @@ def test_one_hot_integers_are_soft_classes():
         np.testing.assert_allclose(aae.decode(labelled(), np.zeros((4, 2)), label), expected)
 
 
+def test_a_column_of_labels_of_one_class_is_labels():
+    state = start(dataclasses.replace(labelled().spec, num_classes=1))
+    z = np.ones((2, 2))
+    found = aae.decode(state, z, np.zeros((2, 1), int))
+    np.testing.assert_array_equal(found, aae.decode(state, z, [0, 0]))
+    assert (found != aae.decode(state, z, -1)).any()
+
+
 def test_counts_are_measured_as_floats_are():
     counts = np.random.default_rng(0).poisson(30, (40, 5))
     state = aae.create_train_state(vectors_spec(), 0, counts.mean(axis=0), counts.std(axis=0))

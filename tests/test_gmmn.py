@@ -1,5 +1,6 @@
 """Moment matching: MMD² against NumPy and closed forms, its networks, and its stages."""
 
+import dataclasses
 import json
 import os
 
@@ -214,6 +215,22 @@ def test_widths_must_be_positive(fields, match):
 def test_a_batch_of_one_is_refused(algorithm):
     with refused("^train.batch_size is 1: MMD compares batches"):
         make_spec(algorithm=algorithm, batch_size=1)
+
+
+def test_soft_classes_choose_components_of_the_generator_of_codes():
+    state = start(make_spec(algorithm="gmmn_autoencoder", prior={"name": "gaussian_mixture"}))
+    key, label = jax.random.key(0), np.arange(30) % 10
+    found = aae.generate(state, key, 30, np.eye(10, dtype=np.float32)[label])
+    np.testing.assert_allclose(found, aae.generate(state, key, 30, label), rtol=1e-6)
+
+
+@pytest.mark.parametrize("algorithm", ["autoencoder", "rbm"])
+def test_what_a_discriminator_would_get_is_refused_without_one(algorithm):
+    plain = make_spec(algorithm=algorithm)
+    for field, dim in (("label_in_discriminator", 0), ("condition_in_discriminator", 2)):
+        with refused(f"^model.{field} is True: algorithm '{algorithm}' has no discriminator"):
+            model = dataclasses.replace(plain.model, **{field: True})
+            dataclasses.replace(plain, model=model, condition_dim=dim)
 
 
 def test_a_distance_of_batches_is_refused_under_pmap():

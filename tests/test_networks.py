@@ -482,6 +482,19 @@ def test_the_discriminator_of_mlp_is_homogeneous_and_mlp_spread_is_not():
         assert error < 1e-5 if homogeneous else error > 0.1
 
 
+def test_a_spread_discriminator_starts_alike_in_all_units_of_its_input():
+    """It gets z / code_scale: a prior of std 5 in units of 5 is one of std 1."""
+    params = [
+        start(
+            make_spec(
+                model={"discriminator": "mlp_spread", "code_scale": scale}, prior={"std": std}
+            )
+        ).params["discriminator"]
+        for scale, std in ((5.0, 5.0), (None, 1.0))
+    ]
+    chex.assert_trees_all_close(*params, rtol=1e-5)
+
+
 @pytest.mark.parametrize("prior", ["gaussian", "uniform", "gaussian_mixture", "swiss_roll"])
 def test_a_spread_discriminator_trains_on_every_prior_with_labels(prior):
     model = {"discriminator": "mlp_spread", "label_in_discriminator": True}

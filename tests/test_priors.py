@@ -1,5 +1,6 @@
 """Each prior against its definition: moments, densities by quadrature, labels, a user's priors."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -178,6 +179,64 @@ def test_user_prior_with_labels_gets_them():
     assert (turn > 0.2 - 1e-6).all() and (turn < 0.3 + 1e-6).all()
     _, metrics = aae.train_steps(start(spec), make_dataset(), 3)
     assert np.isfinite(metrics["loss/generator"]).all()
+
+
+def petals(key, batch_size):
+    """One of ten directions, drawn with the second of two keys."""
+    _, which = jax.random.split(key)
+    turn = jax.random.randint(which, (batch_size,), 0, 10) / 10
+    return 3 * jnp.stack([jnp.cos(2 * jnp.pi * turn), jnp.sin(2 * jnp.pi * turn)], axis=1)
+
+
+def test_the_class_is_drawn_apart_from_a_prior_that_splits_its_key():
+    spec = make_spec(algorithm="semi_supervised", prior={"name": "user", "function": petals})
+    z, label = aae.sample_prior(spec, jax.random.key(0), 10_000)
+    petal = np.round(np.arctan2(z[:, 1], z[:, 0]) / (2 * np.pi / 10)).astype(int) % 10
+    # A share of a tenth has a std of 0.003.
+    assert abs((petal == label).mean() - 0.1) < 0.015
+
+
+def test_a_prior_without_components_is_the_component_of_every_label():
+    spec, key, label = make_spec(), jax.random.key(0), np.arange(50) % 10
+    with refused("^a label is given, but prior 'gaussian' has no components"):
+        aae.sample_prior(spec, key, 50, label)
+    found = aae.sample_prior(make_spec(model={"label_in_discriminator": True}), key, 50, label)
+    np.testing.assert_array_equal(found.label, label)
+    np.testing.assert_array_equal(found.z, aae.sample_prior(spec, key, 50).z)
+
+
+def test_soft_classes_draw_the_component_by_their_shares():
+    shares = np.zeros((5_000, 10), np.float32)
+    shares[:, [2, 7]] = 0.3, 0.7
+    label = aae.sample_prior(make_spec(prior=MIXTURE), jax.random.key(0), 5_000, shares).label
+    assert set(np.unique(label)) == {2, 7}
+    assert abs((label == 2).mean() - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 5_000)
+
+
+class Given(nn.Module):
+    """A decoder that shows what it is given."""
+
+    @nn.compact
+    def __call__(self, z, y):
+        bias = self.param("bias", nn.initializers.zeros, (1,))
+        return jnp.concatenate([z, y], axis=1) + bias
+
+
+def given(spec):
+    return Given()
+
+
+@pytest.mark.parametrize("in_discriminator", [True, False])
+def test_samples_have_the_label_of_their_component_if_they_were_trained_together(in_discriminator):
+    model = {"decoder": given, "output": "linear", "label_in_decoder": True}
+    model["label_in_discriminator"] = in_discriminator
+    prior = {**MIXTURE, "radius": 10.0, "radial_std": 0.5}
+    state = start(make_spec(image_shape=(12,), model=model, prior=prior))
+    found = np.asarray(aae.generate(state, jax.random.key(0), 5_000))
+    component = np.round(np.arctan2(found[:, 1], found[:, 0]) / (2 * np.pi / 10)).astype(int) % 10
+    share = (component == found[:, 2:].argmax(axis=1)).mean()
+    # Across a petal, the neighbour begins at 10 tan(18°) = 3.2: six stds.
+    assert share == 1 if in_discriminator else abs(share - 0.1) < 0.021
 
 
 def test_user_prior_by_import_path():

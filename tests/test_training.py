@@ -479,6 +479,18 @@ def test_mistakes_are_one_line():
         train_step(state, {**batch, "image": jnp.zeros((8, 5, 5, 1))}, prior_sample)
     with pytest.raises(aae.UserError, match=r"prior_sample.z has shape \(8, 3\).*\(8, 2\)"):
         train_step(state, batch, prior_sample._replace(z=jnp.zeros((8, 3))))
+    short = {**make_dataset(), "label": jnp.zeros(5, jnp.int32)}
+    with pytest.raises(aae.UserError, match="dataset has 20 images, but its 'label' has 5 rows"):
+        aae.train_steps(state, short, 1)
+    for label in (None, prior_sample.label[:5], prior_sample.label.astype(float)):
+        labels = start(make_spec(model={"label_in_discriminator": True}))
+        with pytest.raises(aae.UserError, match=r"prior_sample.label has .* it must be integers"):
+            train_step(labels, batch, prior_sample._replace(label=label))
+    soft = {**batch, "label": jnp.ones((8, 10)) / 10}
+    with pytest.raises(aae.UserError, match=r"label has shape \(8, 10\): the discriminator takes"):
+        train_step(labels, soft, prior_sample)
+    with pytest.raises(aae.UserError, match="batch is a dict with 'images': it must be"):
+        aae.train_batches(state, {"images": batch["image"][None]})
     with pytest.raises(aae.UserError, match="num_steps is -1: it must be positive"):
         aae.train_steps(state, make_dataset(), -1)
     with pytest.raises(aae.UserError, match="no examples"):

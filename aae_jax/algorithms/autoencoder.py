@@ -205,7 +205,8 @@ def sample(
     """Prior → decoder: f[num_samples, H, W, C] in the networks' units.
 
     `label` selects the component of the prior, and is the decoder's label if it takes one. Soft
-    classes draw the component by their shares. None is the full prior, with labels drawn uniformly.
+    classes draw the component by their shares. None is the full prior, with labels drawn uniformly;
+    if the discriminator took labels too, the component is that of the label, as in training.
     `condition` f[num_samples, K] is the decoder's.
     """
     del start
@@ -215,14 +216,12 @@ def sample(
             f"a label is given, but neither prior {spec.prior.name!r} nor the decoder takes one"
         )
     component = label if has_components else None
-    if component is not None and component.ndim == 2:
-        component = jax.random.categorical(jax.random.fold_in(key, 2), jnp.log(component))
-    z = sample_prior(spec, key, num_samples, component).z
-    if not in_decoder:
-        return decode(spec, params, z, None, condition)
-    if label is None:
+    if label is None and in_decoder:
         label = jax.random.randint(jax.random.fold_in(key, 1), (num_samples,), 0, spec.num_classes)
-    return decode(spec, params, z, label, condition)
+        if has_components and spec.model.label_in_discriminator:
+            component = label
+    z = sample_prior(spec, key, num_samples, component).z
+    return decode(spec, params, z, label if in_decoder else None, condition)
 
 
 def _join(y, condition, dtype):
@@ -231,6 +230,15 @@ def _join(y, condition, dtype):
         raise UserError("the model takes conditions (condition_dim), but none are given")
     condition = condition.astype(dtype)
     return condition if y is None else jnp.concatenate([y, condition], axis=1)
+
+
+def check_no_discriminator(spec: Spec) -> None:
+    """Raises if a spec gives labels or conditions to the discriminator, which there is none of."""
+    for field in ("label_in_discriminator", "condition_in_discriminator"):
+        if getattr(spec.model, field):
+            raise UserError(
+                f"model.{field} is True: algorithm {spec.algorithm_name} has no discriminator"
+            )
 
 
 def check_generator(spec: Spec) -> None:

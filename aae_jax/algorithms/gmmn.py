@@ -178,6 +178,7 @@ AUTOENCODER = Algorithm(
     decode=autoencoder.decode,
     reconstruction="bernoulli",
     matches_prior=False,
+    check=autoencoder.check_no_discriminator,
     figures=("reconstructions", "training_curves"),
 )
 GMMN = Algorithm(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from aae_jax import layers, networks
+from aae_jax.algorithms import autoencoder
 from aae_jax.checks import check_positive
 from aae_jax.errors import UserError
 from aae_jax.keys import row_uniform
@@ -56,11 +57,11 @@ def check_hidden(hidden: tuple[int, ...], exactly: int | None = None) -> None:
 
 def check(spec: Spec) -> None:
     """Raises if a spec has labels, input noise, or outputs other than pixels in [0, 1]."""
-    for field in ("label_in_decoder", "label_in_discriminator"):
-        if getattr(spec.model, field):
-            raise UserError(
-                f"model.{field} is True: algorithm {spec.algorithm_name} takes no labels"
-            )
+    autoencoder.check_no_discriminator(spec)
+    if spec.model.label_in_decoder:
+        raise UserError(
+            f"model.label_in_decoder is True: algorithm {spec.algorithm_name} takes no labels"
+        )
     if spec.model.output != "sigmoid":
         raise UserError(
             f"model.output is {spec.model.output!r}: algorithm {spec.algorithm_name} needs "

@@ -56,11 +56,7 @@ def check(spec: Spec) -> None:
             f"model.posterior is {name_of(spec.model.posterior, POSTERIORS)}: algorithm "
             f"{spec.algorithm_name} needs 'gaussian'"
         )
-    for field in ("label_in_discriminator", "condition_in_discriminator"):
-        if getattr(spec.model, field):
-            raise UserError(
-                f"model.{field} is True: algorithm {spec.algorithm_name} has no discriminator"
-            )
+    autoencoder.check_no_discriminator(spec)
     if spec.prior.distribution.log_prob is None:
         raise UserError(
             f"prior.name is {spec.prior.name!r}: algorithm {spec.algorithm_name} needs a prior with "
