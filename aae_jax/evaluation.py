@@ -89,6 +89,8 @@ def evaluate(
 
     def score(splits, sigmas, name, number=num_samples):
         """f64[S, T] for each split, all scored in one pass over the samples; the share multiplied out."""
+        if len({split.dtype for split in splits}) > 1:  # else uint8 would join floats as 0 … 255
+            splits = [to_unit(split) for split in splits]
         images = np.concatenate(splits)
         found, share = scored(sampler, images, key, number, tuple(sigmas), name, mesh, run)
         ends = np.cumsum([len(split) for split in splits])[:-1]
@@ -96,8 +98,7 @@ def evaluate(
 
     test = [images["image"] for _, images in folds]
     once = None
-    one_type = len({images.dtype for images in (*valid, *test)}) == 1
-    if callable(sampler) and one_type and bandwidth.draws_once(num_samples, sigmas):
+    if callable(sampler) and bandwidth.draws_once(num_samples, sigmas):
         once = bandwidth.score_once(score, valid, test, sigmas)
     valid_ll = score(valid, sigmas, "validation")[0] if once is None else once[0]
     own, shared = bandwidth.best(valid_ll)
