@@ -440,6 +440,10 @@ WRONG_KINDS = {
         lambda: aae.diagnose(plain(), {"image": IMAGES.astype(np.float32)}, 0),
         "images range from 4 to 248",
     ),
+    "no images to diagnose": (
+        lambda: aae.diagnose(plain(), {"image": IMAGES[:0]}, 0),
+        r"^images have shape \(0, .*: to diagnose a model takes at least one",
+    ),
     "images to score by a model": (
         lambda: aae.evaluate(
             aae.sampler(plain()),

@@ -144,6 +144,31 @@ def test_folds_of_different_types_are_on_one_scale(monkeypatch):
         monkeypatch.setattr(bandwidth, "FEW", 150)  # validation and test images in one pass
 
 
+SPLIT = {"image": np.zeros((5, *SHAPE), np.uint8)}
+EMPTY = {"image": SPLIT["image"][:0]}
+
+
+@pytest.mark.parametrize(
+    "folds, match",
+    [
+        ([], "^folds is empty: it must be a list"),
+        (None, "^folds is a NoneType: it must be a list"),
+        ((SPLIT, SPLIT), r"^folds\[0\] is a dict: it must be a pair \(validation, test\)"),
+        ([(SPLIT, SPLIT), (SPLIT, {})], r"^folds\[1\] is a tuple: it must be .* with 'image'$"),
+        ([(EMPTY, SPLIT)], r"^validation images of folds\[0\] are of shape \(0, 3, 4, 1\): "),
+        ([(SPLIT, EMPTY)], r"^test images of folds\[0\] are of shape \(0, 3, 4, 1\): "),
+        (
+            [(SPLIT, {"image": SPLIT["image"].tolist()})],
+            r"^test images of folds\[0\] are a list: they must be an array \[N, H, W, C\]",
+        ),
+    ],
+)
+def test_folds_that_are_empty_or_malformed_are_one_line(folds, match):
+    for sigmas in (None, (0.3,)):
+        with refused(match):
+            aae.evaluate(SPLIT["image"], folds, aae.EvaluationSpec(10, sigmas=sigmas))
+
+
 def test_split_products_have_sums_of_their_own(monkeypatch):
     """Saved sums are not continued if another machine would add different bits."""
     sampler = aae.sampler(start(make_spec()))
