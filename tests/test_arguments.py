@@ -107,6 +107,11 @@ TAKES_KEY = {
         start(make_spec(model={"posterior": "gaussian"})), IMAGES, key=key
     ),
     "generate": lambda key: aae.generate(plain(), key, 3),
+    "sampler": lambda key: aae.sampler(plain())(key, 3),
+    "sampler of labels": lambda key: aae.sampler(labelled())(key, 3),
+    "sampler of conditions": lambda key: aae.sampler(
+        start(conditional_spec()), conditions=with_conditions()["condition"]
+    )(key, 3),
     "sample_prior": lambda key: aae.sample_prior(plain().spec, key, 3).z,
     "create_train_state": lambda key: aae.create_train_state(plain().spec, key).params["decoder"][
         "Dense_0"
