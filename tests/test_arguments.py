@@ -369,6 +369,18 @@ def test_conditions_that_do_not_fit_are_one_line():
         make_spec(model={"condition_in_decoder": True})
 
 
+def test_a_condition_may_be_a_list():
+    state, z, condition = start(conditional_spec()), np.zeros((4, 2)), [0.5, -1.0, 2.0]
+    expected = aae.decode(state, z, condition=condition)
+    found = aae.decoder_of(state, condition=condition)
+    np.testing.assert_allclose(found(z), expected, rtol=1e-6)
+    given = aae.annealed_arguments(state, 4, condition=condition)
+    np.testing.assert_allclose(jax.jit(given["decoder"])(z), expected, rtol=1e-6)
+    spec = aae.AnnealedSpec(num_chains=2, num_temperatures=3, num_leapfrog=1)
+    estimate = aae.annealed.log_likelihood(x=expected, key=0, sigma=0.3, spec=spec, **given)
+    assert np.isfinite(estimate.log_likelihood).all()
+
+
 def test_conv_refuses_what_is_no_image():
     with refused(r"model.encoder is 'conv'.*\(5,\).*use 'mlp'|image_shape is \(5,\)"):
         start(vectors_spec(encoder="conv"))
