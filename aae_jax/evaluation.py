@@ -81,6 +81,9 @@ def evaluate(
 
     Returns:
         `parzen/*`: numbers and lists for `results.json`; log-likelihoods in nats.
+
+    Raises:
+        UserError: folds are malformed or have an empty split; or samples and images don't fit.
     """
     _check_folds(folds)
     num_samples = spec.num_samples if callable(sampler) else len(sampler)
@@ -89,6 +92,8 @@ def evaluate(
 
     def score(splits, sigmas, name, number=num_samples):
         """f64[S, T] for each split, all scored in one pass over the samples; the share multiplied out."""
+        if len({split.dtype for split in splits}) > 1:  # else uint8 would join floats as 0 … 255
+            splits = [to_unit(split) for split in splits]
         images = np.concatenate(splits)
         found, share = scored(sampler, images, key, number, tuple(sigmas), name, mesh, run)
         ends = np.cumsum([len(split) for split in splits])[:-1]
@@ -96,8 +101,7 @@ def evaluate(
 
     test = [images["image"] for _, images in folds]
     once = None
-    one_type = len({images.dtype for images in (*valid, *test)}) == 1
-    if callable(sampler) and one_type and bandwidth.draws_once(num_samples, sigmas):
+    if callable(sampler) and bandwidth.draws_once(num_samples, sigmas):
         once = bandwidth.score_once(score, valid, test, sigmas)
     valid_ll = score(valid, sigmas, "validation")[0] if once is None else once[0]
     own, shared = bandwidth.best(valid_ll)
@@ -302,7 +306,24 @@ def _add_drawn(sums, first, last, scored, static):
 
 
 def _check_folds(folds):
-    """Images of one shape everywhere: validation and test images, in every fold."""
+    """Pairs of splits, none of them empty, and images of one shape everywhere."""
+    pair = "a pair (validation, test) of dicts with 'image'"
+    if not isinstance(folds, Sequence) or not folds:
+        shown = "empty" if isinstance(folds, Sequence) else f"a {type(folds).__name__}"
+        raise UserError(f"folds is {shown}: it must be a list, each item {pair}")
+    for i, fold in enumerate(folds):
+        splits = fold if isinstance(fold, (tuple, list)) else ()
+        if len(splits) != 2 or not all(isinstance(s, Mapping) and "image" in s for s in splits):
+            raise UserError(f"folds[{i}] is a {type(fold).__name__}: it must be {pair}")
+        for name, split in zip(("validation", "test"), splits):
+            images = split["image"]
+            shape = getattr(images, "shape", None)
+            if not shape or shape[0] == 0:
+                shown = f"a {type(images).__name__}" if shape is None else f"of shape {shape}"
+                raise UserError(
+                    f"{name} images of folds[{i}] are {shown}: they must be an array [N, H, W, C] "
+                    "with N at least 1"
+                )
     test = folds[0][1]["image"].shape
     for validation, other in folds:
         for name, images in (("validation", validation["image"]), ("test", other["image"])):

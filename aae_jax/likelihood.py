@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from aae_jax import annealed, priors
+from aae_jax.arguments import as_array
 from aae_jax.errors import UserError
 from aae_jax.evaluation import Run, ScoringPass, Split, at_once, fingerprint
 from aae_jax.registry import path_of
@@ -39,6 +40,7 @@ def decoder_of(
             given, or one is given and it takes none.
     """
     model = trained_part(state)
+    condition = None if condition is None else as_array("condition", condition)
     decoder = jax.tree_util.Partial(_flat_images, model, label, condition)
     # Labels and conditions are checked here, where their values are known.
     decode(state, jnp.zeros((1, state.spec.model.code_dim)), label, condition)

@@ -9,6 +9,7 @@ import numpy as np
 
 from aae_jax import code_metrics
 from aae_jax.arguments import as_array, as_key, as_labels
+from aae_jax.errors import UserError
 from aae_jax.priors import sample_prior
 from aae_jax.train_state import (
     TrainState,
@@ -132,6 +133,8 @@ def _diagnose_autoencoder(state, test, key):
     spec = state.spec
     to_inputs(state, test["image"])  # refuses values that are out of range
     images = as_array("images", test["image"])
+    if len(images) == 0:
+        raise UserError(f"images have shape {images.shape}: to diagnose a model takes at least one")
     label = as_labels(test.get("label", -1), len(images), spec.num_classes)
     keys = dict(zip(("encode", "prior", "floor", "cells", "directions"), jax.random.split(key, 5)))
     has_decoder = spec.algorithm.decode is not None or spec.algorithm.reconstruct is not None

@@ -427,7 +427,7 @@ def sampler(
 
 
 def _flat_samples(model, start, conditions, key, num_samples):
-    drawn = {}
+    drawn, key = {}, as_key(key)
     if conditions is not None:
         rows = jax.random.randint(jax.random.fold_in(key, 3), num_samples, 0, len(conditions))
         # Indexing would ask for a mesh where the conditions lie on several devices.

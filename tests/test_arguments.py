@@ -107,6 +107,11 @@ TAKES_KEY = {
         start(make_spec(model={"posterior": "gaussian"})), IMAGES, key=key
     ),
     "generate": lambda key: aae.generate(plain(), key, 3),
+    "sampler": lambda key: aae.sampler(plain())(key, 3),
+    "sampler of labels": lambda key: aae.sampler(labelled())(key, 3),
+    "sampler of conditions": lambda key: aae.sampler(
+        start(conditional_spec()), conditions=with_conditions()["condition"]
+    )(key, 3),
     "sample_prior": lambda key: aae.sample_prior(plain().spec, key, 3).z,
     "create_train_state": lambda key: aae.create_train_state(plain().spec, key).params["decoder"][
         "Dense_0"
@@ -364,6 +369,18 @@ def test_conditions_that_do_not_fit_are_one_line():
         make_spec(model={"condition_in_decoder": True})
 
 
+def test_a_condition_may_be_a_list():
+    state, z, condition = start(conditional_spec()), np.zeros((4, 2)), [0.5, -1.0, 2.0]
+    expected = aae.decode(state, z, condition=condition)
+    found = aae.decoder_of(state, condition=condition)
+    np.testing.assert_allclose(found(z), expected, rtol=1e-6)
+    given = aae.annealed_arguments(state, 4, condition=condition)
+    np.testing.assert_allclose(jax.jit(given["decoder"])(z), expected, rtol=1e-6)
+    spec = aae.AnnealedSpec(num_chains=2, num_temperatures=3, num_leapfrog=1)
+    estimate = aae.annealed.log_likelihood(x=expected, key=0, sigma=0.3, spec=spec, **given)
+    assert np.isfinite(estimate.log_likelihood).all()
+
+
 def test_conv_refuses_what_is_no_image():
     with refused(r"model.encoder is 'conv'.*\(5,\).*use 'mlp'|image_shape is \(5,\)"):
         start(vectors_spec(encoder="conv"))
@@ -439,6 +456,10 @@ WRONG_KINDS = {
     "images to diagnose": (
         lambda: aae.diagnose(plain(), {"image": IMAGES.astype(np.float32)}, 0),
         "images range from 4 to 248",
+    ),
+    "no images to diagnose": (
+        lambda: aae.diagnose(plain(), {"image": IMAGES[:0]}, 0),
+        r"^images have shape \(0, .*: to diagnose a model takes at least one",
     ),
     "images to score by a model": (
         lambda: aae.evaluate(

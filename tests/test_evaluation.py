@@ -11,7 +11,7 @@ from reference import parzen_window
 from small import SHAPE, make_dataset, make_spec, refused, start
 
 import aae_jax as aae
-from aae_jax import evaluation, parzen
+from aae_jax import bandwidth, evaluation, parzen
 from aae_jax.evaluation import fingerprint
 
 
@@ -126,6 +126,47 @@ def test_folds_each_with_its_own_sigma_and_all_with_one():
     np.testing.assert_allclose(
         one["standard_error_over_images"], pooled.std() / np.sqrt(50), atol=0.01
     )
+
+
+def test_folds_of_different_types_are_on_one_scale(monkeypatch):
+    levels, key = split_of(20), jax.random.key(7)
+    unit = {"image": np.float32(levels["image"] / 255)}
+    spec = aae.EvaluationSpec(1_500, num_validation=None, sigmas=(0.2, 0.3, 0.5))
+
+    def score(*folds):
+        found = aae.evaluate(grey_levels, folds, spec, key)
+        return [fold["log_likelihood"] for fold in found["parzen/by_fold"]]
+
+    expected = score((levels, levels), (levels, levels))
+    for _ in range(2):
+        for folds in ([(levels, levels), (unit, unit)], [(levels, unit), (levels, unit)]):
+            np.testing.assert_allclose(score(*folds), expected, atol=1e-3)
+        monkeypatch.setattr(bandwidth, "FEW", 150)  # validation and test images in one pass
+
+
+SPLIT = {"image": np.zeros((5, *SHAPE), np.uint8)}
+EMPTY = {"image": SPLIT["image"][:0]}
+
+
+@pytest.mark.parametrize(
+    "folds, match",
+    [
+        ([], "^folds is empty: it must be a list"),
+        (None, "^folds is a NoneType: it must be a list"),
+        ((SPLIT, SPLIT), r"^folds\[0\] is a dict: it must be a pair \(validation, test\)"),
+        ([(SPLIT, SPLIT), (SPLIT, {})], r"^folds\[1\] is a tuple: it must be .* with 'image'$"),
+        ([(EMPTY, SPLIT)], r"^validation images of folds\[0\] are of shape \(0, 3, 4, 1\): "),
+        ([(SPLIT, EMPTY)], r"^test images of folds\[0\] are of shape \(0, 3, 4, 1\): "),
+        (
+            [(SPLIT, {"image": SPLIT["image"].tolist()})],
+            r"^test images of folds\[0\] are a list: they must be an array \[N, H, W, C\]",
+        ),
+    ],
+)
+def test_folds_that_are_empty_or_malformed_are_one_line(folds, match):
+    for sigmas in (None, (0.3,)):
+        with refused(match):
+            aae.evaluate(SPLIT["image"], folds, aae.EvaluationSpec(10, sigmas=sigmas))
 
 
 def test_split_products_have_sums_of_their_own(monkeypatch):

@@ -235,6 +235,14 @@ def test_streamed_equals_stored(num_samples, bf16_split):
     assert_exact(streamed, x, stored_stream(draw, key, num_samples), sigmas, bf16_split)
 
 
+def test_a_key_of_a_stream_may_be_a_seed():
+    x, _ = points(5, 1, 8)
+    expected = parzen.log_likelihood_streamed(x, draw, jax.random.key(3), 50, 0.3)
+    for seed in (3, np.int64(3), np.uint8(3)):
+        found = parzen.log_likelihood_streamed(x, draw, seed, 50, 0.3)
+        np.testing.assert_array_equal(found, expected)
+
+
 def stored_stream(sampler, key, num_samples):
     """What a stream draws, by its definition."""
     chunks = [sampler(jax.random.fold_in(key, i), 1_000) for i in range(-(-num_samples // 1_000))]

@@ -158,7 +158,7 @@ def log_likelihood_streamed(
     """
     given, x, sigma = (x, sigma), _array("x", x), jnp.asarray(sigma)
     _check(x, sigma, given[-1])
-    if isinstance(key, int):
+    if isinstance(key, (int, np.integer)):
         key = jax.random.key(key)
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}: it must be at least 1")
