@@ -282,7 +282,9 @@ def _train_part(part: _Part, settings, dataset, later) -> networks.Params:
             f"{', '.join(map(str, before.seeds))}: this one has {', '.join(map(str, seeds))}"
         )
     names = settings.spec.algorithm.starts_from
-    taken = [{name: inference_params(one)[name] for name in names} for one in chosen]
+    # `inference_params` lacks networks that only training needs, such as a GMMN's encoder.
+    every = [{**one.params, **inference_params(one)} for one in chosen]
+    taken = [{name: params[name] for name in names} for params in every]
     return taken[0] if len(taken) == 1 else jax.tree.map(lambda *v: jnp.stack(v), *taken)
 
 
