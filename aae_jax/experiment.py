@@ -231,19 +231,32 @@ def _find_part(config, settings, workdir, later) -> _Part:
             before = _read_settings(part.workdir)
     except UserError as error:
         raise UserError(f"start_from is {start_from!r}: {error}") from error
+    _check_units(start_from, before, settings)
     _check_networks(start_from, before.spec, settings.spec)
     return part
 
 
-def _check_networks(start_from, before: Spec, now: Spec) -> None:
-    """Raises if the networks that are taken over have other shapes or units in the two runs."""
-    for field in ("code_scale", "output"):
-        found, here = (getattr(spec.model, field) for spec in (before, now))
-        if found != here and {found, here} != {None, 1.0}:  # no code_scale is a scale of 1
+def _check_units(start_from, before: Settings, now: Settings) -> None:
+    """Raises if the networks that are taken over have other units in the two runs."""
+    found, here = (
+        {
+            "model.code_scale": settings.spec.model.code_scale,
+            "model.output": settings.spec.model.output,
+            "data.standardise": settings.data.standardise,
+        }
+        for settings in (before, now)
+    )
+    for field in found:
+        # No code_scale is a scale of 1.
+        if found[field] != here[field] and {found[field], here[field]} != {None, 1.0}:
             raise UserError(
-                f"start_from is {start_from!r}, a run with model.{field}={found}: it is {here} here, "
-                "and must be the same"
+                f"start_from is {start_from!r}, a run with {field}={found[field]}: it is "
+                f"{here[field]} here, and must be the same"
             )
+
+
+def _check_networks(start_from, before: Spec, now: Spec) -> None:
+    """Raises if the networks that are taken over have other shapes in the two runs."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     trees = [
         jax.eval_shape(lambda key, spec=spec: networks.init(spec, key), key)

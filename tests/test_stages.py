@@ -18,8 +18,10 @@ from runs import (
     launch,
     metrics,
     results,
+    small_config,
     write_part,
 )
+from small import refused
 
 import aae_jax as aae
 from aae_jax import experiment
@@ -183,6 +185,20 @@ def test_a_mistake_is_one_line_before_anything_is_trained(
         experiment.run(finetuning_config(**changes), str(tmp_path / "run"))
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_in_other_units_is_refused(tmp_path):
+    before = small_config(**{"data.standardise": True, "model.output": "linear"})
+    start_from = tmp_path / "before"
+    (start_from / "checkpoints").mkdir(parents=True)
+    (start_from / "config.json").write_text(before.to_json_best_effort())
+    config = finetuning_config(str(start_from), **{"model.output": "linear"})
+    match = (
+        "^start_from is '.*before', a run with data.standardise=True: it is False here, and must"
+    )
+    with refused(match):
+        experiment.run(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
