@@ -284,6 +284,11 @@ def _train_part(part: _Part, settings, dataset, later) -> networks.Params:
         terminal.say(f"first {settings.start_from}, in {part.workdir}")
         _run(part.config, part.workdir, "train", dataset, later)
     before, state = _load(part.workdir)
+    done, wanted = int(state.step), before.spec.train.num_steps
+    if done < wanted:
+        terminal.say(
+            f"warning: start_from is {settings.start_from!r}, a run with {done} of {wanted} steps done"
+        )
     seeds = settings.seeds
     if before.num_seeds == settings.num_seeds == 1:
         chosen = [state]

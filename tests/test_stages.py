@@ -118,6 +118,20 @@ def test_a_finished_part_serves_other_runs_by_its_config_and_by_its_directory(
     assert f"training is finished: {PART_STEPS} steps" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("max_steps, warned", [(None, True), (8, False)])
+def test_to_start_from_an_unfinished_run_is_one_warning(uncut, tmp_path, capsys, max_steps, warned):
+    part = shutil.copytree(uncut / "part-0.2", tmp_path / "part")
+    shutil.rmtree(part / "checkpoints" / str(PART_STEPS))  # the one before is of step 8
+    config = json.loads((part / "config.json").read_text())
+    config["run"]["max_steps"] = max_steps
+    (part / "config.json").write_text(json.dumps(config))
+    experiment.run(finetuning_config(str(part)), str(tmp_path / "run"), "train")
+    warning = f"warning: start_from is {str(part)!r}, a run with 8 of {PART_STEPS} steps done\n"
+    printed = capsys.readouterr().out
+    assert (warning in printed, "warning" in printed) == (warned, warned)
+    assert metrics(tmp_path / "run")[-1]["step"] == STEPS
+
+
 def test_the_length_of_a_part_can_not_be_changed_afterwards(uncut, part):
     config = finetuning_config(part, **{"run.max_steps": STEPS})
     match = r"run.max_steps was None, now 8: the run in .* started from .*part.py:0.2"
