@@ -1,5 +1,7 @@
 """Each prior against its definition: moments, densities by quadrature, labels, a user's priors."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -178,6 +180,47 @@ def test_user_prior_with_labels_gets_them():
     assert (turn > 0.2 - 1e-6).all() and (turn < 0.3 + 1e-6).all()
     _, metrics = aae.train_steps(start(spec), make_dataset(), 3)
     assert np.isfinite(metrics["loss/generator"]).all()
+
+
+def scaled(key, batch_size, scale=2.0):
+    return scale * ring(key, batch_size)
+
+
+def scaled_by_name(key, batch_size, *, scale=2.0):
+    return scale * ring(key, batch_size)
+
+
+def scaled_always(key, batch_size, scale):
+    return scale * ring(key, batch_size)
+
+
+def scaled_arcs(key, batch_size, label, scale=2.0):
+    return scale * arcs(key, batch_size, label)
+
+
+def optional_arcs(key, batch_size, label=None):
+    return 2 * arcs(key, batch_size, label)
+
+
+@pytest.mark.parametrize(
+    "function, takes_label",
+    [
+        (scaled, False),
+        (scaled_by_name, False),
+        (functools.partial(scaled, scale=2.0), False),
+        (functools.partial(scaled_always, scale=2.0), False),
+        (lambda *arguments: 2 * ring(*arguments), False),
+        (scaled_arcs, True),
+        (functools.partial(scaled_arcs, scale=2.0), True),
+        (optional_arcs, True),
+        (lambda key, batch_size, scale=2.0, label=None: scale * ring(key, batch_size), False),
+    ],
+)
+def test_optional_arguments_of_a_user_prior_are_no_labels(function, takes_label):
+    spec = make_spec(prior={"name": "user", "function": function})
+    assert spec.prior.has_components == takes_label
+    np.testing.assert_allclose(np.linalg.norm(draw(spec, 100), axis=1), 6, rtol=1e-5)
+    priors.check_prior(spec)
 
 
 def test_user_prior_by_import_path():
