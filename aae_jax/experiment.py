@@ -231,19 +231,32 @@ def _find_part(config, settings, workdir, later) -> _Part:
             before = _read_settings(part.workdir)
     except UserError as error:
         raise UserError(f"start_from is {start_from!r}: {error}") from error
+    _check_units(start_from, before, settings)
     _check_networks(start_from, before.spec, settings.spec)
     return part
 
 
-def _check_networks(start_from, before: Spec, now: Spec) -> None:
-    """Raises if the networks that are taken over have other shapes or units in the two runs."""
-    for field in ("code_scale", "output"):
-        found, here = (getattr(spec.model, field) for spec in (before, now))
-        if found != here and {found, here} != {None, 1.0}:  # no code_scale is a scale of 1
+def _check_units(start_from, before: Settings, now: Settings) -> None:
+    """Raises if the networks that are taken over have other units in the two runs."""
+    found, here = (
+        {
+            "model.code_scale": settings.spec.model.code_scale,
+            "model.output": settings.spec.model.output,
+            "data.standardise": settings.data.standardise,
+        }
+        for settings in (before, now)
+    )
+    for field in found:
+        # No code_scale is a scale of 1.
+        if found[field] != here[field] and {found[field], here[field]} != {None, 1.0}:
             raise UserError(
-                f"start_from is {start_from!r}, a run with model.{field}={found}: it is {here} here, "
-                "and must be the same"
+                f"start_from is {start_from!r}, a run with {field}={found[field]}: it is "
+                f"{here[field]} here, and must be the same"
             )
+
+
+def _check_networks(start_from, before: Spec, now: Spec) -> None:
+    """Raises if the networks that are taken over have other shapes in the two runs."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     trees = [
         jax.eval_shape(lambda key, spec=spec: networks.init(spec, key), key)
@@ -271,6 +284,11 @@ def _train_part(part: _Part, settings, dataset, later) -> networks.Params:
         terminal.say(f"first {settings.start_from}, in {part.workdir}")
         _run(part.config, part.workdir, "train", dataset, later)
     before, state = _load(part.workdir)
+    done, wanted = int(state.step), before.spec.train.num_steps
+    if done < wanted:
+        terminal.say(
+            f"warning: start_from is {settings.start_from!r}, a run with {done} of {wanted} steps done"
+        )
     seeds = settings.seeds
     if before.num_seeds == settings.num_seeds == 1:
         chosen = [state]
@@ -282,7 +300,9 @@ def _train_part(part: _Part, settings, dataset, later) -> networks.Params:
             f"{', '.join(map(str, before.seeds))}: this one has {', '.join(map(str, seeds))}"
         )
     names = settings.spec.algorithm.starts_from
-    taken = [{name: inference_params(one)[name] for name in names} for one in chosen]
+    # `inference_params` lacks networks that only training needs, such as a GMMN's encoder.
+    every = [{**one.params, **inference_params(one)} for one in chosen]
+    taken = [{name: params[name] for name in names} for params in every]
     return taken[0] if len(taken) == 1 else jax.tree.map(lambda *v: jnp.stack(v), *taken)
 
 

@@ -159,10 +159,15 @@ def make_phase_optimizer(spec: Any, phase: Any) -> optax.GradientTransformation:
         phase: one of `spec.phases`.
     """
     optimizers, num_steps = dict(spec.optimizer), spec.train.num_steps
-    used = dict.fromkeys(phase.trains, phase.name)
-    used |= {name: key for key, name in own_optimizers(phase).items() if key in optimizers}
+    used = _used_optimizers(spec, phase)
     made = {key: make_optimizer(optimizers[key], num_steps) for key in used.values()}
     return made[phase.name] if set(made) == {phase.name} else optax.partition(made, used)
+
+
+def _used_optimizers(spec, phase) -> dict[str, str]:
+    """The networks that a phase trains, with the keys of their optimisers in `Spec.optimizer`."""
+    given, used = dict(spec.optimizer), dict.fromkeys(phase.trains, phase.name)
+    return used | {name: key for key, name in own_optimizers(phase).items() if key in given}
 
 
 def own_optimizers(phase: Any) -> dict[str, str]:
@@ -232,6 +237,10 @@ def heavy_ball(rate: optax.Schedule, momentum: optax.Schedule) -> optax.Gradient
     return optax.GradientTransformation(init, update)
 
 
-def bound_to_length(optimizers: dict[str, OptimizerSpec]) -> list[str]:
-    """The phases and networks whose rate depends on `train.num_steps`; they can't be trained longer."""
-    return [phase for phase, optimizer in optimizers.items() if optimizer.schedule == "cosine"]
+def bound_to_length(spec: Any) -> list[str]:
+    """The phases and networks whose rate depends on `train.num_steps`; they can't be trained longer.
+
+    Optimisers that the training of this `Spec` does not use are left out.
+    """
+    used = {key for phase in spec.phases for key in _used_optimizers(spec, phase).values()}
+    return [key for key, own in spec.optimizer if key in used and own.schedule == "cosine"]

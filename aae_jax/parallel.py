@@ -123,12 +123,13 @@ def by_rows(
     return np.asarray(jax.jit(function)(whole, *jax.tree.map(put, tuple(rows)), *rest))[:num_rows]
 
 
-def check_batch_size(batch_size: int, num_devices: int, hint: str = "") -> None:
+def check_batch_size(
+    batch_size: int, num_devices: int, hint: str = "", field: str = "train.batch_size"
+) -> None:
     """Raises `UserError` unless the global batch divides evenly; `hint` ends its line."""
     if batch_size % num_devices:
         raise UserError(
-            f"train.batch_size is {batch_size}: it must be a multiple of the {num_devices} devices"
-            f"{hint}"
+            f"{field} is {batch_size}: it must be a multiple of the {num_devices} devices{hint}"
         )
 
 
@@ -159,9 +160,10 @@ def pmap_train_step(
         devices: of this process; None for all of them.
 
     Raises:
-        UserError: the batch does not divide over the devices.
+        UserError: the batch, or its labelled rows, do not divide over the devices.
     """
     devices = _own_devices(devices, batch["image"].shape[0])
+    _check_labelled(batch, 0, devices)
     batch, prior_sample = jax.tree.map(
         lambda v: v.reshape(len(devices), -1, *v.shape[1:]), (batch, prior_sample)
     )
@@ -187,6 +189,7 @@ def pmap_train_batches(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """`train_batches` under `jax.pmap`: as `pmap_train_step`, of batches [K, B, …]."""
     devices = _own_devices(devices, batches["image"].shape[1])
+    _check_labelled(batches, 1, devices)
     batches = jax.tree.map(lambda v: v.reshape(v.shape[0], len(devices), -1, *v.shape[2:]), batches)
     return _pmapped(train_batches, (None, 1), devices)(state, batches)
 
@@ -195,3 +198,9 @@ def _own_devices(devices, batch_size):
     devices = tuple(jax.local_devices() if devices is None else devices)
     check_batch_size(batch_size, len(devices))
     return devices
+
+
+def _check_labelled(batch, axis, devices):
+    if "labelled_image" in batch:  # it may have any number of rows
+        num_rows = batch["labelled_image"].shape[axis]
+        check_batch_size(num_rows, len(devices), field="the number of rows of labelled_image")

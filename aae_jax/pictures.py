@@ -3,6 +3,7 @@
 All devices that hold the state take part: `parallel.by_rows`.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +31,7 @@ _GAP = 1  # pixels between two images of a grid
 _WIDEST = 8  # the largest width of an image, in units of its height
 _LARGEST = 100  # inches a side: matplotlib saves fewer than 2^16 pixels
 _MOST_MARGINALS = 64  # dimensions of the code that are shown
+_MOST_LABELS = 48  # in a legend
 _FEW = 30  # points of a curve: fewer are marked
 
 
@@ -196,7 +198,7 @@ def codes(state: TrainState, given: Given) -> Figure:
         f"codes of hold-out images{f' ({outside} outside)' if outside else ''}",
         "samples of the prior",
     )
-    by_label = colormaps["tab10"].with_extremes(under="0.5")  # −1: unlabelled
+    by_label = _colours_of(spec.num_classes)
     size = _point_size(len(z))
     figure = Figure(figsize=(9, 5), layout="constrained")
     for axes, points, title in zip(figure.subplots(1, 2), (z, prior_z), titles):
@@ -208,10 +210,26 @@ def codes(state: TrainState, given: Given) -> Figure:
         axes.set_title(title, fontsize=10)
         axes.tick_params(labelsize=9)
         if points is z:
-            handles, labels = dots.legend_elements()
+            handles, labels = _legend_of(dots)
     legend = {"title": "label", "fontsize": 9, "title_fontsize": 9, "ncols": min(len(labels), 12)}
     figure.legend(handles, labels, loc="outside lower center", columnspacing=1, **legend)
     return figure
+
+
+def _colours_of(num_classes):
+    """A colormap with its own colour for each class, and grey for −1, unlabelled."""
+    if num_classes <= 20:
+        colours = colormaps["tab10" if num_classes <= 10 else "tab20"]
+    else:
+        colours = colormaps["gist_rainbow"].resampled(num_classes)
+    return colours.with_extremes(under="0.5")
+
+
+def _legend_of(dots):
+    """Handles and names of the labels of a scatter plot; of too many labels, every n-th."""
+    handles, names = dots.legend_elements(num=None)
+    step = math.ceil(len(names) / _MOST_LABELS)
+    return handles[::step], names[::step]
 
 
 def _point_size(number):
@@ -328,7 +346,7 @@ def map_of_classes(state: TrainState, given: Given) -> Figure:
     in_class = by_rows(classify, state, (given.test["image"],)).argmax(axis=1)
     places = by_rows(embed, state, (given.test["image"],))
     label, num_classes = np.asarray(given.test["label"]), state.spec.num_classes
-    by_label = colormaps["tab10"].with_extremes(under="0.5")  # −1: unlabelled
+    by_label = _colours_of(num_classes)
     figure = Figure(figsize=(6, 5.4))
     axes = figure.subplots()
     colours: dict[str, Any] = {"cmap": by_label, "vmin": -0.5, "vmax": num_classes - 0.5}
@@ -338,8 +356,9 @@ def map_of_classes(state: TrainState, given: Given) -> Figure:
     axes.plot(*centres.T, "x", color="black", markersize=6)
     axes.set_aspect("equal")
     axes.tick_params(labelsize=9)
-    handles, names = dots.legend_elements()
+    handles, names = _legend_of(dots)
     beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+    beside["ncols"] = 1 if len(names) <= 24 else 2
     axes.legend(handles, names, fontsize=9, title="label", title_fontsize=9, **beside)
     axes.set_title("hold-out images by label; crosses: centres of the classes", fontsize=9)
     figure.tight_layout()

@@ -1,6 +1,5 @@
 """p(z): the distributions that can be imposed on the code."""
 
-import inspect
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,7 +11,7 @@ import numpy as np
 from aae_jax.arguments import as_key, as_labels, check_count
 from aae_jax.errors import UserError, in_one_line
 from aae_jax.losses import gaussian_cross_entropy
-from aae_jax.spec import PriorSpec, Spec
+from aae_jax.spec import PriorSpec, Spec, takes_label
 
 
 class PriorSample(NamedTuple):
@@ -174,7 +173,7 @@ SWISS_ROLL = Prior(
 )
 USER = Prior(
     user,
-    has_components=lambda prior: len(inspect.signature(prior.function).parameters) > 2,
+    has_components=lambda prior: takes_label(prior.function),
     takes_function=True,
 )
 _BUILT_IN = GAUSSIAN, UNIFORM, GAUSSIAN_MIXTURE, SWISS_ROLL

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -122,6 +123,19 @@ class ModelSpec:
             )
 
 
+def takes_label(function: Callable[..., Any]) -> bool:
+    """Whether a `prior.function` takes a label after key and batch size.
+
+    A third parameter with a default is an option of its own, unless it is called label.
+    """
+    positional = [
+        one
+        for one in inspect.signature(function).parameters.values()
+        if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
+    ]
+    return any(one.default is one.empty or one.name == "label" for one in positional[2:3])
+
+
 @dataclasses.dataclass(frozen=True)
 class PriorSpec:
     """The distribution imposed on the code: see `aae_jax.priors`. Lengths are in units of z."""
@@ -158,8 +172,7 @@ class PriorSpec:
 
     def _check_function(self):
         try:
-            signature = inspect.signature(self.function)
-            signature.bind(*range(3 if len(signature.parameters) > 2 else 2))
+            inspect.signature(self.function).bind(*range(3 if takes_label(self.function) else 2))
         except (TypeError, ValueError):
             raise UserError(
                 f"prior.function is {self.function!r}: it must take (key, batch_size) or "

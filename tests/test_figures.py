@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 import types
+import warnings
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from small import SHAPE, make_dataset, make_spec, refused, start
 
 import aae_jax as aae
 from aae_jax import figures, parallel, pictures
+from aae_jax.algorithms.semi_supervised import Options
 
 
 def given_of(num_images=40, metrics=(), key=0):
@@ -181,6 +183,35 @@ def test_unlabelled_images_and_few_classes_are_drawn(tmp_path):
     given.test["label"] = np.full(40, -1, np.int32)
     figures.draw_all(state, given, tmp_path)
     assert figures.missing(state.spec, tmp_path) == []
+
+
+def shown_in(legend):
+    """The labels of a legend, and their colours."""
+    labels = [
+        float(text.get_text().strip("$").removeprefix(r"\mathdefault")[1:-1])
+        for text in legend.texts
+    ]
+    return labels, [handle.get_color() for handle in legend.legend_handles]
+
+
+@pytest.mark.parametrize("num_classes", [10, 20, 200])
+@pytest.mark.parametrize("name", ["codes", "map_of_classes"])
+def test_a_legend_names_labels_and_their_colours(tmp_path, name, num_classes):
+    on_a_map = {"algorithm": "semi_supervised", "options": Options(as_map=True)}
+    spec = make_spec(**({} if name == "codes" else on_a_map), batch_size=num_classes)
+    state = start(dataclasses.replace(spec, num_classes=num_classes))
+    given = given_of(num_classes)
+    given.test["label"] = np.arange(num_classes, dtype=np.int32)
+    figure = getattr(pictures, name)(state, given)
+    with warnings.catch_warnings(action="error"):  # of a layout without room
+        figure.savefig(tmp_path / "drawn.png")
+    legend = figure.legends[0] if name == "codes" else figure.axes[0].get_legend()
+    labels, colours = shown_in(legend)
+    step = 1 if num_classes <= 48 else 5
+    assert labels == list(range(0, num_classes, step))
+    assert len(set(map(tuple, colours))) == len(labels)
+    dots = figure.axes[0].collections[0]
+    np.testing.assert_array_equal(dots.get_facecolors()[::step], colours)
 
 
 def test_what_is_no_image_is_not_shown_as_one():

@@ -270,6 +270,13 @@ def test_one_run_trains_the_autoencoder_and_then_the_generator_of_its_codes(tmp_
     experiment.run(small_row(), workdir, "evaluate")
     results = json.loads((tmp_path / "table1-gmmn" / "results.json").read_text())
     assert np.isfinite(results["parzen/log_likelihood"])
+    # Another run may start from this one, though its encoder is not used after training.
+    again = small_row()
+    again.start_from = workdir
+    experiment.run(again, str(tmp_path / "again"), "train")
+    last = aae.load_state(str(tmp_path / "again"))
+    for name in ("encoder", "decoder"):
+        jax.tree.map(np.testing.assert_array_equal, last.params[name], after.params[name])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,11 @@ from runs import assert_close, metrics, results, small_config
 from small import (
     IN_TWO_PROCESSES,
     MODELS,
+    make_dataset,
+    make_spec,
     partly_labelled,
+    refused,
+    start,
     start_of,
     train_compiled_fast,
     twenty_steps_of,
@@ -72,6 +76,26 @@ def test_checkpoints_move_between_numbers_of_devices(x64, tmp_path):
     assert state.step == 20
     expected, _ = twenty_steps_of(name)
     chex.assert_trees_all_close(state.params, expected.params, rtol=0, atol=1e-9)
+
+
+def test_rows_that_do_not_divide_are_refused_under_pmap():
+    state, dataset = start(make_spec(**MODELS["semi_supervised"])), make_dataset()
+    devices = jax.devices()[:2]
+
+    def batch_of(num_images, num_labelled):
+        labelled = {f"labelled_{name}": v[:num_labelled] for name, v in dataset.items()}
+        return {**{name: v[:num_images] for name, v in dataset.items()}, **labelled}
+
+    for batch, match in (
+        (batch_of(8, 3), "^the number of rows of labelled_image is 3: .* of the 2 devices$"),
+        (batch_of(7, 4), "^train.batch_size is 7: it must be a multiple of the 2 devices$"),
+    ):
+        prior_sample = aae.sample_prior(state.spec, 0, len(batch["image"]))
+        with refused(match):
+            parallel.pmap_train_step(state, batch, prior_sample, devices)
+        with refused(match):
+            batches = {name: values[None] for name, values in batch.items()}
+            parallel.pmap_train_batches(state, batches, devices)
 
 
 @pytest.mark.parametrize("num_rows", [1, 3, 8, 10])

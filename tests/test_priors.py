@@ -1,5 +1,7 @@
 """Each prior against its definition: moments, densities by quadrature, labels, a user's priors."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -237,6 +239,47 @@ def test_samples_have_the_label_of_their_component_if_they_were_trained_together
     share = (component == found[:, 2:].argmax(axis=1)).mean()
     # Across a petal, the neighbour begins at 10 tan(18°) = 3.2: six stds.
     assert share == 1 if in_discriminator else abs(share - 0.1) < 0.021
+
+
+def scaled(key, batch_size, scale=2.0):
+    return scale * ring(key, batch_size)
+
+
+def scaled_by_name(key, batch_size, *, scale=2.0):
+    return scale * ring(key, batch_size)
+
+
+def scaled_always(key, batch_size, scale):
+    return scale * ring(key, batch_size)
+
+
+def scaled_arcs(key, batch_size, label, scale=2.0):
+    return scale * arcs(key, batch_size, label)
+
+
+def optional_arcs(key, batch_size, label=None):
+    return 2 * arcs(key, batch_size, label)
+
+
+@pytest.mark.parametrize(
+    "function, takes_label",
+    [
+        (scaled, False),
+        (scaled_by_name, False),
+        (functools.partial(scaled, scale=2.0), False),
+        (functools.partial(scaled_always, scale=2.0), False),
+        (lambda *arguments: 2 * ring(*arguments), False),
+        (scaled_arcs, True),
+        (functools.partial(scaled_arcs, scale=2.0), True),
+        (optional_arcs, True),
+        (lambda key, batch_size, scale=2.0, label=None: scale * ring(key, batch_size), False),
+    ],
+)
+def test_optional_arguments_of_a_user_prior_are_no_labels(function, takes_label):
+    spec = make_spec(prior={"name": "user", "function": function})
+    assert spec.prior.has_components == takes_label
+    np.testing.assert_allclose(np.linalg.norm(draw(spec, 100), axis=1), 6, rtol=1e-5)
+    priors.check_prior(spec)
 
 
 def test_user_prior_by_import_path():

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from absl import flags
 from ml_collections import config_flags
+from small import make_spec
 
 import aae_jax as aae
 from aae_jax import optimizers, posteriors
+from aae_jax.algorithms.semi_supervised import Options
 from aae_jax.config import parse_config
 from experiments import default, tfd
 
@@ -400,6 +402,27 @@ def test_schedules_against_hand_computed_rates():
         [0.5, 0.5, 0.05, 0.05, 0.025, 0.025],
         rtol=1e-6,
     )
+
+
+def test_only_optimisers_in_use_bind_the_length():
+    constant, cosine = aae.OptimizerSpec(), aae.OptimizerSpec(schedule="cosine")
+    three = dict.fromkeys(("reconstruction", "discriminator", "generator"), constant)
+    unused = {**three, "supervised": cosine, "smoothness": cosine}
+
+    def bound(optimizer, **fields):
+        return optimizers.bound_to_length(make_spec(optimizer=optimizer, **fields))
+
+    clusters = {"algorithm": "semi_supervised", "options": Options(labels=False, num_clusters=4)}
+    assert bound(unused, **clusters) == []
+    assert bound({**unused, "generator": cosine}, **clusters) == ["generator"]
+    assert bound(unused, algorithm="semi_supervised") == ["supervised"]
+    # Encoder and decoder have their own: that of the phase trains nothing.
+    own = {"reconstruction_encoder": constant, "reconstruction_decoder": constant}
+    assert bound({**three, **own, "reconstruction": cosine}) == []
+    own["reconstruction_decoder"] = cosine
+    assert bound({**three, **own, "reconstruction": cosine}) == ["reconstruction_decoder"]
+    del own["reconstruction_decoder"]
+    assert bound({**three, **own, "reconstruction": cosine}) == ["reconstruction"]
 
 
 def test_an_exponential_decay_against_hand_computed_rates():

@@ -18,8 +18,10 @@ from runs import (
     launch,
     metrics,
     results,
+    small_config,
     write_part,
 )
+from small import refused
 
 import aae_jax as aae
 from aae_jax import experiment
@@ -116,6 +118,20 @@ def test_a_finished_part_serves_other_runs_by_its_config_and_by_its_directory(
     assert f"training is finished: {PART_STEPS} steps" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("max_steps, warned", [(None, True), (8, False)])
+def test_to_start_from_an_unfinished_run_is_one_warning(uncut, tmp_path, capsys, max_steps, warned):
+    part = shutil.copytree(uncut / "part-0.2", tmp_path / "part")
+    shutil.rmtree(part / "checkpoints" / str(PART_STEPS))  # the one before is of step 8
+    config = json.loads((part / "config.json").read_text())
+    config["run"]["max_steps"] = max_steps
+    (part / "config.json").write_text(json.dumps(config))
+    experiment.run(finetuning_config(str(part)), str(tmp_path / "run"), "train")
+    warning = f"warning: start_from is {str(part)!r}, a run with 8 of {PART_STEPS} steps done\n"
+    printed = capsys.readouterr().out
+    assert (warning in printed, "warning" in printed) == (warned, warned)
+    assert metrics(tmp_path / "run")[-1]["step"] == STEPS
+
+
 def test_the_length_of_a_part_can_not_be_changed_afterwards(uncut, part):
     config = finetuning_config(part, **{"run.max_steps": STEPS})
     match = r"run.max_steps was None, now 8: the run in .* started from .*part.py:0.2"
@@ -183,6 +199,20 @@ def test_a_mistake_is_one_line_before_anything_is_trained(
         experiment.run(finetuning_config(**changes), str(tmp_path / "run"))
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_in_other_units_is_refused(tmp_path):
+    before = small_config(**{"data.standardise": True, "model.output": "linear"})
+    start_from = tmp_path / "before"
+    (start_from / "checkpoints").mkdir(parents=True)
+    (start_from / "config.json").write_text(before.to_json_best_effort())
+    config = finetuning_config(str(start_from), **{"model.output": "linear"})
+    match = (
+        "^start_from is '.*before', a run with data.standardise=True: it is False here, and must"
+    )
+    with refused(match):
+        experiment.run(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

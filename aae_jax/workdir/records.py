@@ -90,7 +90,7 @@ def _check_length(workdir, before, now, spec):
             f"train.num_steps or run.max_steps is {num_steps}: the run in {workdir!r} has done "
             f"{done} steps; name another --workdir"
         )
-    bound = bound_to_length(dict(spec.optimizer))
+    bound = bound_to_length(spec)
     if num_steps != was and bound:
         raise UserError(
             f"train.num_steps was {was}, now {num_steps}, and {done} steps are done in {workdir!r}: "
