@@ -39,7 +39,8 @@ def train_step(
             "labelled_label": i32[L], rows that have one.
             Known values that are out of range are refused. Under `jit` values can't be checked, and
             such a batch trains a model of wrong images.
-        prior_sample: `PriorSample(z f[B, D], label i32[B])`, the positive samples.
+        prior_sample: `PriorSample(z f[B, D], label i32[B])`, the positive samples: of `sample_prior`,
+            with the labels of the batch if the discriminator takes labels.
         axis_name: the mapped axis over which the batch is split under `pmap`; gradients and
             metrics are averaged over it.
 
