@@ -641,7 +641,7 @@ def test_seeds_in_one_program_end_as_the_runs_of_each(tmp_path, x64, capsys):
     np.testing.assert_allclose(
         found["spread"]["parzen/log_likelihood"], np.std(scores, ddof=1), atol=1e-6
     )
-    with pytest.raises(UserError, match="seed is 6: the run .* has 4, 5"):
+    with pytest.raises(UserError, match="seed or --run_seed is 6: the run .* has seeds 4, 5"):
         aae.load_state(str(together), seed=6)
 
 
