@@ -92,7 +92,10 @@ def mlp_discriminator(spec: Spec) -> nn.Module:
 
 @dataclasses.dataclass(frozen=True)
 class _PriorPoints:
-    """(key, N) → N draws from the prior, as a discriminator gets them; equal specs make equal functions."""
+    """(key, N) → N draws from the prior, in the units of a discriminator's input.
+
+    Equal specs make equal functions.
+    """
 
     spec: Spec
 

@@ -91,9 +91,8 @@ def _judge(spec):
     if not spec.algorithm.matches_prior:
         return None
     prior = spec.prior.distribution
-    if (
-        prior.log_prob is not None and not prior.is_bounded
-    ):  # else 0 or infinite: no scale of its own
+    # A bounded density may be one constant inside and zero outside, which ranks nothing.
+    if prior.log_prob is not None and not prior.is_bounded:
         return _minus_log_prob
     discriminator = networks.build(spec).get("discriminator")
     # Some algorithms have a discriminator of images.

@@ -233,7 +233,7 @@ def _join(y, condition, dtype):
 
 
 def check_no_discriminator(spec: Spec) -> None:
-    """Raises if a spec gives labels or conditions to the discriminator, which there is none of."""
+    """Raises if a spec gives labels or conditions to a discriminator: the algorithm has none."""
     for field in ("label_in_discriminator", "condition_in_discriminator"):
         if getattr(spec.model, field):
             raise UserError(
